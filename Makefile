@@ -1,0 +1,54 @@
+# The loop: install, check, test, up. Every target works from a fresh clone; CI runs the same ones.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SEEDS ?= 0..99
+
+.PHONY: install up test test-all check protos protos-baseline format bench simulate clean
+
+install: $(VENV)/.installed
+
+# The stamp depends on what decides the environment, so `make up` after a pull installs what is missing.
+$(VENV)/.installed: pyproject.toml constraints.txt package.json package-lock.json
+	@command -v $(PYTHON) >/dev/null || { echo "Warmlane needs Python 3.11 ($(PYTHON) was not found). Install it, or name it: make install PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml','rb'))['dependency-groups']['dev'])")
+	@if command -v npm >/dev/null; then npm ci --no-audit --no-fund --loglevel=error; else echo "npm was not found: 'make check' needs it for buf; everything else works without it."; fi
+	touch $@
+
+up: install
+	$(BIN)/warmlane up
+
+test: install
+	$(BIN)/python -m pytest -m "not long"
+
+test-all: install
+	$(BIN)/python -m pytest
+
+# Stops at the first thing that is wrong. Order: what fails fastest comes first.
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	node_modules/.bin/buf lint protos
+	node_modules/.bin/buf breaking protos --against protos/baseline.binpb
+	PATH="$(BIN):$$PATH" protos/generate.sh --check
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+# Generated code is committed, so that an install needs no compiler; `make check` fails when it is stale.
+protos: install
+	PATH="$(BIN):$$PATH" protos/generate.sh
+
+# The wire contract that `make check` compares with: renewed at a release only.
+protos-baseline: install
+	node_modules/.bin/buf build protos -o protos/baseline.binpb
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""The central service: validates, queues, routes, leases, records. Run it with `python -m admission`."""

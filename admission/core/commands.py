@@ -1,0 +1,95 @@
+"""What the shell must do, in this order always: **persist before reply, reply before send**.
+
+The shell writes every `Persist…` and `Record` of one decision in one transaction; only when that is on disk does it carry out the others, in the
+order in which they stand. Nothing that a client or a lane is told can then be forgotten by a crash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from admission.core.lanes import LaneSpec, Wish
+from admission.core.tasks import Event, LaneId, Task, TaskId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersistTask:
+    """Write the task as it stands (insert or replace). `accepts`: this write is its acceptance; if it cannot be stored, tell the core."""
+
+    task: Task
+    accepts: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersistLane:
+    """Write what the lane is."""
+
+    spec: LaneSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Append an event."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyAccepted:
+    """Tell the caller that waits for this task that it is accepted."""
+
+    task: Task
+
+
+class OverloadCause(StrEnum):
+    """Which bound of the degraded queue was reached."""
+
+    DEPTH = "depth"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyOverloaded:
+    """Tell the caller `queue_overloaded`. Written nowhere: overload answers come from memory.
+
+    Attributes:
+        depth: places taken when it was decided, at most max_depth.
+        waited_s: how long this request waited.
+        retry_after_s: when a retry may succeed.
+    """
+
+    task_id: TaskId
+    cause: OverloadCause
+    depth: int
+    max_depth: int
+    waited_s: float
+    max_wait_s: float
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """Show the task's newest state to those who watch it; may be merged with a later one."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendWish:
+    """Send the lane what is wanted of it, on the stream of this session. May be dropped if the stream is gone: the next report repairs it."""
+
+    lane_id: LaneId
+    session: int
+    wish: Wish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscardAttempt:
+    """Remove what an attempt wrote to the object store: it was refused, lost or cancelled."""
+
+    task_id: TaskId
+    attempt: int
+
+
+Command = PersistTask | PersistLane | Record | ReplyAccepted | ReplyOverloaded | Publish | SendWish | DiscardAttempt

@@ -1,0 +1,59 @@
+"""What can happen to the queue. Each is a fact; the time it happened at comes beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from admission.core.lanes import Report
+from admission.core.tasks import LaneId, Task, TaskId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSubmitted:
+    """A valid request came; `task` is in state HELD with nothing decided. Answered by exactly one Accept or Refuse command."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerLeft:
+    """Whoever waited for the acceptance of this task is gone: a held one frees its place, one accepted but not dispatched is cancelled."""
+
+    task_id: TaskId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequested:
+    """Someone asked to cancel; a terminal task stays as it is."""
+
+    task_id: TaskId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneReported:
+    """A lane said what it is and does."""
+
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneDetached:
+    """The stream of this session ended. Nothing follows at once: leases and contact run out by time."""
+
+    lane_id: LaneId
+    session: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptanceNotStored:
+    """The store refused: the task was never accepted and is forgotten; its caller gets `service_unavailable`."""
+
+    task_id: TaskId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimePassed:
+    """A deadline of the core is due."""
+
+
+CoreEvent = TaskSubmitted | CallerLeft | CancelRequested | LaneReported | LaneDetached | AcceptanceNotStored | TimePassed

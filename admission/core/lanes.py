@@ -1,0 +1,102 @@
+"""What the core knows of a lane: its specification, its last report and whether it can be given work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from admission.core.tasks import Failure, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, TaskId
+
+
+class Availability(StrEnum):
+    """Whether a lane can be given work."""
+
+    READY = "ready"
+    COLD = "cold"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSpec:
+    """What a lane is; kept across restarts, so that its requests are held for it after one.
+
+    Attributes:
+        mode: DEDICATED serves one model, DEGRADED_SHARED any of `models`, one resident at a time.
+    """
+
+    lane_id: LaneId
+    mode: LaneMode
+    models: tuple[Model, ...]
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an attempt ended on the lane: exactly one of result and failure is set.
+
+    Attributes:
+        denoise_s: time spent in denoising, for the prediction of render times; None when not measured.
+    """
+
+    result: Result | None = None
+    failure: Failure | None = None
+    memory: MemoryRecord
+    denoise_s: float | None = None
+    render_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What the lane says it works on. `outcome` is set once the attempt ended and the GPU is free; it is repeated until acknowledged."""
+
+    task_id: TaskId
+    attempt: int
+    stage: Stage
+    progress: int
+    detail: str = ""
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A lane's whole state at one instant.
+
+    Attributes:
+        session: number that admission gave this stream; a report of an older one is ignored.
+        seen_sequence: newest wish that the lane had seen; what it says about a newer one means nothing.
+    """
+
+    spec: LaneSpec
+    boot_id: str
+    session: int
+    seen_sequence: int
+    warm: bool
+    healthy: bool
+    draining: bool
+    resident_model: Model | None
+    reason: str = ""
+    work: Work | None = None
+    cold_starts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right of one lane to work on one attempt; everything the lane needs is in the task."""
+
+    task_id: TaskId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """The state that admission wants of a lane, sent whole; sequence rises with every wish of a session.
+
+    Attributes:
+        acknowledged: an ended attempt that is settled on disk: the lane may forget it.
+        render_deadline_s: how long rendering may take, from the lease's arrival.
+    """
+
+    sequence: int
+    lease: Lease | None = None
+    acknowledged: Lease | None = None
+    render_deadline_s: float = 0.0

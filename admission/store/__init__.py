@@ -1,0 +1,1 @@
+"""Durable state: one port, its implementations, the schema's migrations."""

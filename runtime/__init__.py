@@ -1,0 +1,1 @@
+"""What every process shares: clock, settings, errors, rpc, object store, rules of a request."""
