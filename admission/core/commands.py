@@ -1,7 +1,7 @@
 """What the shell must do, in this order always: **persist before reply, reply before send**.
 
-The shell writes every `Persist…` and `Record` of one decision in one transaction; only when that is on disk does it carry out the others, in the
-order in which they stand. Nothing that a client or a lane is told can then be forgotten by a crash.
+The shell writes every `Persist…` and `Record` of one decision in one transaction; only when that is on disk does it carry out the
+others, in the order in which they stand. Nothing that a client or a lane is told can then be forgotten by a crash.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Publish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendWish:
-    """Send the lane what is wanted of it, on the stream of this session. May be dropped if the stream is gone: the next report repairs it."""
+    """Send the lane what is wanted of it, on the stream of this session. If that is gone it may be dropped: the next report repairs it."""
 
     lane_id: LaneId
     session: int

@@ -162,7 +162,7 @@ class MemoryRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened, kept: `fallback_activated`, `attempt_started`, `attempt_ended`, `lane_lost`, `memory_record`, `lane_ready`, ….
+    """Something that happened, kept: `fallback_activated`, `attempt_started`, `attempt_ended`, `lane_lost`, `memory_record`, ….
 
     Attributes:
         task_id: the task that it concerns, None for a lane's own events.

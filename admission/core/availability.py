@@ -1,0 +1,72 @@
+"""Whether a lane can be given work, and the lists of those that can."""
+
+from __future__ import annotations
+
+from admission.core import rescues
+from admission.core.lanes import Availability
+from admission.core.state import Lane, Turn
+from admission.core.tasks import Event, LaneId, Model
+
+
+def availability(lane: Lane, now_s: float, contact_s: float, unhealthy_s: float) -> tuple[Availability, str]:
+    """The availability and, unless it is ready, why."""
+    report = lane.report
+    if report is None or lane.reported_at_s is None:
+        return Availability.COLD, "not in contact since admission started"
+    if lane.unhealthy_since_s is not None and now_s - lane.unhealthy_since_s >= unhealthy_s:
+        return Availability.UNAVAILABLE, report.reason or "its health check fails"
+    if now_s - lane.reported_at_s >= contact_s:
+        return Availability.COLD, f"out of contact for more than {contact_s:g} s"
+    if not report.healthy:
+        return Availability.COLD, report.reason or "its health check fails"
+    if report.draining:
+        return Availability.COLD, "draining"
+    if not report.warm:
+        return Availability.COLD, report.reason or "not warm yet"
+    return Availability.READY, ""
+
+
+def is_idle(lane: Lane) -> bool:
+    """It holds no lease, and nothing that it was told to stop is still going on."""
+    if lane.lease is not None or lane.withdrawn is not None or lane.report is None:
+        return False
+    work = lane.report.work
+    return work is None or (
+        work.outcome is not None
+        and lane.acknowledged is not None
+        and (work.task_id, work.attempt) == (lane.acknowledged.task_id, lane.acknowledged.attempt)
+    )
+
+
+def refresh(turn: Turn, lane: Lane) -> None:
+    """Puts the lane on the lists where it belongs now; call it after every change of the lane and when its contact may have run out."""
+    limits = turn.state.limits
+    status, reason = availability(lane, turn.now_s, limits.contact_s, limits.unhealthy_s)
+    ready = status is Availability.READY
+    key = None if lane.is_pool else lane.spec.models[0]
+    _put(turn.state.ready.setdefault(key, {}), lane, present=ready)
+    _put(turn.state.idle.setdefault(key, {}), lane, present=ready and is_idle(lane))
+    if ready is not lane.is_ready:
+        lane.is_ready = ready
+        turn.record(
+            Event(event_type="lane_ready" if ready else "lane_not_ready", created_at=turn.now.utc, lane_id=lane.spec.lane_id, reason=reason)
+        )
+    if key is not None:
+        _note_service(turn, key)
+
+
+def _put(lanes: dict[LaneId, None], lane: Lane, *, present: bool) -> None:
+    if present:
+        lanes.setdefault(lane.spec.lane_id)
+    else:
+        lanes.pop(lane.spec.lane_id, None)
+
+
+def _note_service(turn: Turn, model: Model) -> None:
+    """Keeps since when the model has no ready lane; that starts the time after which its tasks are rescued."""
+    state = turn.state
+    if state.ready.get(model):
+        state.unserved_since_s.pop(model, None)
+    elif model not in state.unserved_since_s:
+        state.unserved_since_s[model] = turn.now_s
+        rescues.watch(turn, model, state.limits.rescue_after_s)

@@ -1,0 +1,258 @@
+"""A lease from its giving to its end: assigned, settled, lost or withdrawn. The attempt number fences every late word about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from admission.core import rescues
+from admission.core.availability import refresh
+from admission.core.commands import DiscardAttempt, ReplyAccepted, SendWish
+from admission.core.deadlines import Due
+from admission.core.lanes import Lease, Outcome, Wish
+from admission.core.state import Lane, Turn
+from admission.core.tasks import Event, Failure, FailureCode, LaneMode, MemoryRecord, Stage, Task, TaskState, moved
+
+LOST_MESSAGE = "The GPU worker was lost three times while rendering. Please try again."
+
+
+def assign(turn: Turn, lane: Lane, task: Task) -> None:
+    """Gives the lane the next attempt. A held request is accepted by this: the same write makes it durable and leased."""
+    state, now = turn.state, turn.now
+    was_held = task.state is TaskState.HELD
+    _leave_waiting(turn, task)
+    degraded = lane.spec.mode is LaneMode.DEGRADED_SHARED
+    leased = moved(
+        task,
+        TaskState.LEASED,
+        now.utc,
+        queued_at=task.queued_at or now.utc,
+        leased_at=now.utc,
+        attempt=task.attempt + 1,
+        lane_id=lane.spec.lane_id,
+        boot_id=lane.boot_id,
+        lane_mode=lane.spec.mode,
+        fallback_reason=task.fallback_reason if degraded else None,
+        progress=0,
+        stage=Stage.DISPATCH,
+        stage_detail="",
+    )
+    turn.store(leased, accepts=was_held)
+    if degraded:
+        state.counters.fallbacks += 1
+        turn.record(_event(leased, turn, "fallback_activated", value=LaneMode.DEGRADED_SHARED, reason=leased.fallback_reason or ""))
+    turn.record(_event(leased, turn, "attempt_started", value=lane.spec.lane_id))
+    if was_held:
+        state.counters.accepted += 1
+        turn.emit(ReplyAccepted(task=leased))
+    lane.lease = Lease(task_id=leased.task_id, attempt=leased.attempt)
+    lane.lease_expires_at_s = turn.now_s + state.limits.lease_s
+    watch(turn, lane)
+    state.deadlines.set(turn.now_s + render_deadline_s(turn, leased) + state.limits.render_grace_s, Due.RENDER, lane.spec.lane_id)
+    send_new_wish(turn, lane)
+    refresh(turn, lane)
+
+
+def settle(turn: Turn, lane: Lane, task: Task, outcome: Outcome) -> None:
+    """The lane says how its lease ended: one commit, once. The acknowledgement follows it to disk."""
+    _free(turn, lane, acknowledge=True)
+    _remember_memory(turn, lane, task, outcome.memory)
+    failure = outcome.failure
+    if outcome.result is not None:
+        done = moved(
+            task, TaskState.DONE, turn.now.utc, progress=100, stage=Stage.COMPLETED, stage_detail="", result=outcome.result, failure=None
+        )
+        if outcome.render_s is not None:
+            turn.state.times.observe(task, outcome.render_s)
+        turn.record(_event(task, turn, "attempt_ended", value="done"))
+        turn.store(done)
+    elif failure is not None and failure.code is FailureCode.LANE_LOST:
+        # The pipeline's process died under it: the lane itself lives, but this attempt is as lost as with its machine.
+        _run_again(turn, lane, task, reason=failure.message, counts=True)
+    elif failure is not None and failure.code is FailureCode.CANCELLED:
+        # The lane gave it up on its own (it is being stopped): nobody's fault, and it does not count.
+        _run_again(turn, lane, task, reason=failure.message, counts=False)
+    else:
+        failure = failure or Failure(code=FailureCode.RENDER_FAILED, message="The render ended without a result.")
+        turn.record(_event(task, turn, "attempt_ended", value=failure.code))
+        fail(turn, task, failure)
+    send_new_wish(turn, lane)
+    refresh(turn, lane)
+
+
+def lose(turn: Turn, lane: Lane, reason: str) -> None:
+    """The lane that holds this lease is gone: the task runs again, or fails at the third loss."""
+    lease = lane.lease
+    task = None if lease is None else turn.state.tasks.get(lease.task_id)
+    if lane.withdrawn is not None:
+        turn.record(_unmeasured(turn, lane, lane.withdrawn, reason))
+        lane.withdrawn = None
+    if lease is None or task is None:
+        _free(turn, lane, acknowledge=False)
+        return
+    _free(turn, lane, acknowledge=False)
+    turn.record(_unmeasured(turn, lane, lease, reason))
+    _run_again(turn, lane, task, reason=reason, counts=True)
+    send_new_wish(turn, lane)
+    refresh(turn, lane)
+
+
+def withdraw(turn: Turn, lane: Lane) -> None:
+    """Takes the lease back (cancelled or overdue). The lane stays busy until it says that the GPU is free."""
+    lane.withdrawn, lane.lease = lane.lease, None
+    send_new_wish(turn, lane)
+    refresh(turn, lane)
+
+
+def end_withdrawn(turn: Turn, lane: Lane, outcome: Outcome | None) -> None:
+    """What was withdrawn has ended on the lane, with an outcome that nobody wants or without a word."""
+    lease = lane.withdrawn
+    if lease is None:
+        return
+    lane.withdrawn = None
+    if outcome is None:
+        turn.record(_unmeasured(turn, lane, lease, "the lane had not started it or forgot it"))
+    else:
+        lane.acknowledged = lease
+        lane.last_memory = outcome.memory
+        turn.record(_memory_event(turn, lane, lease, outcome.memory))
+    turn.emit(DiscardAttempt(task_id=lease.task_id, attempt=lease.attempt))
+
+
+def refuse(turn: Turn, lane: Lane, stale: Lease, outcome: Outcome) -> None:
+    """An outcome of an attempt that is not the lane's any more (fencing): nothing is committed, its files are removed."""
+    if lane.acknowledged != stale:
+        turn.record(
+            Event(
+                event_type="attempt_refused",
+                created_at=turn.now.utc,
+                task_id=stale.task_id,
+                attempt=stale.attempt,
+                lane_id=lane.spec.lane_id,
+                value="done" if outcome.result is not None else "failed",
+                reason="another attempt is current, or the task ended",
+                memory=outcome.memory,
+            )
+        )
+        turn.emit(DiscardAttempt(task_id=stale.task_id, attempt=stale.attempt))
+    lane.acknowledged = stale
+
+
+def fail(turn: Turn, task: Task, failure: Failure) -> None:
+    """The task ends without a result."""
+    state = TaskState.CANCELLED if failure.code is FailureCode.CANCELLED else TaskState.FAILED
+    turn.store(moved(task, state, turn.now.utc, stage=Stage.FAILED, stage_detail="", failure=failure))
+
+
+def send_new_wish(turn: Turn, lane: Lane) -> None:
+    """Tells the lane what is wanted of it now."""
+    lease = lane.lease
+    task = None if lease is None else turn.state.tasks.get(lease.task_id)
+    lane.wish = Wish(
+        sequence=lane.wish.sequence + 1,
+        lease=lease,
+        acknowledged=lane.acknowledged,
+        render_deadline_s=0.0 if task is None else render_deadline_s(turn, task),
+    )
+    lane.settled_sequence = lane.wish.sequence
+    send_wish(turn, lane)
+
+
+def send_wish(turn: Turn, lane: Lane) -> None:
+    """Sends the present wish (again); without a stream the first report of the next one asks for it."""
+    if lane.attached:
+        turn.emit(SendWish(lane_id=lane.spec.lane_id, session=lane.session, wish=lane.wish))
+
+
+def render_deadline_s(turn: Turn, task: Task) -> float:
+    """How long this render may take."""
+    limits = turn.state.limits
+    predicted = turn.state.times.predicted_s(task) or 0.0
+    return min(limits.render_deadline_max_s, max(limits.render_deadline_s, limits.render_deadline_factor * predicted))
+
+
+def watch(turn: Turn, lane: Lane) -> None:
+    """Sets the look at the lease's expiry, once."""
+    if not lane.lease_watched:
+        lane.lease_watched = True
+        turn.state.deadlines.set(lane.lease_expires_at_s, Due.LEASE, lane.spec.lane_id)
+
+
+def _leave_waiting(turn: Turn, task: Task) -> None:
+    state = turn.state
+    state.rescued.pop(task.task_id, None)
+    if task.state is TaskState.HELD:
+        state.held.pop(task.task_id, None)
+    else:
+        state.queues[task.model].take(task.task_id, task.owner)
+
+
+def _free(turn: Turn, lane: Lane, *, acknowledge: bool) -> None:
+    """The lane holds no lease any more."""
+    if acknowledge:
+        lane.acknowledged = lane.lease
+    lane.lease = None
+    refresh(turn, lane)
+
+
+def _run_again(turn: Turn, lane: Lane, task: Task, *, reason: str, counts: bool) -> None:
+    """Back to the head of its queue, or failed when too many lanes were lost under it."""
+    state = turn.state
+    lost = task.lost_lanes + counts
+    turn.emit(DiscardAttempt(task_id=task.task_id, attempt=task.attempt))
+    if counts:
+        state.counters.lanes_lost += 1
+        turn.record(_event(task, turn, "lane_lost", value=str(lost), reason=reason))
+    if lost >= state.limits.max_lost_lanes:
+        fail(turn, replace(task, lost_lanes=lost), Failure(code=FailureCode.LANE_LOST, message=LOST_MESSAGE))
+        return
+    waiting = moved(
+        replace(task, lost_lanes=lost),
+        TaskState.QUEUED,
+        turn.now.utc,
+        queued_at=turn.now.utc,
+        lane_mode=None,
+        progress=0,
+        stage=Stage.QUEUED,
+        stage_detail="waiting to run again",
+    )
+    turn.store(waiting)
+    state.queues[task.model].push_head(task.task_id)
+    state.deadlines.set(turn.now_s + state.limits.not_served_s, Due.NOT_SERVED, task.task_id)
+    if lane.is_pool:
+        rescues.offer_first(turn, waiting)
+    else:
+        rescues.watch(turn, task.model, state.limits.rescue_after_s)
+
+
+def _remember_memory(turn: Turn, lane: Lane, task: Task, memory: MemoryRecord) -> None:
+    lane.last_memory = memory
+    turn.record(_memory_event(turn, lane, Lease(task_id=task.task_id, attempt=task.attempt), memory))
+
+
+def _unmeasured(turn: Turn, lane: Lane, lease: Lease, reason: str) -> Event:
+    return _memory_event(turn, lane, lease, MemoryRecord(unmeasured_reason=reason))
+
+
+def _memory_event(turn: Turn, lane: Lane, lease: Lease, memory: MemoryRecord) -> Event:
+    return Event(
+        event_type="memory_record",
+        created_at=turn.now.utc,
+        task_id=lease.task_id,
+        attempt=lease.attempt,
+        lane_id=lane.spec.lane_id,
+        value="unmeasured" if memory.unmeasured_reason else "measured",
+        reason=memory.unmeasured_reason,
+        memory=memory,
+    )
+
+
+def _event(task: Task, turn: Turn, event_type: str, *, value: str = "", reason: str = "") -> Event:
+    return Event(
+        event_type=event_type,
+        created_at=turn.now.utc,
+        task_id=task.task_id,
+        attempt=task.attempt,
+        lane_id=task.lane_id,
+        value=value,
+        reason=reason,
+    )

@@ -1,0 +1,214 @@
+"""The core's one door: `QueueState.handle(event, now) -> list[Command]`. Same events in, same decisions out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from admission.core import contact, leases, rescues, routing
+from admission.core.availability import refresh
+from admission.core.commands import Command, DiscardAttempt
+from admission.core.deadlines import Due, Entry
+from admission.core.events import (
+    AcceptanceNotStored,
+    CallerLeft,
+    CancelRequested,
+    CoreEvent,
+    LaneDetached,
+    LaneReported,
+    TaskSubmitted,
+    TimePassed,
+)
+from admission.core.fair_queue import FairQueue
+from admission.core.lanes import LaneSpec, Lease
+from admission.core.limits import Limits
+from admission.core.state import Lane, State, Turn
+from admission.core.tasks import Failure, FailureCode, LaneId, Model, Task, TaskId, TaskState
+from admission.core.time import Now
+
+_CANCELLED = Failure(code=FailureCode.CANCELLED, message="The task was cancelled.")
+_NOT_SERVED = Failure(
+    code=FailureCode.NOT_SERVED, message="No GPU worker became free for this task within an hour. Please try again later."
+)
+_OVERDUE = Failure(code=FailureCode.DEADLINE_EXCEEDED, message="The render took longer than it may. Try fewer frames or a smaller size.")
+
+
+class QueueState:
+    """Tasks, lanes and who works on what. `state` may be read between events; only `handle` changes it."""
+
+    def __init__(self, limits: Limits, models: Iterable[Model], now: Now) -> None:
+        """Empty, at the start of admission."""
+        self.state = State(limits=limits, started_at_s=now.monotonic_s)
+        for model in models:
+            self.state.queues[model] = FairQueue()
+            self.state.unserved_since_s[model] = now.monotonic_s
+            rescues.watch(Turn(state=self.state, now=now), model, limits.rescue_after_s)
+
+    def restore(self, tasks: Iterable[Task], lanes: Iterable[LaneSpec], now: Now) -> list[Command]:
+        """Takes over what the store holds, before the first event. Leases go on for their full length from now: live lanes keep theirs."""
+        turn = Turn(state=self.state, now=now)
+        for spec in lanes:
+            self.state.lanes[spec.lane_id] = Lane(spec=spec)
+        for task in tasks:
+            self.state.tasks[task.task_id] = task
+            if task.state is TaskState.LEASED:
+                self._restore_lease(turn, task)
+            else:
+                self._restore_queued(turn, task)
+        for lane in self.state.lanes.values():
+            refresh(turn, lane)
+        return turn.commands
+
+    def handle(self, event: CoreEvent, now: Now) -> list[Command]:
+        """What is due first, then the event, then whatever can be given to an idle lane."""
+        turn = Turn(state=self.state, now=now)
+        for entry in self.state.deadlines.pop_due(turn.now_s):
+            self._look(turn, entry)
+        self._take(turn, event)
+        self._dispatch(turn)
+        return turn.commands
+
+    def next_due_s(self) -> float | None:
+        """Monotonic time by which TimePassed must be handled; None: nothing waits for time."""
+        return self.state.deadlines.next_at()
+
+    def _take(self, turn: Turn, event: CoreEvent) -> None:
+        match event:
+            case TaskSubmitted(task=task):
+                routing.admit(turn, task)
+            case CallerLeft(task_id=task_id):
+                self._caller_left(turn, task_id)
+            case CancelRequested(task_id=task_id):
+                self._cancel(turn, task_id)
+            case LaneReported(report=report):
+                contact.hear(turn, report)
+            case LaneDetached(lane_id=lane_id, session=session):
+                contact.detach(turn, lane_id, session)
+            case AcceptanceNotStored(task_id=task_id):
+                self._forget(turn, task_id)
+            case TimePassed():
+                pass
+            case _:
+                assert_never(event)
+
+    def _look(self, turn: Turn, entry: Entry) -> None:
+        """Something may be due; each look decides by the state, so a look too many does nothing."""
+        state = turn.state
+        lane = state.lanes.get(LaneId(entry.key))
+        match entry.due:
+            case Due.HELD:
+                routing.expire_held(turn, TaskId(entry.key))
+            case Due.NOT_SERVED:
+                self._expire_unserved(turn, TaskId(entry.key))
+            case Due.RESCUE:
+                rescues.offer_due(turn, Model(entry.key))
+            case Due.LEASE if lane is not None:
+                contact.look_at_lease(turn, lane)
+            case Due.CONTACT if lane is not None:
+                contact.look_at_contact(turn, lane)
+            case Due.HEALTH if lane is not None:
+                refresh(turn, lane)
+            case Due.RENDER if lane is not None:
+                self._expire_render(turn, lane)
+            case _:
+                pass
+
+    def _dispatch(self, turn: Turn) -> None:
+        """Gives idle lanes their next task: the model's queue, then its oldest held request; for the pool rescued tasks, then its FIFO."""
+        state = turn.state
+        for model in state.queues:
+            while (idle := state.idle.get(model)) and (task := self._next_of(turn, model)) is not None:
+                leases.assign(turn, state.lanes[next(iter(idle))], task)
+        for lane_id in list(state.idle.get(None, ())):
+            lane = state.lanes[lane_id]
+            waiting = (*state.rescued, *state.held)
+            task_id = next((task_id for task_id in waiting if state.tasks[task_id].model in lane.spec.models), None)
+            if task_id is not None:
+                leases.assign(turn, lane, state.tasks[task_id])
+
+    def _next_of(self, turn: Turn, model: Model) -> Task | None:
+        state = turn.state
+        task_id = state.queues[model].peek()
+        if task_id is None:
+            task_id = next((held for held in state.held if state.tasks[held].model == model), None)
+        return None if task_id is None else state.tasks[task_id]
+
+    def _caller_left(self, turn: Turn, task_id: TaskId) -> None:
+        task = turn.state.tasks.get(task_id)
+        if task is None:
+            return
+        if task.state is TaskState.HELD:
+            routing.forget_held(turn, task_id)
+        elif task.attempt == 0:
+            self._cancel(turn, task_id)
+
+    def _cancel(self, turn: Turn, task_id: TaskId) -> None:
+        """Terminal at once; a lane that works on it is told to stop and stays busy until it has."""
+        task = turn.state.tasks.get(task_id)
+        if task is None or task.state is TaskState.HELD:
+            return
+        self._end_early(turn, task, _CANCELLED)
+
+    def _expire_unserved(self, turn: Turn, task_id: TaskId) -> None:
+        task = turn.state.tasks.get(task_id)
+        if task is None or task.state is not TaskState.QUEUED or task.queued_at is None:
+            return
+        if (turn.now.utc - task.queued_at).total_seconds() >= turn.state.limits.not_served_s:
+            self._end_early(turn, task, _NOT_SERVED)
+
+    def _expire_render(self, turn: Turn, lane: Lane) -> None:
+        """The lane ends an overdue render itself; this is for a lane that reports but does not."""
+        task = None if lane.lease is None else turn.state.tasks[lane.lease.task_id]
+        if task is None or task.leased_at is None:
+            return
+        allowed_s = leases.render_deadline_s(turn, task) + turn.state.limits.render_grace_s
+        if (turn.now.utc - task.leased_at).total_seconds() >= allowed_s:
+            self._end_early(turn, task, _OVERDUE)
+
+    def _end_early(self, turn: Turn, task: Task, failure: Failure) -> None:
+        state = turn.state
+        lane = None if task.lane_id is None else state.lanes.get(task.lane_id)
+        if task.state is TaskState.QUEUED:
+            state.queues[task.model].remove(task.task_id, task.owner)
+            state.rescued.pop(task.task_id, None)
+        leases.fail(turn, task, failure)
+        if task.state is TaskState.LEASED and lane is not None:
+            leases.withdraw(turn, lane)
+
+    def _forget(self, turn: Turn, task_id: TaskId) -> None:
+        """Its acceptance could not be stored: it never was. A lane that was about to get it gets nothing."""
+        task = turn.state.tasks.pop(task_id, None)
+        if task is None:
+            return
+        turn.state.counters.accepted -= 1
+        if task.state is TaskState.QUEUED:
+            turn.state.queues[task.model].remove(task_id, task.owner)
+        elif task.lane_id is not None:
+            lane = turn.state.lanes[task.lane_id]
+            lane.lease = None
+            leases.send_new_wish(turn, lane)
+            refresh(turn, lane)
+
+    def _restore_queued(self, turn: Turn, task: Task) -> None:
+        state, limits = self.state, self.state.limits
+        queue = state.queues[task.model]
+        if task.attempt > 0:
+            queue.push_head(task.task_id)
+        else:
+            queue.push(task.task_id, task.owner)
+        queued_at_s = turn.now.monotonic_of(task.queued_at or task.created_at)
+        state.deadlines.set(queued_at_s + limits.not_served_s, Due.NOT_SERVED, task.task_id)
+
+    def _restore_lease(self, turn: Turn, task: Task) -> None:
+        state = self.state
+        lane = None if task.lane_id is None else state.lanes.get(task.lane_id)
+        if lane is None or lane.lease is not None or task.boot_id is None:
+            # Cannot come of a sound store; a task is worth more than an assertion.
+            turn.emit(DiscardAttempt(task_id=task.task_id, attempt=task.attempt))
+            leases.fail(turn, task, Failure(code=FailureCode.LANE_LOST, message=leases.LOST_MESSAGE))
+            return
+        lane.boot_id = task.boot_id
+        lane.lease = Lease(task_id=task.task_id, attempt=task.attempt)
+        lane.lease_expires_at_s = turn.now_s + state.limits.lease_s
+        leases.watch(turn, lane)
+        state.deadlines.set(turn.now_s + leases.render_deadline_s(turn, task) + state.limits.render_grace_s, Due.RENDER, lane.spec.lane_id)

@@ -1,0 +1,136 @@
+"""Everything the core remembers, and the turn in which one event changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from admission.core.commands import Command, PersistTask, Publish, Record
+from admission.core.deadlines import Deadlines
+from admission.core.fair_queue import FairQueue
+from admission.core.lanes import LaneSpec, Lease, Report, Wish
+from admission.core.limits import Limits
+from admission.core.render_times import RenderTimes
+from admission.core.tasks import TERMINAL, Event, LaneId, LaneMode, MemoryRecord, Model, Task, TaskId, TaskState
+from admission.core.time import Now
+
+
+@dataclass(slots=True, kw_only=True)
+class Lane:
+    """What is known of one lane now.
+
+    Attributes:
+        session: number of its newest stream; 0 before the first since this start.
+        attached: that stream is open.
+        reported_at_s: monotonic time of its last report; None before the first since this start.
+        lease: what it shall work on.
+        withdrawn: a lease that was taken back while the lane may still work on it; the lane gets nothing new before that ended.
+        settled_sequence: wish that set lease or withdrawn; a report of a lane that had not seen it says nothing about them.
+        acknowledged: last attempt whose end is settled.
+        lease_watched, contact_watched: a look at it is set, so that there is never more than one.
+    """
+
+    spec: LaneSpec
+    boot_id: str = ""
+    session: int = 0
+    attached: bool = False
+    report: Report | None = None
+    reported_at_s: float | None = None
+    unhealthy_since_s: float | None = None
+    lease: Lease | None = None
+    withdrawn: Lease | None = None
+    lease_expires_at_s: float = 0.0
+    lease_watched: bool = False
+    contact_watched: bool = False
+    acknowledged: Lease | None = None
+    wish: Wish = field(default_factory=lambda: Wish(sequence=0))
+    settled_sequence: int = 0
+    last_memory: MemoryRecord | None = None
+    is_ready: bool = False
+
+    @property
+    def is_pool(self) -> bool:
+        """It serves the degraded queue."""
+        return self.spec.mode is LaneMode.DEGRADED_SHARED
+
+
+@dataclass(slots=True, kw_only=True)
+class Counters:
+    """Counts since this start."""
+
+    accepted: int = 0
+    fallbacks: int = 0
+    overloaded_depth: int = 0
+    overloaded_wait: int = 0
+    lanes_lost: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class State:
+    """The core's memory. Only `admission.core` changes it, in a Turn.
+
+    Attributes:
+        tasks: every held, queued and leased task; terminal ones are gone.
+        queues: accepted tasks that wait, by model.
+        held: monotonic time since when each held request waits, oldest first.
+        rescued: queued tasks that are offered to the pool too, in the order in which it takes them.
+        ready: lanes that can be given work, by model; the pool's are under None.
+        idle: of those, the ones without work, longest idle first.
+        unserved_since_s: since when a model has no ready lane of its own; absent while it has one.
+        rescue_watched: models at which a look is set.
+    """
+
+    limits: Limits
+    started_at_s: float
+    tasks: dict[TaskId, Task] = field(default_factory=dict)
+    queues: dict[Model, FairQueue] = field(default_factory=dict)
+    held: dict[TaskId, float] = field(default_factory=dict)
+    rescued: dict[TaskId, None] = field(default_factory=dict)
+    lanes: dict[LaneId, Lane] = field(default_factory=dict)
+    ready: dict[Model | None, dict[LaneId, None]] = field(default_factory=dict)
+    idle: dict[Model | None, dict[LaneId, None]] = field(default_factory=dict)
+    unserved_since_s: dict[Model, float] = field(default_factory=dict)
+    rescue_watched: set[Model] = field(default_factory=set)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    times: RenderTimes = field(default_factory=RenderTimes)
+    counters: Counters = field(default_factory=Counters)
+
+    @property
+    def degraded_depth(self) -> int:
+        """Places taken in the degraded queue."""
+        return len(self.held) + len(self.rescued)
+
+    def running(self, model: Model) -> Iterable[Task]:
+        """Tasks of the model with a lease."""
+        return (task for task in self.tasks.values() if task.model == model and task.state is TaskState.LEASED)
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    """One event being handled: the state, the time, and the commands so far."""
+
+    state: State
+    now: Now
+    commands: list[Command] = field(default_factory=list)
+
+    @property
+    def now_s(self) -> float:
+        """The time that decides."""
+        return self.now.monotonic_s
+
+    def emit(self, command: Command) -> None:
+        """Adds a command."""
+        self.commands.append(command)
+
+    def store(self, task: Task, *, accepts: bool = False) -> None:
+        """The task's new state is remembered, written and shown; a terminal one is forgotten once written."""
+        if task.state in TERMINAL:
+            self.state.tasks.pop(task.task_id, None)
+        else:
+            self.state.tasks[task.task_id] = task
+        self.emit(PersistTask(task=task, accepts=accepts))
+        self.emit(Publish(task=task))
+
+    def record(self, event: Event) -> None:
+        """Keeps an event."""
+        self.emit(Record(event=event))

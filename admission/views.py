@@ -1,0 +1,76 @@
+"""What callers see of the core's state: a task's place and time, and the operators' snapshot. Reads only."""
+
+from __future__ import annotations
+
+from admission.core.availability import availability
+from admission.core.routing import predicted_wait_s
+from admission.core.state import Lane, State
+from admission.core.tasks import Task, TaskState
+from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot, TaskView, WorkView
+
+
+def view_task(state: State, task: Task) -> TaskView:
+    """The task with its queue position and predicted time to the end, as far as they are known."""
+    if task.state is TaskState.LEASED:
+        return TaskView(task=task, queue_position=None, eta_s=state.times.remaining_s(task))
+    if task.state is not TaskState.QUEUED or task.task_id not in state.tasks:
+        return TaskView(task=task, queue_position=None, eta_s=None)
+    position = next((index for index, task_id in enumerate(state.queues[task.model]) if task_id == task.task_id), None)
+    wait_s = predicted_wait_s(state, task.model, before=task.task_id)
+    own_s = state.times.predicted_s(task)
+    eta_s = None if wait_s is None or own_s is None else wait_s + own_s
+    return TaskView(task=task, queue_position=position, eta_s=eta_s)
+
+
+def view_lane(state: State, lane: Lane, now_s: float) -> LaneView:
+    """The lane as operators see it."""
+    status, reason = availability(lane, now_s, state.limits.contact_s, state.limits.unhealthy_s)
+    report = lane.report
+    task = None if lane.lease is None else state.tasks.get(lane.lease.task_id)
+    work = None if task is None else WorkView(task_id=task.task_id, attempt=task.attempt, progress=task.progress)
+    return LaneView(
+        spec=lane.spec,
+        availability=status,
+        warm=report is not None and report.warm,
+        resident_model=None if report is None else report.resident_model,
+        work=work,
+        reason=reason,
+        last_report_age_s=None if lane.reported_at_s is None else now_s - lane.reported_at_s,
+        cold_starts=0 if report is None else report.cold_starts,
+        last_memory=lane.last_memory,
+    )
+
+
+def view_all(state: State, epoch: int, now_s: float) -> Snapshot:
+    """Everything at one instant."""
+    oldest_s = next(iter(state.held.values()), now_s)
+    counters = state.counters
+    return Snapshot(
+        controller_epoch=epoch,
+        lanes=tuple(view_lane(state, state.lanes[lane_id], now_s) for lane_id in sorted(state.lanes)),
+        queues=tuple(
+            QueueView(
+                model=model,
+                depth=len(queue),
+                max_depth=state.limits.queue_depth,
+                served=bool(state.ready.get(model)),
+                running=sum(1 for _ in state.running(model)),
+            )
+            for model, queue in sorted(state.queues.items())
+        ),
+        degraded=DegradedView(
+            depth=state.degraded_depth,
+            max_depth=state.limits.degraded_depth,
+            held=len(state.held),
+            rescued=len(state.rescued),
+            oldest_wait_s=now_s - oldest_s,
+            max_wait_s=state.limits.degraded_wait_s,
+        ),
+        counters=CountersView(
+            accepted=counters.accepted,
+            fallbacks=counters.fallbacks,
+            overloaded_depth=counters.overloaded_depth,
+            overloaded_wait=counters.overloaded_wait,
+            lanes_lost=counters.lanes_lost,
+        ),
+    )

@@ -1,0 +1,194 @@
+"""Drives the pure core with plain values: a world of lanes that one can make report, and the invariants checked after every event."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from admission.core.commands import Command, PersistTask, ReplyAccepted, ReplyOverloaded, SendWish
+from admission.core.events import CallerLeft, CancelRequested, CoreEvent, LaneReported, TaskSubmitted, TimePassed
+from admission.core.lanes import LaneSpec, Lease, Outcome, Report, Wish, Work
+from admission.core.limits import Limits
+from admission.core.queue import QueueState
+from admission.core.tasks import TERMINAL, Failure, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, Task, TaskId, TaskState
+from admission.core.time import Now
+
+ANISORA, PHR00T = Model("anisora"), Model("phr00t")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+RESULT = Result(
+    video_key="results/t/1/video.mp4",
+    media_type="video/mp4",
+    size_bytes=10,
+    sha256="00" * 32,
+    preview_key="results/t/1/preview.jpg",
+    width=64,
+    height=64,
+    num_frames=9,
+    fps=16,
+)
+DONE = Outcome(result=RESULT, memory=MemoryRecord(figures={"device": "cpu"}), render_s=10.0)
+
+
+def failed(failure: Failure) -> Outcome:
+    """An attempt that ended without a result."""
+    return Outcome(failure=failure, memory=MemoryRecord(figures={"device": "cpu"}))
+
+
+class World:
+    """A core, a clock and what was told to everyone. Every event is followed by a check of the invariants."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        """Empty, at START."""
+        self.elapsed_s = 0.0
+        self.core = QueueState(limits or Limits(), [ANISORA, PHR00T], self.now())
+        self.stored: dict[TaskId, Task] = {}
+        self.accepted: list[TaskId] = []
+        self.overloaded: dict[TaskId, ReplyOverloaded] = {}
+        self.wishes: dict[LaneId, Wish] = {}
+        self.events: list[tuple[str, str]] = []
+        self.commits: list[tuple[TaskId, int]] = []
+        self._submitted = 0
+        self._sessions = 0
+        self._session_of: dict[LaneId, int] = {}
+
+    def now(self) -> Now:
+        """The time."""
+        return Now(monotonic_s=1000.0 + self.elapsed_s, utc=START + timedelta(seconds=self.elapsed_s))
+
+    def handle(self, event: CoreEvent) -> list[Command]:
+        """One event, its commands taken in, the invariants checked."""
+        commands = self.core.handle(event, self.now())
+        for command in commands:
+            self._take(command)
+        self.check()
+        return commands
+
+    def advance(self, seconds: float) -> None:
+        """Lets time pass, with a TimePassed at every moment at which something is due."""
+        end = self.elapsed_s + seconds
+        while (due := self.core.next_due_s()) is not None and due - 1000.0 <= end:
+            self.elapsed_s = max(self.elapsed_s, due - 1000.0)
+            self.handle(TimePassed())
+        self.elapsed_s = end
+
+    def submit(self, model: Model = ANISORA, owner: str = "owner") -> TaskId:
+        """A new request."""
+        self._submitted += 1
+        task_id = TaskId(f"task-{self._submitted}")
+        now = self.now()
+        self.handle(
+            TaskSubmitted(
+                task=Task(
+                    task_id=task_id,
+                    owner=owner,
+                    model=model,
+                    mode="t2v",
+                    parameters={},
+                    tokens=1000,
+                    state=TaskState.HELD,
+                    created_at=now.utc,
+                    updated_at=now.utc,
+                )
+            )
+        )
+        return task_id
+
+    def cancel(self, task_id: TaskId) -> None:
+        """Someone cancels."""
+        self.handle(CancelRequested(task_id=task_id))
+
+    def leave(self, task_id: TaskId) -> None:
+        """The caller hangs up."""
+        self.handle(CallerLeft(task_id=task_id))
+
+    def attach(self, lane_id: str, *models: Model, pool: bool = False, boot: str = "boot-1", work: Work | None = None) -> LaneId:
+        """A warm lane opens a new stream and reports."""
+        lane = LaneId(lane_id)
+        self._sessions += 1
+        self._session_of[lane] = self._sessions
+        mode = LaneMode.DEGRADED_SHARED if pool else LaneMode.DEDICATED
+        report = Report(
+            spec=LaneSpec(lane_id=lane, mode=mode, models=models),
+            boot_id=boot,
+            session=self._sessions,
+            seen_sequence=0,
+            warm=True,
+            healthy=True,
+            draining=False,
+            resident_model=models[0],
+            work=work,
+        )
+        self.handle(LaneReported(report=report))
+        return lane
+
+    def report(self, lane: LaneId, *, work: Work | None = None, seen: int | None = None, **changes: object) -> None:
+        """The lane reports again; by default it has seen the newest wish."""
+        last = self.core.state.lanes[lane].report
+        assert last is not None
+        sequence = self.wishes[lane].sequence if seen is None else seen
+        report = replace(last, session=self._session_of[lane], work=work, seen_sequence=sequence, **changes)  # type: ignore[arg-type]
+        self.handle(LaneReported(report=report))
+
+    def lease(self, lane: LaneId) -> Lease | None:
+        """What the lane was last told to work on."""
+        return self.wishes[lane].lease
+
+    def works(self, lane: LaneId, progress: int = 10) -> None:
+        """The lane works on its lease and says so."""
+        lease = self.lease(lane)
+        assert lease is not None
+        self.report(lane, work=Work(task_id=lease.task_id, attempt=lease.attempt, stage=Stage.INFERENCE, progress=progress))
+
+    def ends(self, lane: LaneId, outcome: Outcome = DONE) -> None:
+        """The lane says how its lease ended, sees the acknowledgement and forgets it; a next lease is left for the test to start."""
+        lease = self.lease(lane)
+        assert lease is not None
+        self.report(lane, work=Work(task_id=lease.task_id, attempt=lease.attempt, stage=Stage.ENCODING, progress=99, outcome=outcome))
+        if self.lease(lane) is None:
+            self.report(lane)
+
+    def task(self, task_id: TaskId) -> Task:
+        """The task as stored last."""
+        return self.stored[task_id]
+
+    def check(self) -> None:
+        """The invariants of the design that the core answers for."""
+        state = self.core.state
+        assert state.degraded_depth <= state.limits.degraded_depth
+        assert len(state.rescued) <= state.limits.rescued_depth
+        assert all(self.now().monotonic_s - since_s < state.limits.degraded_wait_s for since_s in state.held.values())
+        leases = [(lane.lease.task_id, lane.lease.attempt) for lane in state.lanes.values() if lane.lease is not None]
+        assert len({task_id for task_id, _ in leases}) == len(leases), "a task has at most one live lease"
+        for task_id, attempt in leases:
+            task = state.tasks[task_id]
+            assert (task.state, task.attempt) == (TaskState.LEASED, attempt)
+        queued = [task_id for queue in state.queues.values() for task_id in queue]
+        assert len(queued) == sum(len(queue) for queue in state.queues.values()) == len(set(queued))
+        for task in state.tasks.values():
+            places = (task.task_id in state.held) + (task.task_id in queued) + (task.task_id in dict(leases))
+            assert places == 1, f"{task.task_id} is in {places} places"
+            assert task.state not in TERMINAL
+        lost = [task_id for task_id, task in self.stored.items() if task.state not in TERMINAL and task_id not in state.tasks]
+        assert not lost, "an accepted task is never lost"
+
+    def _take(self, command: Command) -> None:
+        match command:
+            case PersistTask(task=task):
+                before = self.stored.get(task.task_id)
+                assert before is None or before.state not in TERMINAL, "terminal states do not change"
+                if task.state is TaskState.DONE:
+                    self.commits.append((task.task_id, task.attempt))
+                self.stored[task.task_id] = task
+            case ReplyAccepted(task=task):
+                assert task.task_id in self.stored, "persist before reply"
+                assert task.task_id not in self.accepted, "one answer"
+                self.accepted.append(task.task_id)
+            case ReplyOverloaded(task_id=task_id):
+                assert task_id not in self.overloaded, "one answer"
+                self.overloaded[task_id] = command
+            case SendWish(lane_id=lane_id, wish=wish):
+                self.wishes[lane_id] = wish
+            case _:
+                event = getattr(command, "event", None)
+                if event is not None:
+                    self.events.append((event.event_type, event.reason))

@@ -1,0 +1,418 @@
+"""Routing, leases and time, one behaviour at a time, on the pure core."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from admission.core.commands import DiscardAttempt, OverloadCause
+from admission.core.events import AcceptanceNotStored, LaneDetached, LaneReported, TimePassed
+from admission.core.lanes import Work
+from admission.core.tasks import (
+    TERMINAL,
+    TRANSITIONS,
+    Failure,
+    FailureCode,
+    FallbackReason,
+    IllegalTransitionError,
+    LaneMode,
+    Stage,
+    TaskState,
+    moved,
+)
+from tests.harness.core import ANISORA, DONE, PHR00T, World, failed
+
+
+def test_request_is_accepted_into_its_queue_when_a_dedicated_lane_is_ready() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    assert world.accepted == [task_id]
+    assert world.task(task_id).lane_mode is LaneMode.DEDICATED
+    lease = world.lease(lane)
+    assert lease is not None
+    assert (lease.task_id, lease.attempt) == (task_id, 1)
+
+
+def test_request_is_held_when_no_lane_of_its_model_is_ready() -> None:
+    world = World()
+    world.attach("lane-phr00t", PHR00T)
+    task_id = world.submit(ANISORA)
+    assert world.accepted == []
+    assert list(world.core.state.held) == [task_id]
+
+
+def test_held_request_is_accepted_when_the_pool_takes_it() -> None:
+    world = World()
+    task_id = world.submit()
+    world.attach("pool", ANISORA, PHR00T, pool=True)
+    task = world.task(task_id)
+    assert world.accepted == [task_id]
+    assert (task.lane_mode, task.fallback_reason) == (LaneMode.DEGRADED_SHARED, FallbackReason.CAPACITY)
+    assert ("fallback_activated", "capacity") in world.events
+
+
+def test_held_request_turns_dedicated_when_its_own_lane_becomes_ready_first() -> None:
+    world = World()
+    task_id = world.submit()
+    world.attach("lane-anisora", ANISORA)
+    task = world.task(task_id)
+    assert (task.lane_mode, task.fallback_reason) == (LaneMode.DEDICATED, None)
+
+
+def test_26th_held_request_is_refused_by_depth() -> None:
+    world = World()
+    held = [world.submit() for _ in range(25)]
+    refused = world.submit()
+    assert set(world.overloaded) == {refused}
+    reply = world.overloaded[refused]
+    assert (reply.cause, reply.depth, reply.max_depth) == (OverloadCause.DEPTH, 25, 25)
+    assert list(world.core.state.held) == held
+
+
+def test_wait_is_refused_at_exactly_30_s_and_not_before() -> None:
+    world = World()
+    task_id = world.submit()
+    world.advance(29.999)
+    assert world.overloaded == {}
+    world.advance(0.001)
+    assert world.overloaded[task_id].cause is OverloadCause.WAIT
+    assert world.overloaded[task_id].waited_s == pytest.approx(30.0)
+
+
+def test_expiry_wins_when_a_lane_comes_at_exactly_the_limit() -> None:
+    world = World()
+    task_id = world.submit()
+    world.elapsed_s = 30.0
+    world.attach("lane-anisora", ANISORA)
+    assert task_id in world.overloaded
+    assert world.accepted == []
+
+
+def test_place_is_free_at_once_when_a_held_caller_leaves() -> None:
+    world = World()
+    first, *_ = [world.submit() for _ in range(25)]
+    world.leave(first)
+    world.submit()
+    assert world.overloaded == {}
+    assert world.core.state.degraded_depth == 25
+
+
+def test_request_falls_back_when_the_queue_of_its_model_is_full() -> None:
+    world = World()
+    world.attach("lane-anisora", ANISORA)
+    for _ in range(1 + 25):  # one in work, 25 waiting
+        world.submit()
+    task_id = world.submit()
+    assert task_id in world.core.state.held
+    assert world.core.state.tasks[task_id].fallback_reason is FallbackReason.CAPACITY
+
+
+def test_request_falls_back_when_the_predicted_wait_reaches_15_minutes() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    world.submit()
+    world.works(lane)
+    world.ends(lane, replace(DONE, render_s=900.0))
+    world.submit()  # in work: 900 s predicted
+    task_id = world.submit()
+    assert task_id in world.core.state.held
+
+
+def test_callers_take_turns_when_one_of_them_has_many_tasks() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    world.submit(owner="busy")
+    many = [world.submit(owner="busy") for _ in range(3)]
+    one = world.submit(owner="other")
+    order = []
+    for _ in range(4):
+        world.works(lane)
+        world.ends(lane)
+        lease = world.lease(lane)
+        assert lease is not None
+        order.append(lease.task_id)
+    assert order == [many[0], one, many[1], many[2]]
+
+
+def test_result_is_committed_once_when_the_lane_repeats_it() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.works(lane)
+    ended = Work(task_id=task_id, attempt=1, stage=Stage.ENCODING, progress=99, outcome=DONE)
+    world.report(lane, work=ended)
+    world.report(lane, work=ended)
+    assert world.commits == [(task_id, 1)]
+    assert world.task(task_id).state is TaskState.DONE
+
+
+def test_task_runs_again_at_the_head_when_its_lane_is_silent_for_30_s() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    first = world.submit()
+    world.submit()
+    world.works(lane)
+    world.advance(30.0)
+    task = world.task(first)
+    assert (task.state, task.lost_lanes) == (TaskState.QUEUED, 1)
+    world.attach("lane-2", ANISORA)
+    lease = world.wishes[next(reversed(world.wishes))].lease
+    assert lease is not None
+    assert (lease.task_id, lease.attempt) == (first, 2)
+
+
+def test_task_runs_again_at_once_when_its_lane_comes_back_with_a_new_boot_id() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.works(lane)
+    world.attach("lane-anisora", ANISORA, boot="boot-2")
+    lease = world.lease(lane)
+    assert lease is not None
+    assert (lease.task_id, lease.attempt) == (task_id, 2)
+
+
+def test_lane_keeps_its_lease_when_only_its_stream_is_new() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.works(lane)
+    work = Work(task_id=task_id, attempt=1, stage=Stage.INFERENCE, progress=40)
+    world.attach("lane-anisora", ANISORA, work=work)
+    assert world.task(task_id).attempt == 1
+    assert world.core.state.tasks[task_id].progress == 40
+
+
+def test_task_fails_with_lane_lost_when_the_third_lane_is_lost() -> None:
+    world = World()
+    task_id = world.submit()
+    for boot in ("boot-1", "boot-2", "boot-3", "boot-4"):
+        lane = world.attach("lane-anisora", ANISORA, boot=boot)
+        if boot != "boot-4":
+            world.works(lane)
+    task = world.task(task_id)
+    assert task.state is TaskState.FAILED
+    assert task.failure is not None
+    assert task.failure.code is FailureCode.LANE_LOST
+
+
+def test_lost_lane_counts_when_only_the_pipeline_process_died() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.works(lane)
+    world.ends(lane, failed(Failure(code=FailureCode.LANE_LOST, message="the pipeline's process was killed")))
+    task = world.task(task_id)
+    assert (task.state, task.attempt, task.lost_lanes) == (TaskState.LEASED, 2, 1)
+
+
+def test_late_result_is_refused_when_another_attempt_is_current() -> None:
+    world = World()
+    zombie = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.works(zombie)
+    world.advance(31.0)
+    other = world.attach("lane-2", ANISORA)
+    world.works(other)
+    world.report(zombie, work=Work(task_id=task_id, attempt=1, stage=Stage.ENCODING, progress=99, outcome=DONE))
+    assert world.commits == []
+    world.ends(other)
+    assert world.commits == [(task_id, 2)]
+
+
+def test_lease_is_taken_as_lost_only_when_the_lane_saw_it() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    sequence = world.wishes[lane].sequence
+    world.report(lane, seen=sequence - 1)  # crossed with the wish
+    assert world.core.state.tasks[task_id].attempt == 1
+    world.report(lane, seen=sequence)
+    assert world.core.state.tasks[task_id].attempt == 2
+
+
+def test_cancel_is_terminal_at_once_and_the_lane_gets_nothing_new_before_it_is_free() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.works(lane)
+    world.cancel(task_id)
+    waiting = world.submit()
+    assert world.task(task_id).state is TaskState.CANCELLED
+    assert world.lease(lane) is None
+    cancelled = failed(Failure(code=FailureCode.CANCELLED, message="stopped"))
+    world.report(lane, work=Work(task_id=task_id, attempt=1, stage=Stage.INFERENCE, progress=50, outcome=cancelled))
+    lease = world.lease(lane)
+    assert lease is not None
+    assert lease.task_id == waiting
+
+
+def test_result_is_discarded_when_it_comes_after_the_cancel() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.works(lane)
+    world.cancel(task_id)
+    last = world.core.state.lanes[lane].report
+    assert last is not None
+    world.report(lane, work=Work(task_id=task_id, attempt=1, stage=Stage.ENCODING, progress=99, outcome=DONE))
+    assert world.commits == []
+    assert world.task(task_id).state is TaskState.CANCELLED
+
+
+def test_cancel_changes_nothing_when_the_task_is_done() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.works(lane)
+    world.ends(lane)
+    world.cancel(task_id)
+    assert world.task(task_id).state is TaskState.DONE
+
+
+def test_accepted_task_is_rescued_by_the_pool_when_its_model_has_no_ready_lane_for_30_s() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    first, second = world.submit(), world.submit()
+    world.works(lane)
+    pool = world.attach("pool", ANISORA, PHR00T, pool=True)
+    # The lane falls silent: cold at 10 s, its lease lost at 30 s, and at 40 s nobody has served the model for 30 s.
+    for _ in range(8):
+        world.advance(5.0)
+        world.report(pool)
+    lease = world.lease(pool)
+    assert lease is not None
+    assert lease.task_id == first
+    assert second in world.core.state.rescued
+    assert world.task(first).lane_mode is LaneMode.DEGRADED_SHARED
+
+
+def test_at_most_five_tasks_are_rescued_at_a_time() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    for _ in range(12):
+        world.submit()
+    world.works(lane)
+    world.advance(60.0)
+    assert len(world.core.state.rescued) == 5
+
+
+def test_rescued_task_goes_back_when_a_lane_of_its_model_takes_it() -> None:
+    world = World()
+    world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.advance(75.0)
+    assert task_id in world.core.state.rescued
+    world.attach("lane-2", ANISORA)
+    assert task_id not in world.core.state.rescued
+    assert world.task(task_id).lane_mode is LaneMode.DEDICATED
+
+
+def test_accepted_task_fails_with_not_served_when_nobody_starts_it_for_an_hour() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    world.submit()
+    waiting = world.submit()
+    world.handle(LaneDetached(lane_id=lane, session=1))
+    world.advance(3599.0)
+    assert world.task(waiting).state is TaskState.QUEUED
+    world.advance(1.0)
+    task = world.task(waiting)
+    assert task.failure is not None
+    assert task.failure.code is FailureCode.NOT_SERVED
+
+
+def test_render_is_ended_when_the_lane_goes_on_past_the_deadline_and_its_grace() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    for _ in range(960 // 5):
+        world.works(lane)
+        world.advance(5.0)
+    task = world.task(task_id)
+    assert task.failure is not None
+    assert task.failure.code is FailureCode.DEADLINE_EXCEEDED
+    assert world.lease(lane) is None
+
+
+def test_draining_lane_gets_nothing_new() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    world.report(lane, draining=True)
+    task_id = world.submit()
+    assert task_id in world.core.state.held
+
+
+def test_second_stream_of_a_lane_silences_the_first() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    old = world.core.state.lanes[lane].report
+    assert old is not None
+    world.attach("lane-anisora", ANISORA, boot="boot-2")
+    world.handle(LaneReported(report=old))
+    assert world.core.state.lanes[lane].boot_id == "boot-2"
+
+
+def test_nothing_is_left_when_an_acceptance_could_not_be_stored() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    del world.stored[task_id]  # the store refused it
+    world.handle(AcceptanceNotStored(task_id=task_id))
+    assert world.core.state.tasks == {}
+    assert world.lease(lane) is None
+
+
+def test_live_lane_keeps_its_render_when_admission_restarts() -> None:
+    before = World()
+    lane = before.attach("lane-anisora", ANISORA)
+    task_id = before.submit()
+    before.works(lane)
+    after = World()
+    after.stored = dict(before.stored)
+    after.core.restore(before.stored.values(), [before.core.state.lanes[lane].spec], after.now())
+    after.advance(20.0)
+    work = Work(task_id=task_id, attempt=1, stage=Stage.INFERENCE, progress=60)
+    after.attach("lane-anisora", ANISORA, work=work)
+    after.works(lane)
+    after.ends(lane)
+    assert after.commits == [(task_id, 1)]
+
+
+def test_lease_is_queued_again_when_its_lane_does_not_come_back_after_a_restart() -> None:
+    before = World()
+    lane = before.attach("lane-anisora", ANISORA)
+    task_id = before.submit()
+    after = World()
+    after.stored = dict(before.stored)
+    after.core.restore(before.stored.values(), [before.core.state.lanes[lane].spec], after.now())
+    after.advance(29.9)
+    assert after.core.state.tasks[task_id].state is TaskState.LEASED
+    after.advance(0.1)
+    assert after.core.state.tasks[task_id].state is TaskState.QUEUED
+
+
+def test_files_of_a_lost_attempt_are_discarded() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.works(lane)
+    world.elapsed_s += 31.0
+    commands = world.handle(TimePassed())
+    assert DiscardAttempt(task_id=task_id, attempt=1) in commands
+
+
+@pytest.mark.parametrize("state", list(TaskState))
+def test_transition_is_refused_when_the_table_does_not_have_it(state: TaskState) -> None:
+    world = World()
+    world.attach("lane-anisora", ANISORA)
+    task = world.task(world.submit())
+    for target in set(TaskState) - TRANSITIONS[state]:
+        with pytest.raises(IllegalTransitionError, match="not in the table"):
+            moved(replace(task, state=state), target, task.updated_at)
+
+
+def test_terminal_states_have_no_way_out() -> None:
+    assert all(not TRANSITIONS[state] for state in TERMINAL)
