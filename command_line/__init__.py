@@ -1,0 +1,1 @@
+"""The command `warmlane`: starts everything on one machine, and talks to admission as a client."""

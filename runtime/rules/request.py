@@ -32,7 +32,7 @@ class GenerationRequest:
     Fields and limits are those of `warmlane.generation.v1.GenerationRequest`. A field that the model does not use holds its default.
 
     Attributes:
-        seed: -1 asks for a random one; `resolved` replaces it before a task is made.
+        seed: -1 asks for a random one; `effective.effective` replaces it before a task is made.
         steps: denoising steps; the model's fixed value.
         cfg_scale: 1.0; fixed for phr00t, unused by anisora.
     """

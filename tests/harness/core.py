@@ -29,6 +29,13 @@ RESULT = Result(
 DONE = Outcome(result=RESULT, memory=MemoryRecord(figures={"device": "cpu"}), render_s=10.0)
 
 
+def named_for(outcome: Outcome, task_id: TaskId, attempt: int) -> Outcome:
+    """The outcome with a result, if it has one, under the attempt's own key: so a commit shows whose it is."""
+    if outcome.result is None:
+        return outcome
+    return replace(outcome, result=replace(outcome.result, video_key=f"results/{task_id}/{attempt}/video.mp4"))
+
+
 def failed(failure: Failure) -> Outcome:
     """An attempt that ended without a result."""
     return Outcome(failure=failure, memory=MemoryRecord(figures={"device": "cpu"}))
@@ -143,9 +150,14 @@ class World:
         """The lane says how its lease ended, sees the acknowledgement and forgets it; a next lease is left for the test to start."""
         lease = self.lease(lane)
         assert lease is not None
-        self.report(lane, work=Work(task_id=lease.task_id, attempt=lease.attempt, stage=Stage.ENCODING, progress=99, outcome=outcome))
+        self.says_ended(lane, lease.task_id, lease.attempt, outcome)
         if self.lease(lane) is None:
             self.report(lane)
+
+    def says_ended(self, lane: LaneId, task_id: TaskId, attempt: int, outcome: Outcome = DONE) -> None:
+        """The lane reports the end of any attempt, its own or not."""
+        ended = named_for(outcome, task_id, attempt)
+        self.report(lane, work=Work(task_id=task_id, attempt=attempt, stage=Stage.ENCODING, progress=99, outcome=ended))
 
     def task(self, task_id: TaskId) -> Task:
         """The task as stored last."""
@@ -177,6 +189,10 @@ class World:
                 before = self.stored.get(task.task_id)
                 assert before is None or before.state not in TERMINAL, "terminal states do not change"
                 if task.state is TaskState.DONE:
+                    assert task.result is not None
+                    assert task.result.video_key == f"results/{task.task_id}/{task.attempt}/video.mp4", (
+                        "only the current attempt's result is committed"
+                    )
                     self.commits.append((task.task_id, task.attempt))
                 self.stored[task.task_id] = task
             case ReplyAccepted(task=task):

@@ -8,7 +8,7 @@ import pytest
 
 from admission.core.commands import DiscardAttempt, OverloadCause
 from admission.core.events import AcceptanceNotStored, LaneDetached, LaneReported, TimePassed
-from admission.core.lanes import Work
+from admission.core.lanes import Lease, Work
 from admission.core.tasks import (
     TERMINAL,
     TRANSITIONS,
@@ -141,9 +141,8 @@ def test_result_is_committed_once_when_the_lane_repeats_it() -> None:
     lane = world.attach("lane-anisora", ANISORA)
     task_id = world.submit()
     world.works(lane)
-    ended = Work(task_id=task_id, attempt=1, stage=Stage.ENCODING, progress=99, outcome=DONE)
-    world.report(lane, work=ended)
-    world.report(lane, work=ended)
+    world.says_ended(lane, task_id, 1)
+    world.says_ended(lane, task_id, 1)
     assert world.commits == [(task_id, 1)]
     assert world.task(task_id).state is TaskState.DONE
 
@@ -216,10 +215,34 @@ def test_late_result_is_refused_when_another_attempt_is_current() -> None:
     world.advance(31.0)
     other = world.attach("lane-2", ANISORA)
     world.works(other)
-    world.report(zombie, work=Work(task_id=task_id, attempt=1, stage=Stage.ENCODING, progress=99, outcome=DONE))
+    world.says_ended(zombie, task_id, 1)
     assert world.commits == []
     world.ends(other)
     assert world.commits == [(task_id, 2)]
+
+
+def test_late_result_is_refused_when_the_same_lane_holds_a_newer_attempt() -> None:
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.works(lane)
+    world.advance(31.0)
+    world.attach("lane-anisora", ANISORA)
+    assert world.core.state.tasks[task_id].attempt == 2
+    world.says_ended(lane, task_id, 1)
+    assert world.commits == []
+
+
+def test_zombie_is_told_to_forget_and_gets_new_work_when_its_result_was_refused() -> None:
+    world = World()
+    zombie = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.works(zombie)
+    world.advance(31.0)
+    world.attach("lane-2", ANISORA)
+    world.says_ended(zombie, task_id, 1)
+    assert world.wishes[zombie].acknowledged == Lease(task_id=task_id, attempt=1)
+    assert zombie in world.core.state.idle[ANISORA]
 
 
 def test_lease_is_taken_as_lost_only_when_the_lane_saw_it() -> None:
@@ -255,9 +278,7 @@ def test_result_is_discarded_when_it_comes_after_the_cancel() -> None:
     task_id = world.submit()
     world.works(lane)
     world.cancel(task_id)
-    last = world.core.state.lanes[lane].report
-    assert last is not None
-    world.report(lane, work=Work(task_id=task_id, attempt=1, stage=Stage.ENCODING, progress=99, outcome=DONE))
+    world.says_ended(lane, task_id, 1)
     assert world.commits == []
     assert world.task(task_id).state is TaskState.CANCELLED
 

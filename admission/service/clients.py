@@ -1,0 +1,176 @@
+"""AdmissionService: what clients call. Checks what they send, asks the engine, answers."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from warmlane.admission.v1 import admission_service_pb2 as pb
+from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceServicer
+
+from admission.service import convert
+from admission.service.errors import invalid, unknown_task
+from runtime.errors import ErrorCode, ServiceError
+from runtime.images import MAX_IMAGE_BYTES, InvalidImageError, check_image
+from runtime.rules.check import check_request
+from runtime.rules.request import Violation
+from runtime.wire import message_to_raw
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from admission.core.tasks import TaskId
+    from admission.engine_types import TaskView
+    from admission.service.doors import Doors
+    from admission.service.files import Files
+    from admission.service.port import Controller
+    from runtime.rules.request import GenerationRequest
+
+MAX_UPLOAD_CHUNK_BYTES = 1024 * 1024
+MAX_OWNER_CHARACTERS = 128
+
+# A sender that pauses for longer keeps its bytes in our memory for nothing.
+_UPLOAD_PAUSE_S = 30.0
+# A picture of 64 megapixels takes about 200 MB while it is decoded.
+_DECODED_AT_ONCE = 2
+
+
+class AdmissionService(AdmissionServiceServicer):
+    """For the bridge, the command line and engineers."""
+
+    def __init__(self, *, controller: Controller, files: Files, doors: Doors) -> None:
+        """Serves this controller's tasks and these files."""
+        self._controller = controller
+        self._files = files
+        self._doors = doors
+        self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
+
+    async def SubmitTask(self, request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:  # noqa: N802
+        """Routing step 1 here, all others in the engine. A caller that hangs up cancels this, which frees its place."""
+        self._doors.check()
+        if len(request.owner) > MAX_OWNER_CHARACTERS:
+            raise invalid(Violation(field="owner", message=f"must have at most {MAX_OWNER_CHARACTERS} characters"))
+        checked = check_request(message_to_raw(request.request))
+        await self._check_images(checked)
+        task = await self._doors.hold(self._controller.submit(checked, request.owner), name="submit")
+        return pb.SubmitTaskResponse(task=convert.task(convert.fresh(task)))
+
+    async def GetTask(self, request: pb.GetTaskRequest, context: object) -> pb.GetTaskResponse:  # noqa: N802
+        """The task with its events."""
+        self._doors.check()
+        view = await self._view(request.task_id)
+        return pb.GetTaskResponse(task=convert.task(view, await self._controller.task_events(view.task.task_id)))
+
+    async def WatchTask(self, request: pb.WatchTaskRequest, context: object) -> AsyncIterator[pb.WatchTaskResponse]:  # noqa: N802
+        """The task now and after every change, until it is terminal."""
+        self._doors.check()
+        async with aclosing(self._controller.watch(_known(request.task_id))) as views:
+            while (view := await self._doors.hold(anext(views, None), name="watch")) is not None:
+                yield pb.WatchTaskResponse(task=convert.task(view))
+
+    async def ListTasks(self, request: pb.ListTasksRequest, context: object) -> pb.ListTasksResponse:  # noqa: N802
+        """One page of tasks, without events."""
+        self._doors.check()
+        return convert.task_page(await self._controller.page(convert.task_query(request)))
+
+    async def CancelTask(self, request: pb.CancelTaskRequest, context: object) -> pb.CancelTaskResponse:  # noqa: N802
+        """The task afterwards."""
+        self._doors.check()
+        return pb.CancelTaskResponse(task=convert.task(await self._controller.cancel(_known(request.task_id))))
+
+    async def DeleteTask(self, request: pb.DeleteTaskRequest, context: object) -> pb.DeleteTaskResponse:  # noqa: N802
+        """Forgets the task and its files."""
+        self._doors.check()
+        await self._controller.delete(_known(request.task_id))
+        return pb.DeleteTaskResponse()
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: object) -> pb.ListModelsResponse:  # noqa: N802
+        """The rule set, for clients."""
+        return convert.models()
+
+    async def UploadInput(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.UploadInputRequest], context: object
+    ) -> pb.UploadInputResponse:
+        """Checks the image whole before anything is stored."""
+        self._doors.check()
+        content = await _upload(request_iterator)
+        try:
+            async with self._decoding:
+                image = await asyncio.to_thread(check_image, content)
+        except InvalidImageError as error:
+            raise invalid(Violation(field="chunk", message=str(error))) from error
+        return convert.uploaded(await self._files.put_input(content), image)
+
+    async def ReadResult(self, request: pb.ReadResultRequest, context: object) -> AsyncIterator[pb.ReadResultResponse]:  # noqa: N802
+        """One file of a done task, from an offset on."""
+        self._doors.check()
+        view = await self._view(request.task_id)
+        if not convert.is_done(view):
+            raise ServiceError(code=ErrorCode.TASK_NOT_DONE, message=f"The task is {view.task.state}, it has no result to read.")
+        key, media_type = convert.result_file(view, request.file)
+        total_bytes = await self._files.size(key)
+        if total_bytes is None:
+            raise ServiceError(code=ErrorCode.TASK_NOT_FOUND, message="The files of this task are gone.")
+        if not 0 <= request.offset <= total_bytes:
+            raise invalid(Violation(field="offset", message=f"must be 0 to {total_bytes}, the size of the file"))
+        first = pb.ReadResultResponse(total_bytes=total_bytes, media_type=media_type)
+        if request.offset == total_bytes:
+            yield first
+            return
+        async with aclosing(self._files.read(key, request.offset)) as chunks:
+            async for chunk in chunks:
+                first.chunk = chunk
+                yield first
+                first = pb.ReadResultResponse()
+
+    async def _view(self, text: str) -> TaskView:
+        view = await self._controller.task(_known(text))
+        if view is None:
+            raise unknown_task()
+        return view
+
+    async def _check_images(self, request: GenerationRequest) -> None:
+        """Every image must have come in before; raises `validation_error` naming the fields of those that did not."""
+        named = _image_fields(request)
+        missing = await self._files.missing([key for _, key in named])
+        if missing:
+            message = "names no stored image; upload it first and use the key that the upload gives"
+            raise invalid(*(Violation(field=field, message=message) for field, key in named if key in missing))
+
+
+def _known(text: str) -> TaskId:
+    task_id = convert.task_id(text)
+    if task_id is None:
+        raise unknown_task()
+    return task_id
+
+
+def _image_fields(request: GenerationRequest) -> list[tuple[str, str]]:
+    """Field name and key of every image of the request, in field order."""
+    single = [
+        ("reference_image", request.reference_image),
+        ("first_frame_image", request.first_frame_image),
+        ("last_frame_image", request.last_frame_image),
+    ]
+    named = [(field, image.key) for field, image in single if image is not None]
+    frames = [(f"arbitrary_frames[{index}].image", frame.image.key) for index, frame in enumerate(request.arbitrary_frames)]
+    return named + frames
+
+
+async def _upload(requests: AsyncIterator[pb.UploadInputRequest]) -> bytes:
+    """The whole file; refused as soon as it is too large."""
+    content = bytearray()
+    while True:
+        try:
+            async with asyncio.timeout(_UPLOAD_PAUSE_S):
+                request = await anext(requests, None)
+        except TimeoutError:
+            raise invalid(Violation(field="chunk", message=f"did not come for {_UPLOAD_PAUSE_S:g} s")) from None
+        if request is None:
+            return bytes(content)
+        if len(request.chunk) > MAX_UPLOAD_CHUNK_BYTES:
+            raise invalid(Violation(field="chunk", message=f"must have at most {MAX_UPLOAD_CHUNK_BYTES} bytes"))
+        content += request.chunk
+        if len(content) > MAX_IMAGE_BYTES:
+            raise invalid(Violation(field="chunk", message=f"The image is larger than {MAX_IMAGE_BYTES // 1024 // 1024} MiB."))

@@ -1,0 +1,289 @@
+"""Between messages and core values, for clients, the bridge and operators. With `convert_lanes`, the only module that sees both."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from google.protobuf import duration_pb2, json_format, timestamp_pb2
+from warmlane.admission.v1 import access_service_pb2, admission_service_pb2, operator_service_pb2, task_pb2
+from warmlane.generation.v1 import generation_pb2
+
+from admission.core.lanes import Availability
+from admission.core.tasks import (
+    FallbackReason,
+    LaneMode,
+    MemoryRecord,
+    Result,
+    Stage,
+    TaskId,
+    TaskState,
+)
+from admission.engine_types import TaskView
+from admission.store.port import TaskPage, TaskQuery, TaskSort
+from runtime.rules.catalogue import MODELS
+from runtime.rules.request import InvalidRequestError, Violation
+from runtime.rules.schema import parameters_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from google.protobuf.message import Message
+
+    from admission.core.tasks import Event, Task
+    from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot
+    from admission.store.port import Session
+    from runtime.images import CheckedImage
+    from runtime.rules.catalogue import ModelRules
+
+MAX_PAGE_SIZE = 100
+DEFAULT_PAGE_SIZE = 20
+
+_TASK_ID = re.compile(r"[0-9a-f]{32}")
+
+_STATES: dict[TaskState, task_pb2.TaskState.ValueType] = {
+    state: task_pb2.TaskState.Value(f"TASK_STATE_{state.name}") for state in TaskState if state is not TaskState.HELD
+}
+_STATES_BACK = {number: state for state, number in _STATES.items()}
+_STAGES = {stage: task_pb2.Stage.Value(f"STAGE_{stage.name}") for stage in Stage}
+_MODES = {mode: task_pb2.LaneMode.Value(f"LANE_MODE_{mode.name}") for mode in LaneMode}
+_REASONS = {reason: task_pb2.FallbackReason.Value(f"FALLBACK_REASON_{reason.name}") for reason in FallbackReason}
+_AVAILABILITIES = {one: operator_service_pb2.Availability.Value(f"AVAILABILITY_{one.name}") for one in Availability}
+_SORTS_BACK = {
+    admission_service_pb2.TASK_SORT_UNSPECIFIED: TaskSort.CREATED_AT,
+    **{admission_service_pb2.TaskSort.Value(f"TASK_SORT_{sort.name}"): sort for sort in TaskSort},
+}
+
+_M = TypeVar("_M", bound="Message")
+
+
+def task_id(text: str) -> TaskId | None:
+    """The id, or None when no task can have it."""
+    return TaskId(text) if _TASK_ID.fullmatch(text) else None
+
+
+def fresh(task: Task) -> TaskView:
+    """A task of which only its own state is known."""
+    return TaskView(task=task, queue_position=None, eta_s=None)
+
+
+def is_done(view: TaskView) -> bool:
+    """Its result is committed."""
+    return view.task.state is TaskState.DONE
+
+
+def task(view: TaskView, events: Sequence[Event] = ()) -> task_pb2.Task:
+    """The task as clients see it."""
+    of = view.task
+    message = task_pb2.Task(
+        task_id=of.task_id,
+        state=_STATES[of.state],
+        request=request(of),
+        progress=of.progress,
+        stage=_STAGES[of.stage],
+        stage_detail=of.stage_detail,
+        attempt=of.attempt,
+        lane_id=of.lane_id or "",
+        queue_position=view.queue_position,
+        created_at=timestamp(of.created_at),
+        updated_at=timestamp(of.updated_at),
+        events=[_event(event) for event in events],
+    )
+    if of.lane_mode is not None:
+        message.lane_mode = _MODES[of.lane_mode]
+    if of.fallback_reason is not None:
+        message.fallback_reason = _REASONS[of.fallback_reason]
+    if view.eta_s is not None:
+        message.eta.CopyFrom(duration(view.eta_s))
+    if of.failure is not None:
+        message.failure.CopyFrom(generation_pb2.Failure(code=of.failure.code, message=of.failure.message))
+    if of.result is not None:
+        message.result.CopyFrom(_result(of.result))
+    return message
+
+
+def task_query(request: admission_service_pb2.ListTasksRequest) -> TaskQuery:
+    """The page that is asked for; raises InvalidRequestError."""
+    violations = []
+    if request.page < 0:
+        violations.append(Violation(field="page", message="must be at least 1, or 0 for the first page"))
+    if not 0 <= request.page_size <= MAX_PAGE_SIZE:
+        violations.append(Violation(field="page_size", message=f"must be 1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}"))
+    if request.sort not in _SORTS_BACK:
+        violations.append(Violation(field="sort", message="is not a known order"))
+    if any(state not in _STATES_BACK for state in request.states):
+        violations.append(Violation(field="states", message="has an unknown state"))
+    if violations:
+        raise InvalidRequestError(tuple(violations))
+    return TaskQuery(
+        page=request.page or 1,
+        page_size=request.page_size or DEFAULT_PAGE_SIZE,
+        sort=_SORTS_BACK[request.sort],
+        model=request.model or None,
+        states=frozenset(_STATES_BACK[state] for state in request.states),
+    )
+
+
+def task_page(page: TaskPage) -> admission_service_pb2.ListTasksResponse:
+    """The page, without events."""
+    return admission_service_pb2.ListTasksResponse(tasks=[task(fresh(one)) for one in page.tasks], total=page.total)
+
+
+def models() -> admission_service_pb2.ListModelsResponse:
+    """Every model of the rule set."""
+    return admission_service_pb2.ListModelsResponse(models=[_model(rules) for rules in MODELS.values()])
+
+
+def uploaded(key: str, image: CheckedImage) -> admission_service_pb2.UploadInputResponse:
+    """The reference to a stored image."""
+    return admission_service_pb2.UploadInputResponse(
+        image=generation_pb2.InputImage(key=key), width=image.width, height=image.height, media_type=image.media_type
+    )
+
+
+def result_file(view: TaskView, file: int) -> tuple[str, str]:
+    """Key and media type of one file of a done task; raises InvalidRequestError when there is no such kind of file."""
+    result = view.task.result
+    if result is None:
+        msg = f"task {view.task.task_id} is done and has no result"
+        raise ValueError(msg)
+    if file in (admission_service_pb2.RESULT_FILE_UNSPECIFIED, admission_service_pb2.RESULT_FILE_VIDEO):
+        return result.video_key, result.media_type
+    if file == admission_service_pb2.RESULT_FILE_PREVIEW:
+        return result.preview_key, "image/jpeg"
+    raise InvalidRequestError((Violation(field="file", message="is not a known file"),))
+
+
+def created_session(session: Session, token: str) -> access_service_pb2.CreateSessionResponse:
+    """The session with its token, which is shown this once."""
+    return access_service_pb2.CreateSessionResponse(token=token, expires_at=timestamp(session.expires_at))
+
+
+def checked_session(session: Session | None, now: datetime) -> access_service_pb2.CheckSessionResponse:
+    """What a token is worth; at exactly its end a session is over."""
+    if session is None:
+        return access_service_pb2.CheckSessionResponse(state=access_service_pb2.SESSION_STATE_INVALID)
+    is_active = now < session.expires_at
+    return access_service_pb2.CheckSessionResponse(
+        state=access_service_pb2.SESSION_STATE_ACTIVE if is_active else access_service_pb2.SESSION_STATE_EXPIRED,
+        session_id=session.session_id if is_active else "",
+        expires_at=timestamp(session.expires_at),
+    )
+
+
+def snapshot(of: Snapshot, taken_at: datetime) -> operator_service_pb2.GetSnapshotResponse:
+    """Everything at one instant."""
+    return operator_service_pb2.GetSnapshotResponse(
+        controller_epoch=of.controller_epoch,
+        taken_at=timestamp(taken_at),
+        lanes=[_lane(lane) for lane in of.lanes],
+        queues=[_queue(queue) for queue in of.queues],
+        degraded=_degraded(of.degraded),
+        counters=_counters(of.counters),
+    )
+
+
+def memory(of: MemoryRecord) -> generation_pb2.MemoryRecord:
+    """The record as it travels."""
+    if of.unmeasured_reason:
+        return generation_pb2.MemoryRecord(unmeasured_reason=of.unmeasured_reason)
+    return _parsed(of.figures, generation_pb2.MemoryRecord())
+
+
+def request(of: Task) -> generation_pb2.GenerationRequest:
+    """What is rendered, every value set."""
+    # Not through the rules: a task stays readable when they have changed since it was stored.
+    return _parsed(of.parameters, generation_pb2.GenerationRequest())
+
+
+def _parsed(values: Mapping[str, object], message: _M) -> _M:
+    return json_format.ParseDict(dict(values), message, ignore_unknown_fields=True)
+
+
+def _result(of: Result) -> generation_pb2.Result:
+    return generation_pb2.Result(**{name: getattr(of, name) for name in Result.__dataclass_fields__})
+
+
+def _event(of: Event) -> task_pb2.TaskEvent:
+    return task_pb2.TaskEvent(
+        event_type=of.event_type,
+        value=of.value,
+        reason=of.reason,
+        created_at=timestamp(of.created_at),
+        attempt=of.attempt,
+        lane_id=of.lane_id or "",
+        memory=memory(of.memory) if of.memory is not None else None,
+    )
+
+
+def _model(rules: ModelRules) -> admission_service_pb2.Model:
+    message = admission_service_pb2.Model(
+        id=rules.id,
+        name=rules.name,
+        type=rules.type,
+        description=rules.description,
+        modes=rules.modes,
+        default_mode=rules.default_mode,
+    )
+    message.fixed_parameters.update({name: fixed.value for name, fixed in rules.fixed_parameters.items()})
+    message.parameters_schema.update(cast("dict[str, Any]", parameters_schema(rules.id)))
+    return message
+
+
+def _lane(of: LaneView) -> operator_service_pb2.LaneSnapshot:
+    message = operator_service_pb2.LaneSnapshot(
+        lane_id=of.spec.lane_id,
+        models=of.spec.models,
+        lane_mode=_MODES[of.spec.mode],
+        availability=_AVAILABILITIES[of.availability],
+        warm=of.warm,
+        resident_model=of.resident_model or "",
+        reason=of.reason,
+        last_report_age=duration(of.last_report_age_s) if of.last_report_age_s is not None else None,
+        cold_starts=of.cold_starts,
+        last_memory=memory(of.last_memory) if of.last_memory is not None else None,
+        device=of.spec.device,
+    )
+    if of.work is not None:
+        message.task_id, message.attempt, message.progress = of.work.task_id, of.work.attempt, of.work.progress
+    return message
+
+
+def _queue(of: QueueView) -> operator_service_pb2.QueueSnapshot:
+    return operator_service_pb2.QueueSnapshot(model=of.model, depth=of.depth, max_depth=of.max_depth, served=of.served, running=of.running)
+
+
+def _degraded(of: DegradedView) -> operator_service_pb2.DegradedSnapshot:
+    return operator_service_pb2.DegradedSnapshot(
+        depth=of.depth,
+        max_depth=of.max_depth,
+        held=of.held,
+        rescued=of.rescued,
+        oldest_wait=duration(of.oldest_wait_s),
+        max_wait=duration(of.max_wait_s),
+    )
+
+
+def _counters(of: CountersView) -> operator_service_pb2.Counters:
+    return operator_service_pb2.Counters(
+        accepted=of.accepted,
+        fallbacks=of.fallbacks,
+        overloaded_depth=of.overloaded_depth,
+        overloaded_wait=of.overloaded_wait,
+        lanes_lost=of.lanes_lost,
+    )
+
+
+def timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
+    """From aware UTC time."""
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(moment.astimezone(UTC))
+    return message
+
+
+def duration(seconds: float) -> duration_pb2.Duration:
+    """From seconds."""
+    message = duration_pb2.Duration()
+    message.FromMicroseconds(round(seconds * 1_000_000))
+    return message

@@ -1,0 +1,182 @@
+"""Between messages and core values, for lanes: reports in, wishes out."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, cast
+
+from google.protobuf import duration_pb2, json_format
+from google.protobuf.descriptor import FieldDescriptor
+from warmlane.generation.v1 import generation_pb2
+from warmlane.lane.v1 import dispatch_service_pb2
+
+from admission.core.lanes import LaneSpec, Outcome, Report, Work
+from admission.core.tasks import Failure, FailureCode, LaneId, LaneMode, MemoryRecord, Model, Result, Stage
+from admission.engine_types import InvalidReportError
+from admission.service import convert
+from runtime.objects import attempt_prefix
+from runtime.rules.catalogue import MODELS
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from admission.core.lanes import Lease
+    from admission.engine_types import LaneWish
+
+# Longest texts that are kept of what a lane says for people; what is longer is cut, not refused.
+_MAX_DETAIL = 200
+_MAX_REASON = 500
+_MAX_BOOT_ID = 128
+
+_LANE_ID = re.compile(r"[a-z0-9-]{1,63}")
+
+_KINDS_BACK = {
+    dispatch_service_pb2.LANE_KIND_DEDICATED: LaneMode.DEDICATED,
+    dispatch_service_pb2.LANE_KIND_DEGRADED: LaneMode.DEGRADED_SHARED,
+}
+# An attempt that ended is still the last thing that was done: the core sets the final stage.
+_PHASES_BACK = {
+    dispatch_service_pb2.WORK_PHASE_LOADING: Stage.LOADING_PIPELINE,
+    dispatch_service_pb2.WORK_PHASE_INFERENCE: Stage.INFERENCE,
+    dispatch_service_pb2.WORK_PHASE_ENCODING: Stage.ENCODING,
+    dispatch_service_pb2.WORK_PHASE_ENDED: Stage.ENCODING,
+}
+
+
+def attach_response(wish: LaneWish) -> dispatch_service_pb2.AttachResponse:
+    """What admission wants of a lane."""
+    desired = dispatch_service_pb2.DesiredState(
+        controller_epoch=wish.controller_epoch, sequence=wish.wish.sequence, report_interval=convert.duration(wish.report_interval_s)
+    )
+    if wish.wish.lease is not None:
+        desired.lease.CopyFrom(_lease(wish.wish.lease, wish))
+    if wish.wish.acknowledged is not None:
+        desired.acknowledged.task_id = wish.wish.acknowledged.task_id
+        desired.acknowledged.attempt = wish.wish.acknowledged.attempt
+    return dispatch_service_pb2.AttachResponse(desired=desired)
+
+
+def report(message: dispatch_service_pb2.LaneReport, session: int) -> Report:
+    """The lane's state; raises InvalidReportError naming the field that makes no sense."""
+    spec = _spec(message)
+    _require(0 < len(message.boot_id) <= _MAX_BOOT_ID, f"boot_id must have 1 to {_MAX_BOOT_ID} characters")
+    _require(message.seen_sequence >= 0, "seen_sequence must not be negative")
+    _require(message.cold_starts >= 0, "cold_starts must not be negative")
+    _require(not message.resident_model or message.resident_model in spec.models, "resident_model must be one of models")
+    return Report(
+        spec=spec,
+        boot_id=message.boot_id,
+        session=session,
+        seen_sequence=message.seen_sequence,
+        warm=message.warm,
+        healthy=message.healthy,
+        draining=message.draining,
+        resident_model=Model(message.resident_model) if message.resident_model else None,
+        reason=message.reason[:_MAX_REASON],
+        work=_work(message.work) if message.HasField("work") else None,
+        cold_starts=message.cold_starts,
+    )
+
+
+def _lease(of: Lease, wish: LaneWish) -> dispatch_service_pb2.Lease:
+    leased = wish.task
+    if leased is None or (leased.task_id, leased.attempt) != (of.task_id, of.attempt):
+        msg = f"the wish for task {of.task_id} attempt {of.attempt} came with another task"
+        raise ValueError(msg)
+    return dispatch_service_pb2.Lease(
+        task_id=of.task_id,
+        attempt=of.attempt,
+        request=convert.request(leased),
+        artifact_prefix=attempt_prefix(of.task_id, of.attempt),
+        render_deadline=convert.duration(wish.wish.render_deadline_s),
+        leased_at=convert.timestamp(leased.leased_at) if leased.leased_at is not None else None,
+    )
+
+
+def _spec(message: dispatch_service_pb2.LaneReport) -> LaneSpec:
+    _require(_LANE_ID.fullmatch(message.lane_id) is not None, "lane_id must be 1 to 63 of [a-z0-9-]")
+    _require(message.kind in _KINDS_BACK, "kind must be dedicated or degraded")
+    mode = _KINDS_BACK[message.kind]
+    names = tuple(message.models)
+    _require(len(names) > 0 and len(set(names)) == len(names) and MODELS.keys() >= set(names), "models must name known models, each once")
+    _require(mode is not LaneMode.DEDICATED or len(names) == 1, "models of a dedicated lane must be exactly one")
+    return LaneSpec(
+        lane_id=LaneId(message.lane_id), mode=mode, models=tuple(Model(name) for name in names), device=message.device[:_MAX_DETAIL]
+    )
+
+
+def _work(message: dispatch_service_pb2.Work) -> Work:
+    known = convert.task_id(message.task_id)
+    if known is None:
+        raise InvalidReportError("work.task_id must be 32 lower-case hex digits")
+    _require(message.attempt >= 1, "work.attempt must be at least 1")
+    _require(message.phase in _PHASES_BACK, "work.phase is unknown")
+    _require(0 <= message.progress <= 100, "work.progress must be 0 to 100")
+    has_ended = message.phase == dispatch_service_pb2.WORK_PHASE_ENDED
+    _require(has_ended == message.HasField("outcome"), "work.outcome must be set in phase ENDED, and only then")
+    return Work(
+        task_id=known,
+        attempt=message.attempt,
+        stage=_PHASES_BACK[message.phase],
+        progress=message.progress,
+        detail=message.detail[:_MAX_DETAIL],
+        outcome=_outcome(message) if has_ended else None,
+    )
+
+
+def _outcome(work: dispatch_service_pb2.Work) -> Outcome:
+    message = work.outcome
+    end = message.WhichOneof("end")
+    _require(end is not None, "work.outcome must have a result or a failure")
+    _require(message.HasField("memory"), "work.outcome.memory must be set")
+    return Outcome(
+        result=_reported_result(message.result, attempt_prefix(work.task_id, work.attempt)) if end == "result" else None,
+        failure=_reported_failure(message.failure) if end == "failure" else None,
+        memory=_memory_of(message.memory),
+        denoise_s=_seconds(message.denoise_duration) if message.HasField("denoise_duration") else None,
+        render_s=_seconds(message.render_duration) if message.HasField("render_duration") else None,
+    )
+
+
+def _reported_result(message: generation_pb2.Result, prefix: str) -> Result:
+    # The prefix is the fence around the files: a result can only name what its own attempt wrote.
+    for name, key in (("video_key", message.video_key), ("preview_key", message.preview_key)):
+        _require(key.startswith(prefix) and len(key) > len(prefix), f"work.outcome.result.{name} must lie under {prefix}")
+    for name in ("size_bytes", "width", "height", "num_frames", "fps"):
+        _require(getattr(message, name) > 0, f"work.outcome.result.{name} must be over 0")
+    _require(bool(message.media_type), "work.outcome.result.media_type must be set")
+    return Result(**{name: getattr(message, name) for name in Result.__dataclass_fields__})
+
+
+def _reported_failure(message: generation_pb2.Failure) -> Failure:
+    try:
+        code = FailureCode(message.code)
+    except ValueError:
+        raise InvalidReportError("work.outcome.failure.code is unknown") from None
+    return Failure(code=code, message=message.message[:_MAX_REASON])
+
+
+def _memory_of(message: generation_pb2.MemoryRecord) -> MemoryRecord:
+    if message.unmeasured_reason:
+        return MemoryRecord(unmeasured_reason=message.unmeasured_reason[:_MAX_REASON])
+    return MemoryRecord(figures=_figures(message))
+
+
+def _figures(message: Message) -> dict[str, object]:
+    """The message as JSON, its 64-bit figures as numbers: the JSON form of protobuf spells them as texts."""
+    figures = cast("dict[str, object]", json_format.MessageToDict(message, preserving_proto_field_name=True))
+    for field, value in message.ListFields():
+        if field.cpp_type == FieldDescriptor.CPPTYPE_INT64:
+            figures[field.name] = value
+        elif field.message_type is not None and field.message_type.full_name.startswith("warmlane."):
+            figures[field.name] = _figures(value)
+    return figures
+
+
+def _seconds(message: duration_pb2.Duration) -> float:
+    return message.ToMicroseconds() / 1_000_000
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise InvalidReportError(message)

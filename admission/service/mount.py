@@ -1,0 +1,52 @@
+"""Which services admission serves, under which names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from warmlane.admission.v1 import access_service_pb2, admission_service_pb2, operator_service_pb2
+from warmlane.admission.v1.access_service_pb2_grpc import add_AccessServiceServicer_to_server
+from warmlane.admission.v1.admission_service_pb2_grpc import add_AdmissionServiceServicer_to_server
+from warmlane.admission.v1.operator_service_pb2_grpc import add_OperatorServiceServicer_to_server
+from warmlane.lane.v1 import dispatch_service_pb2
+from warmlane.lane.v1.dispatch_service_pb2_grpc import add_DispatchServiceServicer_to_server
+
+from admission.service.access import AccessService
+from admission.service.clients import AdmissionService
+from admission.service.files import Files
+from admission.service.lanes import DispatchService
+from admission.service.operators import OperatorService
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import grpc.aio
+    from obstore.store import ObjectStore
+
+    from admission.service.doors import Doors
+    from admission.service.port import Controller, Sessions
+    from runtime.clock import Clock
+
+ADMISSION = admission_service_pb2.DESCRIPTOR.services_by_name["AdmissionService"].full_name
+ACCESS = access_service_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name
+OPERATOR = operator_service_pb2.DESCRIPTOR.services_by_name["OperatorService"].full_name
+DISPATCH = dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"].full_name
+
+NAMES = (ADMISSION, ACCESS, OPERATOR, DISPATCH)
+"""Full names, as health and reflection tell them."""
+
+
+def services(
+    *, controller: Controller, sessions: Sessions, objects: ObjectStore, clock: Clock, doors: Doors
+) -> dict[str, Callable[[grpc.aio.Server], None]]:
+    """What adds each service to a server, by its full name."""
+    clients = AdmissionService(controller=controller, files=Files(objects), doors=doors)
+    access = AccessService(sessions=sessions, clock=clock, doors=doors)
+    operators = OperatorService(controller=controller, clock=clock, doors=doors)
+    lanes = DispatchService(controller=controller, doors=doors)
+    return {
+        ADMISSION: lambda server: add_AdmissionServiceServicer_to_server(clients, server),
+        ACCESS: lambda server: add_AccessServiceServicer_to_server(access, server),
+        OPERATOR: lambda server: add_OperatorServiceServicer_to_server(operators, server),
+        DISPATCH: lambda server: add_DispatchServiceServicer_to_server(lanes, server),
+    }

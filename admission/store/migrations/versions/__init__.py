@@ -1,0 +1,1 @@
+"""One module per revision; one that was released is never edited."""

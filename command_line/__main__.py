@@ -1,0 +1,134 @@
+"""Entry of the command `warmlane`: its commands, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from command_line.address import DEFAULT_DATA_DIR
+from command_line.documents import to_json
+from command_line.failures import CommandError
+from command_line.options import Address, AsJson, Output, TaskId
+from command_line.output import check_output
+from command_line.session import with_admission
+from command_line.submit import submit, watch_to_end
+from command_line.tables import print_lanes, print_queues, print_task
+from command_line.up.command import UpArguments, run_up
+
+_EXIT_CODES = (
+    "Exit codes: 0 done as asked; 1 the task failed or was cancelled; 2 what was asked is wrong; 3 admission is away or overloaded."
+)
+
+_WIDTH_OF_FILES = 240
+
+app = typer.Typer(
+    name="warmlane",
+    help="Serves two heavy video models: starts the stack, submits tasks, shows lanes and queues.",
+    epilog=_EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Profile(StrEnum):
+    """What the lanes load."""
+
+    TINY = "tiny"
+    A10G = "a10g"
+
+
+@app.command()
+def up(
+    *,
+    profile: Annotated[Profile, typer.Option(help="tiny: random weights, made here, no GPU. a10g: the real checkpoints.")] = Profile.TINY,
+    data_dir: Annotated[Path, typer.Option(help="Folder for the database, results, logs and run files.")] = DEFAULT_DATA_DIR,
+    http_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the HTTP bridge; 0: any free one.", show_default="8080")
+    ] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Port of admission; 0: any free one. Given, all ports not named are picked free.", show_default="50051"
+        ),
+    ] = None,
+    without: Annotated[list[str] | None, typer.Option(metavar="PROCESS", help="Leave a process out; may be repeated.")] = None,
+) -> None:
+    """Start everything on this machine, and keep it running until Ctrl-C."""
+    arguments = UpArguments(profile=profile, data_dir=data_dir, http_port=http_port, grpc_port=grpc_port, without=without or ())
+    run_up(arguments, dict(os.environ))
+
+
+app.command()(submit)
+
+
+@app.command()
+def status(task_id: TaskId, as_json: AsJson = False, address: Address = None) -> None:
+    """Show a task as it stands."""
+    task = with_admission(address, lambda client: client.task(task_id))
+    if as_json:
+        typer.echo(to_json(task))
+    else:
+        print_task(_console(), task)
+
+
+@app.command()
+def watch(task_id: TaskId, output: Output = None, as_json: AsJson = False, address: Address = None) -> None:
+    """Follow a task to its end; with --json one object a line for every change."""
+    if output is not None:
+        check_output(output)
+    watch_to_end(address, task_id, output=output, as_json=as_json)
+
+
+@app.command()
+def cancel(task_id: TaskId, as_json: AsJson = False, address: Address = None) -> None:
+    """Cancel a task. One that is done stays done."""
+    task = with_admission(address, lambda client: client.cancel(task_id))
+    if as_json:
+        typer.echo(to_json(task))
+    else:
+        print_task(_console(), task)
+
+
+@app.command()
+def lanes(as_json: AsJson = False, address: Address = None) -> None:
+    """Show every lane: its model, whether it is ready, and why not."""
+    snapshot = with_admission(address, lambda client: client.snapshot())
+    if as_json:
+        typer.echo(to_json(snapshot))
+    else:
+        print_lanes(_console(), snapshot)
+
+
+@app.command()
+def queue(as_json: AsJson = False, address: Address = None) -> None:
+    """Show the queues, the degraded pool's waiting room and the counters."""
+    snapshot = with_admission(address, lambda client: client.snapshot())
+    if as_json:
+        typer.echo(to_json(snapshot))
+    else:
+        print_queues(_console(), snapshot)
+
+
+def _console() -> Console:
+    """Standard output: as wide as the terminal, or wide enough for whole tables where something else reads it."""
+    return Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_FILES)
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        app()
+    except CommandError as error:
+        typer.echo(f"warmlane: {error.message}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""How a command ends when it cannot do what was asked: one sentence for people, one exit code for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+
+from runtime.errors import ErrorCode, ServiceError
+
+
+class ExitCode(IntEnum):
+    """Exit codes of `warmlane`."""
+
+    OK = 0
+    TASK_FAILED = 1
+    """The task ended without a video: failed or cancelled."""
+    USAGE = 2
+    """What was asked is wrong: an option, a field of the request, an unknown task. The same again gives the same."""
+    UNAVAILABLE = 3
+    """Nobody can serve it now: admission is away or overloaded. The same again may succeed."""
+    INTERRUPTED = 130
+    """Ctrl-C, as shells count it."""
+
+
+class CommandError(Exception):
+    """Ends the command; the text says what is wrong and what to do."""
+
+    def __init__(self, message: str, *, exit_code: ExitCode = ExitCode.USAGE) -> None:
+        """Keeps the sentence and the code."""
+        super().__init__(message)
+        self.message = message
+        self.exit_code = exit_code
+
+
+_PASSING = frozenset({ErrorCode.SERVICE_UNAVAILABLE, ErrorCode.QUEUE_OVERLOADED, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL})
+
+# Fields of a request by the option that sets them, where the names differ.
+_OPTION_OF_FIELD: Mapping[str, str] = {
+    "num_frames": "--frames",
+    "output_format": "--format",
+    "reference_image": "--image",
+    "first_frame_image": "--image",
+    "last_frame_image": "--image",
+    "arbitrary_frames": "--image",
+    "guidance_scale": "--guidance-scale",
+    "motion_score": "--motion-score",
+    "lighting_variant": "--lighting-variant",
+    "negative_prompt": "--negative-prompt",
+}
+
+
+def command_error(error: ServiceError, *, address: str) -> CommandError:
+    """What a refusal of admission means for the caller of a command."""
+    exit_code = ExitCode.UNAVAILABLE if error.code in _PASSING else ExitCode.USAGE
+    return CommandError(_sentence(error, address), exit_code=exit_code)
+
+
+def _sentence(error: ServiceError, address: str) -> str:
+    if error.violations:
+        return "; ".join(f"{_option(one.field)}: {one.message}" for one in error.violations)
+    if error.code == ErrorCode.SERVICE_UNAVAILABLE and "grpc_status" in error.metadata:
+        return (
+            f"admission does not answer at {address} ({error.metadata['grpc_status']}). Start it with `warmlane up`, "
+            "or name another address with --address or WARMLANE_ADMISSION_ADDRESS."
+        )
+    if error.retry_after_s is not None:
+        return f"{error.message} Try again in {error.retry_after_s:.0f} s."
+    return error.message
+
+
+def _option(field: str) -> str:
+    """The option that sets the field; with the field itself where that says more: which picture, which of several."""
+    name = field.partition("[")[0].partition(".")[0]
+    option = _OPTION_OF_FIELD.get(name, f"--{name}")
+    return f"{option} ({field})" if option == "--image" else option

@@ -1,0 +1,42 @@
+"""Runs one command against admission: the address, the client, and what an error or Ctrl-C means."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from command_line.address import find_admission
+from command_line.client import AdmissionClient, admission_client
+from command_line.failures import CommandError, ExitCode, command_error
+from runtime.errors import ServiceError
+
+_T = TypeVar("_T")
+
+
+def with_admission(
+    address: str | None, work: Callable[[AdmissionClient], Awaitable[_T]], *, interrupted: Callable[[], str] | None = None
+) -> _T:
+    """Runs `work` with a client.
+
+    Args:
+        address: as named by option or environment; None looks for it.
+        work: what the command does.
+        interrupted: what to say after Ctrl-C.
+
+    Raises:
+        CommandError: admission refused, could not be reached, or Ctrl-C came.
+    """
+    found = find_admission(address)
+
+    async def run() -> _T:
+        async with admission_client(found) as client:
+            return await work(client)
+
+    try:
+        return asyncio.run(run())
+    except ServiceError as error:
+        raise command_error(error, address=found) from error
+    except KeyboardInterrupt as error:
+        said = interrupted() if interrupted is not None else "interrupted."
+        raise CommandError(said, exit_code=ExitCode.INTERRUPTED) from error

@@ -1,0 +1,92 @@
+"""What the commands print for people."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from warmlane.admission.v1 import operator_service_pb2, task_pb2
+
+from command_line.documents import enum_name
+from command_line.progress import describe
+
+
+def print_task(console: Console, task: task_pb2.Task) -> None:
+    """One task, its request and what happened to it."""
+    request = task.request
+    facts = [
+        ("task", task.task_id),
+        ("state", enum_name(task_pb2.TaskState.DESCRIPTOR, task.state) or ""),
+        ("progress", f"{task.progress} %, {describe(task)}"),
+        ("lane", _lane(task)),
+        ("request", f"{request.model} {request.mode}, {request.width}x{request.height}, {request.num_frames} frames at {request.fps}/s"),
+        ("seed", str(request.seed)),
+        ("created", task.created_at.ToJsonString()),
+        ("failure", f"{task.failure.code}: {task.failure.message}" if task.HasField("failure") else ""),
+        ("video", f"{task.result.size_bytes} bytes, {task.result.media_type}" if task.HasField("result") else ""),
+    ]
+    for name, value in facts:
+        if value:
+            _line(console, f"{name:>9}  {value}")
+    for event in task.events:
+        about = " ".join(part for part in (event.value, event.reason) if part)
+        _line(console, f"{event.created_at.ToJsonString()}  {event.event_type}  {about}")
+
+
+def print_lanes(console: Console, snapshot: operator_service_pb2.GetSnapshotResponse) -> None:
+    """Every lane ever seen."""
+    table = _table("lane", "availability", "resident", "task", "last report", "device", "why")
+    for lane in snapshot.lanes:
+        availability = enum_name(operator_service_pb2.Availability.DESCRIPTOR, lane.availability) or ""
+        work = f"{lane.task_id} #{lane.attempt}, {lane.progress} %" if lane.task_id else ""
+        age = f"{_seconds(lane.last_report_age)} ago"
+        cells = (lane.lane_id, availability, lane.resident_model, work, age, lane.device, lane.reason)
+        table.add_row(*(escape(cell) for cell in cells))
+    if snapshot.lanes:
+        console.print(table)
+    else:
+        _line(console, "no lane was ever seen")
+
+
+def print_queues(console: Console, snapshot: operator_service_pb2.GetSnapshotResponse) -> None:
+    """The queues, the degraded pool's waiting room, and what was counted."""
+    table = _table("queue", "waiting", "limit", "running", "served by its own lane")
+    for queue in snapshot.queues:
+        table.add_row(queue.model, str(queue.depth), str(queue.max_depth), str(queue.running), "yes" if queue.served else "no")
+    console.print(table)
+    pool = snapshot.degraded
+    told = f"degraded pool: {pool.depth} of {pool.max_depth} places taken ({pool.held} held, {pool.rescued} rescued)"
+    if pool.held:
+        told += f", the oldest waits {_seconds(pool.oldest_wait)} of {_seconds(pool.max_wait)}"
+    _line(console, told)
+    counted = snapshot.counters
+    _line(
+        console,
+        f"since admission started: {counted.accepted} accepted, {counted.fallbacks} fallbacks, "
+        f"{counted.overloaded_depth + counted.overloaded_wait} refused as overloaded, {counted.lanes_lost} attempts lost with their lane",
+    )
+
+
+def _lane(task: task_pb2.Task) -> str:
+    mode = enum_name(task_pb2.LaneMode.DESCRIPTOR, task.lane_mode)
+    reason = enum_name(task_pb2.FallbackReason.DESCRIPTOR, task.fallback_reason)
+    parts = (task.lane_id, mode, f"because of {reason}" if reason else None, f"attempt {task.attempt}" if task.attempt else None)
+    return ", ".join(part for part in parts if part)
+
+
+def _table(*headings: str) -> Table:
+    """Every column as wide as its content, the last one folded where the terminal ends."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        last = heading == headings[-1]
+        table.add_column(heading, no_wrap=not last, overflow="fold" if last else "ellipsis")
+    return table
+
+
+def _seconds(duration: Duration) -> str:
+    return f"{duration.ToTimedelta().total_seconds():.1f} s"
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""`warmlane up`: the supervisor of one machine's processes."""

@@ -1,0 +1,88 @@
+"""Puts the bridge together: routes under both prefixes, errors, middleware, and the life of its connections."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+
+from http_bridge.context import Bridge
+from http_bridge.convert import Links
+from http_bridge.errors import install_handlers
+from http_bridge.middleware import CORS_METHODS, CORS_REPLY_HEADERS, CORS_REQUEST_HEADERS, Cors, Edge
+from http_bridge.routes import gallery, generate, health, media, models, sessions, tasks
+from http_bridge.routes.docs import docs_router
+from http_bridge.schemas import ErrorReply
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+    from http_bridge.client import AdmissionClient
+    from http_bridge.config import BridgeSettings
+
+# The production proxy calls with this prefix; scripts call without.
+_PROXY_PREFIX = "/api"
+
+_DESCRIPTION = f"""Text and pictures in, video out. Every path is served at `/` and, the same, under `{_PROXY_PREFIX}/`.
+
+Send the header `X-API-Key`, or open a session with POST /auth/session and send its cookie. Every error has the same envelope:
+a stable code, what went wrong, what to do, and facts for programs. URLs in replies are paths below the base that was called, unless
+the server knows its public address."""
+
+_ROUTES = (health, sessions, models, generate, tasks, media, gallery)
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorReply, "description": "Refused; `detail.code` says why."},
+    # Named on its own: FastAPI would describe its own form of it, which is never sent.
+    422: {"model": ErrorReply, "description": "A field is wrong; `detail.metadata.fields` names all."},
+    503: {"model": ErrorReply, "description": "Not now; Retry-After says when."},
+}
+
+
+def create_app(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore) -> FastAPI:
+    """The application. Its lifespan opens the client and closes it; the object store needs no closing.
+
+    The connections are in `app.state.bridge`; set its `stopping` before the server stops, and held requests end at once.
+    """
+    bridge = Bridge(settings=settings, client=client, objects=objects, links=Links(base_url=settings.public_base_url or ""))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await client.open()
+        try:
+            yield
+        finally:
+            await client.close()
+            bridge.image_threads.shutdown(wait=False, cancel_futures=True)
+
+    app = FastAPI(
+        title="Warmlane",
+        version=version("warmlane"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.bridge = bridge
+    for prefix in ("", _PROXY_PREFIX):
+        # Straight into the application: every level of nesting costs a pass over its routes at each request.
+        for module in _ROUTES:
+            app.include_router(module.router, prefix=prefix, responses=_ERRORS, include_in_schema=not prefix)
+        app.include_router(docs_router(prefix))
+    install_handlers(app)
+    # The last one added is the outermost.
+    app.add_middleware(Edge)
+    app.add_middleware(
+        Cors,
+        allow_origins=settings.allowed_origins(),
+        allow_credentials=True,
+        allow_methods=CORS_METHODS,
+        allow_headers=CORS_REQUEST_HEADERS,
+        expose_headers=CORS_REPLY_HEADERS,
+    )
+    return app

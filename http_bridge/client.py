@@ -1,0 +1,90 @@
+"""Admission as the bridge sees it: the only file that calls its stubs; every call has a timeout and one kind of error."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+import grpc.aio
+from warmlane.admission.v1 import access_service_pb2 as access
+from warmlane.admission.v1 import access_service_pb2_grpc, admission_service_pb2_grpc
+from warmlane.admission.v1 import admission_service_pb2 as admission
+from warmlane.admission.v1.task_pb2 import Task, TaskState
+
+from runtime.rpc import create_channel, service_error
+
+if TYPE_CHECKING:
+    from warmlane.generation.v1.generation_pb2 import GenerationRequest
+
+_Reply = TypeVar("_Reply")
+
+# Reads and small writes answer within milliseconds; the rest is for a disk that stalls.
+_CALL_TIMEOUT_S = 10.0
+# A request is held at most 30 s for a place in the degraded pool and answered 0.5 s later; a deadline under 35 s would cut that short.
+_SUBMIT_TIMEOUT_S = 40.0
+
+
+class AdmissionClient:
+    """One channel to admission, for the life of the bridge.
+
+    Every method raises `runtime.errors.ServiceError`: what admission refused, or `service_unavailable` when it is out of reach.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Keeps the address, `host:port`; `open` connects."""
+        self._address = address
+        self._channel: grpc.aio.Channel | None = None
+
+    async def open(self) -> None:
+        """Makes the channel in the running loop; the connection itself is made, and made again, when it is needed."""
+        channel = create_channel(self._address)
+        self._channel = channel
+        self._admission = admission_service_pb2_grpc.AdmissionServiceStub(channel)
+        self._access = access_service_pb2_grpc.AccessServiceStub(channel)
+
+    async def close(self) -> None:
+        """Ends every call and the connection."""
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    async def create_session(self) -> access.CreateSessionResponse:
+        """Opens a generation session."""
+        return await _answer(self._access.CreateSession(access.CreateSessionRequest(), timeout=_CALL_TIMEOUT_S))
+
+    async def check_session(self, token: str) -> access.CheckSessionResponse:
+        """Says what a session token is worth."""
+        return await _answer(self._access.CheckSession(access.CheckSessionRequest(token=token), timeout=_CALL_TIMEOUT_S))
+
+    async def submit_task(self, request: GenerationRequest, owner: str) -> Task:
+        """Asks for a video; returns when it is accepted. Cancelling the coroutine gives the held place back."""
+        message = admission.SubmitTaskRequest(request=request, owner=owner)
+        return (await _answer(self._admission.SubmitTask(message, timeout=_SUBMIT_TIMEOUT_S))).task
+
+    async def get_task(self, task_id: str) -> Task:
+        """The task with its events."""
+        return (await _answer(self._admission.GetTask(admission.GetTaskRequest(task_id=task_id), timeout=_CALL_TIMEOUT_S))).task
+
+    async def list_done_tasks(
+        self, *, page: int, page_size: int, sort: admission.TaskSort.ValueType, model: str
+    ) -> tuple[Sequence[Task], int]:
+        """One page of the done tasks and how many there are; `model` empty means all."""
+        message = admission.ListTasksRequest(page=page, page_size=page_size, sort=sort, model=model, states=[TaskState.TASK_STATE_DONE])
+        reply = await _answer(self._admission.ListTasks(message, timeout=_CALL_TIMEOUT_S))
+        return reply.tasks, reply.total
+
+    async def cancel_task(self, task_id: str) -> Task:
+        """Cancels; the task afterwards."""
+        return (await _answer(self._admission.CancelTask(admission.CancelTaskRequest(task_id=task_id), timeout=_CALL_TIMEOUT_S))).task
+
+    async def delete_task(self, task_id: str) -> None:
+        """Forgets the task and removes its files."""
+        await _answer(self._admission.DeleteTask(admission.DeleteTaskRequest(task_id=task_id), timeout=_CALL_TIMEOUT_S))
+
+
+async def _answer(call: Awaitable[_Reply]) -> _Reply:
+    try:
+        return await call
+    except grpc.RpcError as error:
+        raise service_error(error) from error

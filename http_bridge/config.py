@@ -1,0 +1,108 @@
+"""The settings of the bridge: environment variables with the prefix `WARMLANE_`, read in `__main__` only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+
+from runtime.logs import LogSettings
+
+# Where the frontend's development server runs; always allowed, as today.
+_DEVELOPMENT_ORIGINS = ("http://localhost:5173", "http://127.0.0.1:5173")
+
+SameSite = Literal["none", "lax", "strict"]
+
+
+def _default_object_store_url() -> str:
+    return Path("warmlane-data/objects").absolute().as_uri()
+
+
+class BridgeSettings(LogSettings):
+    """What the bridge is told at its start.
+
+    Attributes:
+        http_bind: `host:port` to serve HTTP on; port 0 picks a free one. Recommended behind a proxy: loopback.
+        admission_address: `host:port` of admission's gRPC.
+        object_store_url: `file:///folder` or `s3://bucket/prefix`; the same store as admission and the lanes use.
+        api_key: the key that opens everything but the admin paths. None: protected paths answer 503.
+        allow_unauthenticated: serve protected paths to everyone when no key is configured. For a closed network only.
+        cookie_secure: send cookies over https only; off for plain http on one machine.
+        cookie_samesite: SameSite of the cookies; `none` needs `cookie_secure`, without it `lax` is sent.
+        cors_origins: origins of browsers that may call, such as `https://app.example.org`; never `*`.
+        public_base_url: absolute base of the URLs in replies, prefix included (`https://host/api`); None: paths from the root.
+        max_body_bytes: largest accepted request body. The default of 64 MiB holds three images of the largest size (12 MiB, 16 MiB as
+            base64) or the 21 keyframes of a clip of about 2.2 MiB each; larger sets come in through the gRPC upload.
+        body_timeout_s: how long a client may take to send its body.
+    """
+
+    http_bind: str = Field(default="127.0.0.1:8080", description="host:port of the HTTP server; port 0 picks a free one.")
+    admission_address: str = Field(default="127.0.0.1:50051", description="host:port of admission's gRPC.")
+    object_store_url: str = Field(
+        default_factory=_default_object_store_url, description="file:///folder or s3://bucket/prefix; the store of admission and the lanes."
+    )
+    api_key: SecretStr | None = Field(default=None, description="The API key. Without one, protected paths answer 503.")
+    allow_unauthenticated: bool = Field(
+        default=False, description="Serve everyone when no API key is configured. For a closed network only."
+    )
+    cookie_secure: bool = Field(default=True, description="Send cookies over https only.")
+    cookie_samesite: SameSite = Field(default="none", description="SameSite of cookies; none needs cookie_secure (else lax is sent).")
+    cors_origins: tuple[str, ...] = Field(default=(), description="JSON list of origins of browsers that may call; never *.")
+    public_base_url: str | None = Field(default=None, description="Absolute base of the URLs in replies; unset: paths.")
+    max_body_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, description="Largest accepted request body in bytes.")
+    body_timeout_s: float = Field(default=120.0, gt=0, description="Seconds a client may take to send its body.")
+
+    @field_validator("api_key")
+    @classmethod
+    def _empty_key_is_none(cls, value: SecretStr | None) -> SecretStr | None:
+        return value if value is not None and value.get_secret_value() else None
+
+    @field_validator("public_base_url")
+    @classmethod
+    def _base_without_slash(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            msg = "must start with http:// or https:// and name a host"
+            raise ValueError(msg)
+        return value.rstrip("/")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_exact(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != origin or "*" in origin:
+                msg = f"{origin!r} is not an origin: write scheme://host[:port], no path, no final slash, never *"
+                raise ValueError(msg)
+        return value
+
+    @field_validator("http_bind")
+    @classmethod
+    def _bind_is_host_and_port(cls, value: str) -> str:
+        split_bind(value)
+        return value
+
+    def allowed_origins(self) -> tuple[str, ...]:
+        """The configured origins and those of the development server."""
+        return tuple(dict.fromkeys((*self.cors_origins, *_DEVELOPMENT_ORIGINS)))
+
+    def sent_samesite(self) -> SameSite:
+        """SameSite as it is sent: browsers drop a cookie with None that is not Secure, so Lax stands in."""
+        return "lax" if self.cookie_samesite == "none" and not self.cookie_secure else self.cookie_samesite
+
+
+def split_bind(bind: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6 address]:port`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host, _, port = bind.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        msg = f"{bind!r} is not host:port"
+        raise ValueError(msg)
+    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -1,0 +1,46 @@
+"""What the routes share: made once by `create_app`, found through the request."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from starlette.requests import Request
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+    from http_bridge.client import AdmissionClient
+    from http_bridge.config import BridgeSettings
+    from http_bridge.convert import Links
+
+# Decoding one image of the largest size takes some 300 MB; two at a time keep that bounded and a small machine busy.
+_IMAGE_THREADS = 2
+
+
+def _image_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=_IMAGE_THREADS, thread_name_prefix="images")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridge:
+    """The parts that routes use.
+
+    Attributes:
+        image_threads: where images are decoded; closed by the lifespan.
+        stopping: set when the process was told to stop; held requests then end at once with `service_unavailable`.
+    """
+
+    settings: BridgeSettings
+    client: AdmissionClient
+    objects: ObjectStore
+    links: Links
+    image_threads: ThreadPoolExecutor = field(default_factory=_image_threads)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def bridge_of(request: Request) -> Bridge:
+    """The bridge that serves this request."""
+    return cast("Bridge", request.app.state.bridge)

@@ -1,0 +1,210 @@
+"""The one place where errors become HTTP: status, envelope and advice of every code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from http_bridge.schemas import ErrorBody, ErrorReply
+from runtime.errors import ErrorCode, ServiceError
+from runtime.rules.request import InvalidRequestError, Violation
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+_LOG = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """Status and advice of a code; `retry_after_s` is sent when the error itself brings none."""
+
+    status: int
+    user_action: str
+    retry_after_s: float | None = None
+
+
+_NEW_SESSION = "Open a new session with POST /auth/session and repeat the request."
+_KINDS: Mapping[str, _Kind] = MappingProxyType(
+    {
+        ErrorCode.VALIDATION_ERROR: _Kind(status=422, user_action="Correct the fields that metadata.fields names and send it again."),
+        ErrorCode.VRAM_EXCEEDED: _Kind(status=422, user_action="Ask for fewer frames or a smaller size; metadata says what fits."),
+        ErrorCode.DEADLINE_UNREACHABLE: _Kind(
+            status=422, user_action="Ask for fewer frames or a smaller size; metadata says what can be done in time."
+        ),
+        ErrorCode.QUEUE_OVERLOADED: _Kind(
+            status=503, user_action="All places are taken. Send the request again after the time in Retry-After.", retry_after_s=10
+        ),
+        ErrorCode.TASK_NOT_FOUND: _Kind(status=404, user_action="Check the task id; the task may have been deleted."),
+        ErrorCode.TASK_NOT_DONE: _Kind(status=425, user_action="Poll /status until it says done, then ask again."),
+        ErrorCode.UNAUTHENTICATED: _Kind(
+            status=401, user_action="Send the header X-API-Key, or open a session with POST /auth/session and send its cookie."
+        ),
+        ErrorCode.FORBIDDEN: _Kind(status=403, user_action="Check the API key, or leave the header out and use a session."),
+        ErrorCode.RATE_LIMITED: _Kind(
+            status=429, user_action="Wait for the time in Retry-After before the next request.", retry_after_s=60
+        ),
+        ErrorCode.SERVICE_UNAVAILABLE: _Kind(
+            status=503, user_action="Nothing was stored. Send the request again after the time in Retry-After.", retry_after_s=5
+        ),
+        ErrorCode.INTERNAL: _Kind(
+            status=500, user_action="Send the request again; if it fails again, tell the operator the time of the failure."
+        ),
+        "model_unavailable": _Kind(status=503, user_action="Choose one of the models that GET /models lists."),
+        "generation_session_missing": _Kind(status=401, user_action=_NEW_SESSION),
+        "generation_session_expired": _Kind(status=401, user_action=_NEW_SESSION),
+        "generation_session_invalid": _Kind(status=401, user_action=_NEW_SESSION),
+        "result_not_found": _Kind(status=404, user_action="Look at /status for the reason; submit a new task for another try."),
+        "not_found": _Kind(status=404, user_action="Check the path; /docs lists every one."),
+        "method_not_allowed": _Kind(status=405, user_action="Use one of the methods in the Allow header; /docs lists them."),
+        "payload_too_large": _Kind(status=413, user_action="Send smaller or fewer images."),
+        "range_not_satisfiable": _Kind(status=416, user_action="Ask for bytes within the size that Content-Range names."),
+        "request_timeout": _Kind(status=408, user_action="Send the request again over a faster connection, or with smaller images."),
+        "client_gone": _Kind(status=499, user_action="Send the request again."),
+        "bad_request": _Kind(status=400, user_action="Check the request against /docs."),
+    }
+)
+
+_CODES_OF_STATUS: Mapping[int, str] = MappingProxyType({404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"})
+
+
+class HttpError(Exception):
+    """An error reply: raised anywhere below a route, sent as the contract's envelope.
+
+    Attributes:
+        code: stable name; with it come status and advice.
+        detail: a sentence that is safe to show.
+        metadata: facts for programs; None leaves the member out.
+        headers: headers of the reply beside those of every reply.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Keeps what the client is told; an unknown code is sent as `internal`."""
+        super().__init__(f"{code}: {detail}")
+        kind = _KINDS.get(code)
+        self.code = code if kind else ErrorCode.INTERNAL.value
+        self.detail = detail if kind else "The request could not be served."
+        self.metadata = dict(metadata) if metadata else None
+        self._kind = kind or _KINDS[ErrorCode.INTERNAL]
+        self.headers = dict(headers or {})
+        wait_s = self._kind.retry_after_s if retry_after_s is None else retry_after_s
+        if wait_s is not None:
+            self.headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+        return self._kind.status
+
+    def response(self) -> JSONResponse:
+        """The reply."""
+        body = ErrorBody(code=self.code, detail=self.detail, user_action=self._kind.user_action, metadata=self.metadata)
+        return JSONResponse(ErrorReply(detail=body).model_dump(exclude_none=True), status_code=self.status, headers=self.headers)
+
+
+def validation_error(violations: tuple[Violation, ...]) -> HttpError:
+    """The 422 that names every wrong field."""
+    fields = [{"field": violation.field, "message": violation.message} for violation in violations]
+    names = ", ".join(dict.fromkeys(violation.field for violation in violations))
+    return HttpError(ErrorCode.VALIDATION_ERROR, f"The request breaks the rules for: {names}.", metadata={"fields": fields})
+
+
+def from_service_error(error: ServiceError) -> HttpError:
+    """What a refusal of admission is over HTTP."""
+    if error.code == ErrorCode.VALIDATION_ERROR and error.violations:
+        return validation_error(error.violations)
+    metadata = _overload_metadata(error.metadata) if error.code == ErrorCode.QUEUE_OVERLOADED else error.metadata
+    return HttpError(error.code, error.message, metadata=metadata, retry_after_s=error.retry_after_s)
+
+
+def _overload_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The contract's names and types for the facts of `queue_overloaded`; gRPC carries text only."""
+    return {
+        "cause": metadata.get("cause"),
+        "depth": _whole(metadata.get("depth")),
+        "max_depth": _whole(metadata.get("max_depth")),
+        "waited_seconds": _seconds(metadata.get("waited_s")),
+        "max_wait_seconds": _seconds(metadata.get("max_wait_s")),
+    }
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def unexpected() -> HttpError:
+    """The reply to a failure of the bridge itself; the cause is in the log only."""
+    return HttpError(ErrorCode.INTERNAL, "The request could not be served.")
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Makes every error of a route, of a dependency and of the framework an envelope."""
+
+    async def on_http_error(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, HttpError)  # noqa: S101 - for the type checker: registered for this type below
+        return error.response()
+
+    async def on_service_error(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServiceError)  # noqa: S101 - as above
+        http_error = from_service_error(error)
+        if http_error.status == 500:
+            _LOG.error("service_error_unknown", code=error.code, message=error.message)
+        return http_error.response()
+
+    async def on_invalid_request(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, InvalidRequestError)  # noqa: S101 - as above
+        return validation_error(error.violations).response()
+
+    async def on_invalid_parameter(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
+        return validation_error(tuple(_violation(item) for item in error.errors())).response()
+
+    async def on_framework_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - as above
+        return _framework_error(request, error).response()
+
+    app.add_exception_handler(HttpError, on_http_error)
+    app.add_exception_handler(ServiceError, on_service_error)
+    app.add_exception_handler(InvalidRequestError, on_invalid_request)
+    app.add_exception_handler(RequestValidationError, on_invalid_parameter)
+    app.add_exception_handler(HTTPException, on_framework_error)
+
+
+def _violation(item: Mapping[str, Any]) -> Violation:
+    # The location starts with the kind (`query`, `path`), which the contract's field names leave out.
+    location = item["loc"]
+    return Violation(field=".".join(str(part) for part in location[1:]) or str(location[0]), message=str(item["msg"]))
+
+
+def _framework_error(request: Request, error: HTTPException) -> HttpError:
+    code = _CODES_OF_STATUS.get(error.status_code, "bad_request" if error.status_code < 500 else ErrorCode.INTERNAL)
+    sentences = {
+        "not_found": "There is nothing at this path.",
+        "method_not_allowed": f"This path does not take {request.method}.",
+        "bad_request": "The request could not be read.",
+    }
+    return HttpError(code, sentences.get(code, "The request could not be served."), headers=error.headers)

@@ -1,0 +1,144 @@
+"""What happens to the body of POST /generate: rules first, images second, and only what is right is stored."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic_core import from_json
+
+from http_bridge.errors import HttpError, validation_error
+from http_bridge.storage import put_file
+from runtime.images import CheckedImage, InvalidImageError, check_data_uri
+from runtime.objects import input_key
+from runtime.rules.catalogue import SINGLE_IMAGE_FIELDS
+from runtime.rules.check import check_request
+from runtime.rules.request import GenerationRequest, InvalidRequestError, Violation
+
+if TYPE_CHECKING:
+    from http_bridge.context import Bridge
+
+# Served by an upstream that this release does not speak to yet.
+_IMAGE_MODELS = frozenset({"pony", "flux"})
+_KEYFRAMES = "arbitrary_frames"
+_NOT_A_DATA_URI = "must be a data URI (data:image/png;base64,…)"
+
+_ImageFor = Callable[[str, object], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A body whose fields are right and whose images are still to be looked at.
+
+    Attributes:
+        raw: the body; each image stands there as its placeholder reference.
+        pictures: data URIs of the images that the request uses, by field name.
+    """
+
+    raw: Mapping[str, object]
+    pictures: Mapping[str, object]
+
+
+async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest:
+    """The request that a body makes, its images checked and stored by content.
+
+    Raises:
+        HttpError: 422 naming every wrong field, or every wrong image; 503 for a model that is not served here. Nothing is stored then.
+    """
+    # A body may be tens of MiB: parsing it would hold up every other request.
+    draft = await asyncio.to_thread(read_draft, body)
+    del body
+    images = await _check_pictures(bridge, draft.pictures)
+    keys = {field: input_key(image.content) for field, image in images.items()}
+    contents = {keys[field]: image.content for field, image in images.items()}
+    for key, content in contents.items():
+        await put_file(bridge.objects, key, content)
+    return check_request(_with_images(draft.raw, lambda field, value: {"key": keys[field]} if field in keys else value))
+
+
+def read_draft(body: bytes | bytearray) -> Draft:
+    """Parses and checks a body without looking into its images. Blocks: call it in a thread. Raises as `take_in`."""
+    raw = _parse(body)
+    model = raw.get("model")
+    if isinstance(model, str) and model in _IMAGE_MODELS:
+        detail = f"The image model {model} is not served here."
+        raise HttpError("model_unavailable", detail, metadata={"model": model})
+    sent: dict[str, object] = {}
+    refused: list[Violation] = []
+
+    def placeholder(field: str, value: object) -> object:
+        # References are for doors that checked the image themselves; a client of HTTP sends the picture.
+        if not isinstance(value, str):
+            refused.append(Violation(field=field, message=_NOT_A_DATA_URI))
+        sent[field] = value
+        return {"key": _placeholder_key(len(sent))}
+
+    placed = _with_images(raw, placeholder)
+    request = _checked(placed, refused)
+    used = {image.key for image in request.images()}
+    pictures = {field: value for number, (field, value) in enumerate(sent.items(), start=1) if _placeholder_key(number) in used}
+    return Draft(raw=placed, pictures=pictures)
+
+
+def _parse(body: bytes | bytearray) -> Mapping[str, object]:
+    try:
+        raw = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise validation_error((Violation(field="body", message=f"is not valid JSON: {error}"),)) from None
+    if not isinstance(raw, dict):
+        raise validation_error((Violation(field="body", message="must be a JSON object"),))
+    return raw
+
+
+def _placeholder_key(number: int) -> str:
+    return f"inputs/{number:064x}"
+
+
+def _checked(placed: Mapping[str, object], refused: list[Violation]) -> GenerationRequest:
+    """The request with placeholders. Raises HttpError with what the rules refuse and what the door refuses."""
+    try:
+        request = check_request(placed)
+    except InvalidRequestError as error:
+        raise validation_error((*error.violations, *refused)) from None
+    if refused:
+        raise validation_error(tuple(refused))
+    return request
+
+
+def _with_images(raw: Mapping[str, object], image_for: _ImageFor) -> dict[str, object]:
+    """The body with every image that was sent replaced; everything else as it is."""
+    placed = dict(raw)
+    for field in SINGLE_IMAGE_FIELDS:
+        if placed.get(field) is not None:
+            placed[field] = image_for(field, placed[field])
+    frames = placed.get(_KEYFRAMES)
+    if isinstance(frames, list):
+        placed[_KEYFRAMES] = [_frame_with_image(f"{_KEYFRAMES}[{number}]", frame, image_for) for number, frame in enumerate(frames)]
+    return placed
+
+
+def _frame_with_image(path: str, frame: object, image_for: _ImageFor) -> object:
+    if not isinstance(frame, dict) or frame.get("image") is None:
+        return frame
+    return {**frame, "image": image_for(f"{path}.image", frame["image"])}
+
+
+async def _check_pictures(bridge: Bridge, pictures: Mapping[str, object]) -> dict[str, CheckedImage]:
+    """Every picture decoded, by field name. Raises HttpError naming all that are bad."""
+    loop = asyncio.get_running_loop()
+    outcomes = await asyncio.gather(
+        *(loop.run_in_executor(bridge.image_threads, _check_picture, field, value) for field, value in pictures.items())
+    )
+    bad = tuple(outcome for outcome in outcomes if isinstance(outcome, Violation))
+    if bad:
+        raise validation_error(bad)
+    return {field: outcome for field, outcome in zip(pictures, outcomes, strict=True) if isinstance(outcome, CheckedImage)}
+
+
+def _check_picture(field: str, value: object) -> CheckedImage | Violation:
+    try:
+        return check_data_uri(value)
+    except InvalidImageError as error:
+        return Violation(field=field, message=str(error))

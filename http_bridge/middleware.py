@@ -1,0 +1,77 @@
+"""What surrounds every request: cross-origin rules, headers of every reply, the access log, and the net under all errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from http_bridge.errors import HttpError, unexpected
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_LOG = structlog.get_logger()
+
+CORS_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
+CORS_REQUEST_HEADERS = ("Content-Type", "If-None-Match", "If-Range", "Range", "X-API-Key")
+CORS_REPLY_HEADERS = ("Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Retry-After")
+
+
+class Cors(CORSMiddleware):
+    """CORS with the error envelope for a refused preflight. Outside everything, so that error replies have its headers too."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The answer to a preflight."""
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        refused = HttpError("bad_request", f"{bytes(response.body).decode()}.", headers={"Vary": response.headers["Vary"]})
+        return refused.response()
+
+
+class Edge:
+    """Sets the headers of every reply, logs each request once, and turns what nobody caught into the envelope."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wraps the application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = time.monotonic()
+        status = 0
+
+        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            _LOG.exception("http_request_failed", method=scope["method"], path=scope["path"])
+            if status:
+                # Half a reply is out: only a broken connection can tell the client.
+                raise
+            await unexpected().response()(scope, receive, send_with_headers)
+        finally:
+            _log_request(scope, status, time.monotonic() - started_s)
+
+
+def _log_request(scope: Scope, status: int, duration_s: float) -> None:
+    # The path alone: a query may hold what people typed. Probes are no news.
+    log = _LOG.debug if scope["path"].endswith("/health") else _LOG.info
+    log("http_request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(duration_s * 1000, 1))

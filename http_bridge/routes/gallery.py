@@ -1,0 +1,53 @@
+"""The gallery: finished tasks, newest first, and their deletion."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+
+from http_bridge.auth import CallerDependency
+from http_bridge.context import bridge_of
+from http_bridge.convert import gallery_item, task_sort
+from http_bridge.routes.tasks import TaskIdDependency
+from http_bridge.schemas import DeletedReply, GalleryReply
+from runtime.rules.catalogue import MODELS
+
+router = APIRouter(prefix="/gallery", tags=["gallery"])
+
+# Pages travel as 32-bit numbers.
+_LAST_PAGE = 2**31 - 1
+
+
+@router.get("")
+async def gallery(
+    request: Request,
+    _caller: CallerDependency,
+    page: Annotated[int, Query(ge=1, le=_LAST_PAGE)] = 1,
+    per_page: Annotated[int, Query(ge=1, le=100)] = 20,
+    sort: Annotated[str, Query(description="created_at, model, width or height; anything else means created_at.")] = "created_at",
+    model: Annotated[str, Query(description="Only this model; empty means all.")] = "",
+    type: Annotated[str, Query(description="Only this type; empty means all.")] = "",  # noqa: A002 - the contract's name
+) -> GalleryReply:
+    """One page of the finished tasks."""
+    if not _may_exist(model, type):
+        return GalleryReply(items=[], total=0, page=page, per_page=per_page, has_more=False)
+    bridge = bridge_of(request)
+    tasks, total = await bridge.client.list_done_tasks(page=page, page_size=per_page, sort=task_sort(sort), model=model)
+    items = [gallery_item(task, bridge.links) for task in tasks]
+    return GalleryReply(items=items, total=total, page=page, per_page=per_page, has_more=page * per_page < total)
+
+
+def _may_exist(model: str, kind: str) -> bool:
+    """Whether tasks of this model and type can exist at all; admission cannot filter by type, and every model here makes videos."""
+    if not kind:
+        return not model or model in MODELS
+    return any(rules.type == kind for rules in MODELS.values() if model in ("", rules.id))
+
+
+@router.delete("/{task_id}")
+async def delete(request: Request, _caller: CallerDependency, task_id: TaskIdDependency) -> DeletedReply:
+    """Forgets the task and removes its files; cancels it first if it runs."""
+    await bridge_of(request).client.delete_task(task_id)
+    return DeletedReply(deleted=True, id=task_id)

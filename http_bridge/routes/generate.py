@@ -1,0 +1,75 @@
+"""POST /generate and /generate_direct: one video, accepted or refused."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+from starlette.requests import Request
+
+from http_bridge.auth import Caller, CallerDependency, KeyCallerDependency
+from http_bridge.bodies import read_body
+from http_bridge.context import Bridge, bridge_of
+from http_bridge.errors import HttpError
+from http_bridge.intake import take_in
+from http_bridge.request_schema import request_body
+from http_bridge.schemas import AcceptedReply
+from runtime.errors import ErrorCode
+from runtime.wire import request_to_message
+
+if TYPE_CHECKING:
+    from warmlane.admission.v1.task_pb2 import Task
+    from warmlane.generation.v1.generation_pb2 import GenerationRequest
+
+router = APIRouter(tags=["generate"])
+
+
+@router.post("/generate", status_code=202, openapi_extra={"requestBody": request_body()})
+async def generate(request: Request, caller: CallerDependency) -> AcceptedReply:
+    """Asks for a video. 202 means that it is on disk and will be done, or fail with a reason.
+
+    Where no lane of the model is ready the reply is held, at most 30 s; hang up to give the place back.
+    """
+    return await _submit(request, caller)
+
+
+@router.post("/generate_direct", status_code=202, openapi_extra={"requestBody": request_body()})
+async def generate_direct(request: Request, caller: KeyCallerDependency) -> AcceptedReply:
+    """As /generate, for other backends: the API key only."""
+    return await _submit(request, caller)
+
+
+async def _submit(request: Request, caller: Caller) -> AcceptedReply:
+    bridge = bridge_of(request)
+    limits = bridge.settings
+    # Nested, so that neither body nor images are kept while the request is held.
+    wanted = request_to_message(
+        await take_in(bridge, await read_body(request, limit_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s))
+    )
+    task = await _accepted(request, bridge, wanted, caller.owner)
+    return AcceptedReply(task_id=task.task_id, status="pending")
+
+
+async def _accepted(request: Request, bridge: Bridge, wanted: GenerationRequest, owner: str) -> Task:
+    """Waits for admission's answer; gives the place back when the client leaves or the bridge stops."""
+    call = asyncio.create_task(bridge.client.submit_task(wanted, owner), name="submit-task")
+    gone = asyncio.create_task(_until_gone(request), name="watch-client")
+    stopping = asyncio.create_task(bridge.stopping.wait(), name="watch-stop")
+    try:
+        await asyncio.wait((call, gone, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if call.done():
+            return call.result()
+        if stopping.done():
+            raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The server is stopping.")
+        raise HttpError("client_gone", "The client left before its request was accepted.")
+    finally:
+        for task in (call, gone, stopping):
+            task.cancel()
+        await asyncio.gather(call, gone, stopping, return_exceptions=True)
+
+
+async def _until_gone(request: Request) -> None:
+    # The body is read; what comes next from the server is the news that the client left.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

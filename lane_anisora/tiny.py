@@ -1,0 +1,29 @@
+"""AniSora's tiny parts: the shared ones and two experts with random weights, saved in the layout of the real checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffusers import WanTransformer3DModel
+
+from runtime.lane.wan.tiny import TRANSFORMER_SIZE, save_shared, seeded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SEED = 3_200
+_CONDITIONED_CHANNELS = 36
+"""16 of noise, 4 of mask, 16 of condition, as in the real experts."""
+
+
+def build(folder: Path) -> None:
+    """Saves every part into its subfolder of `folder`; the same weights each time."""
+    with seeded(_SEED):
+        save_shared(folder)
+        for name in ("transformer", "transformer_2"):
+            build_expert().save_pretrained(folder / name)
+
+
+def build_expert() -> WanTransformer3DModel:
+    """One expert of two layers."""
+    return WanTransformer3DModel(in_channels=_CONDITIONED_CHANNELS, out_channels=16, num_layers=2, **TRANSFORMER_SIZE).eval()

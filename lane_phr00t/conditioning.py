@@ -1,0 +1,109 @@
+"""Phr00t's conditioning: keyframes become VACE's control channels, without the full-size copies that the base pipeline makes.
+
+VACE's control input has 96 channels: 32 of latents (16 of what is known, 16 of what shall change) and 64 of mask. Where nothing is known,
+the control video is mid-grey, which is 0 in the VAE's range (facts/models.md, section 3).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import WanVACEPipeline
+
+from runtime.lane.wan.keyframes import empty_video, sparse_video
+from runtime.lane.wan.latents import SPATIAL_STRIDE, encode_video, latent_frame_count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanVACETransformer3DModel
+    from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
+
+    from runtime.lane.wan.keyframes import Keyframe
+
+
+def frame_mask(known: Iterable[int], num_frames: int, *, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """The mask [1, 1, num_frames, height, width], float32: 0 (black) keeps a known frame, 1 (white) generates."""
+    mask = torch.ones(1, 1, num_frames, 1, 1, device=device)
+    for index in known:
+        mask[:, :, index] = 0.0
+    return mask.expand(1, 1, num_frames, height, width)
+
+
+def encode_control(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
+    """The 32 latent channels [1, 32, T, h, w], in the VAE's type, of a control video that is mid-grey wherever nothing is known.
+
+    As the known pixels are the video itself and the pixels to change are all mid-grey, only the first needs the real video.
+    """
+    _, _, num_frames, height, width = video.shape
+    grey = empty_video(num_frames, height=height, width=width, device=video.device, dtype=video.dtype)
+    return torch.cat([encode_video(vae, video), encode_video(vae, grey)], dim=1).to(vae.dtype)
+
+
+class KeyframeVacePipeline(WanVACEPipeline):  # type: ignore[misc]  # diffusers is not followed by mypy
+    """diffusers' VACE pipeline with keyframes at any frame, or none, in place of a control video and mask."""
+
+    _keyframes: tuple[Keyframe, ...] = ()
+
+    def __init__(  # diffusers reads the component names from the signature
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        text_encoder: UMT5EncoderModel,
+        vae: AutoencoderKLWan,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        transformer: WanVACETransformer3DModel | None = None,
+        transformer_2: WanVACETransformer3DModel | None = None,
+        boundary_ratio: float | None = None,
+    ) -> None:
+        """Takes the base class's components; the strides come from the VAE's config, as in diffusers' other Wan pipelines."""
+        super().__init__(tokenizer, text_encoder, vae, scheduler, transformer, transformer_2, boundary_ratio)
+        self.vae_scale_factor_temporal = vae.config.scale_factor_temporal
+        self.vae_scale_factor_spatial = vae.config.scale_factor_spatial
+
+    def __call__(self, *, keyframes: Sequence[Keyframe], conditioning_scale: float, **arguments: Any) -> Any:
+        """Runs the base pipeline with these keyframes, each blended toward mid-grey by its strength, and this scale of the control branch.
+
+        Without keyframes the scale is 0 whatever was asked. The other arguments are the base class's, without `video`, `mask` and
+        `reference_images`.
+        """
+        self._keyframes = tuple(keyframes)
+        try:
+            return super().__call__(conditioning_scale=conditioning_scale if self._keyframes else 0.0, **arguments)
+        finally:
+            self._keyframes = ()
+
+    def preprocess_conditions(  # noqa: PLR0913  # the base class's signature
+        self,
+        video: None,
+        mask: None,
+        reference_images: None,
+        batch_size: int,  # the base class renders one video at a time
+        height: int,
+        width: int,
+        num_frames: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> tuple[torch.Tensor, torch.Tensor, list[list[torch.Tensor]]]:
+        """The control video and the mask of the keyframes; called by the base class."""
+        frames = {keyframe.frame_index: keyframe.pixels * keyframe.strength for keyframe in self._keyframes}
+        control = sparse_video(frames, num_frames, height=height, width=width, device=device, dtype=dtype)
+        return control, frame_mask(frames, num_frames, height=height, width=width, device=device), [[]]
+
+    def prepare_video_latents(
+        self,
+        video: torch.Tensor,
+        mask: torch.Tensor,  # the video is mid-grey wherever the mask is white
+        reference_images: list[list[torch.Tensor]] | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
+    ) -> torch.Tensor:
+        """The 32 latent channels of the control video; called by the base class.
+
+        Without keyframes the control branch counts nothing, so the clip is not encoded: the channels are zeros.
+        """
+        if self._keyframes:
+            return encode_control(self.vae, video).to(device)
+        _, _, num_frames, height, width = video.shape
+        shape = (1, 2 * self.vae.config.z_dim, latent_frame_count(num_frames), height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
+        return torch.zeros(shape, dtype=self.vae.dtype, device=device)

@@ -1,0 +1,50 @@
+"""The addresses that a process listens on: well formed, on loopback, free."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+TAKEN = "another process holds the port, or the address is not of this machine"
+
+_LAST_PORT = 65_535
+
+
+class BindError(Exception):
+    """A process cannot listen where it should; the text says why in one line."""
+
+    def __init__(self, bind: str, reason: str) -> None:
+        """`bind` as it was configured."""
+        super().__init__(f"cannot listen on {bind}: {reason}")
+
+
+def check_loopback(bind: str) -> None:
+    """Raises BindError unless `bind` is `host:port` on loopback."""
+    host, port = _split(bind)
+    if not host or not port.isdigit() or int(port) > _LAST_PORT:
+        raise BindError(repr(bind), "the address must be host:port")
+    try:
+        on_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        on_loopback = host == "localhost"
+    if not on_loopback:
+        raise BindError(bind, "gRPC listens on loopback only (127.0.0.1, ::1 or localhost); tokens and TLS come with a later release")
+
+
+def check_free(bind: str) -> None:
+    """Raises BindError when the port is taken; gRPC would find it as well, and tell it in lines of its own."""
+    host, port = _split(bind)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            # As gRPC does: connections that are still closing hold no port.
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+            trial.listen()
+    except OSError as error:
+        raise BindError(bind, TAKEN) from error
+
+
+def _split(bind: str) -> tuple[str, str]:
+    host, _, port = bind.rpartition(":")
+    return host.strip("[]"), port

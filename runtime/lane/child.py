@@ -1,0 +1,184 @@
+"""The pipeline's process: one thread reads the agent's commands, the main thread runs the pipeline. Started by `worker.Worker` only."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, cast
+
+import structlog
+
+from runtime.lane.attempt import AttemptRunner
+from runtime.lane.child_protocol import (
+    MAX_LINE_BYTES,
+    REPLACE_EXIT_CODE,
+    Cancel,
+    Command,
+    Event,
+    LoadFailed,
+    Render,
+    ReplacementNeeded,
+    ResidentChanged,
+    Shutdown,
+    Start,
+    Started,
+    decode_command,
+    encode_event,
+)
+from runtime.lane.device import DeviceMemory, open_device
+from runtime.lane.files import AttemptFiles
+from runtime.lane.renderer import Catalog, LoadSettings
+from runtime.lane.resident_set import LoadError, MemoryNotReturnedError, ResidentSet
+from runtime.logs import LogSettings, configure_logging
+from runtime.objects import open_object_store
+
+if TYPE_CHECKING:
+    from runtime.lane.state import Attempt
+
+_log = structlog.get_logger()
+
+_PR_SET_PDEATHSIG = 1
+_LOAD_FAILED_EXIT_CODE = 1
+_AGENT_GONE_EXIT_CODE = 3
+# An attempt is cancelled once; the bound only keeps a wrong agent from filling the memory.
+_CANCELLED_KEPT = 64
+
+
+class Commands:
+    """The agent's side of the socket: a thread reads it, so that a cancel is seen while the main thread renders."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        """Takes over the connection; `start` begins to read."""
+        self._connection = connection
+        self._queue: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._cancelled: dict[Attempt, None] = {}
+        self._send_lock = threading.Lock()
+
+    def start(self) -> None:
+        """Begins to read. When the agent is gone the process ends at once: nobody could learn of anything it does."""
+        threading.Thread(target=self._read, name="commands", daemon=True).start()
+
+    def next(self) -> Command:
+        """The next command but cancels; waits for it."""
+        return self._queue.get()
+
+    def is_cancelled(self, order: Render) -> bool:
+        """Whether the agent wants this attempt to end."""
+        return order.attempt in self._cancelled
+
+    def tell(self, event: Event) -> None:
+        """Sends one event."""
+        with self._send_lock:
+            self._connection.sendall(encode_event(event))
+
+    def _read(self) -> None:
+        try:
+            with self._connection.makefile("rb") as lines:
+                while line := lines.readline(MAX_LINE_BYTES):
+                    self._take(decode_command(line))
+        except (OSError, ValueError) as error:
+            _log.error("agent_unreadable", error=type(error).__name__)
+        os._exit(_AGENT_GONE_EXIT_CODE)
+
+    def _take(self, command: Command) -> None:
+        if not isinstance(command, Cancel):
+            self._queue.put(command)
+            return
+        self._cancelled[command.attempt] = None
+        while len(self._cancelled) > _CANCELLED_KEPT:
+            self._cancelled.pop(next(iter(self._cancelled)))
+
+
+def run(commands: Commands) -> int:
+    """Serves the agent until it says to stop; returns the exit code."""
+    start = commands.next()
+    if not isinstance(start, Start):
+        msg = f"the first command must be start, not {start.kind}"
+        raise TypeError(msg)
+    try:
+        memory = open_device(start.device)
+        resident = _resident_set(start, memory, commands)
+        files = AttemptFiles(open_object_store(start.object_store_url))
+    except Exception as error:
+        _log.exception("start_failed")
+        commands.tell(LoadFailed(model=start.warm_model, reason=f"{type(error).__name__}: {error}"))
+        return _LOAD_FAILED_EXIT_CODE
+    commands.tell(Started(device=memory.label))
+    if start.warm_model and not _is_warmed(start.warm_model, resident, commands):
+        return _LOAD_FAILED_EXIT_CODE
+    runner = AttemptRunner(resident, memory, files, commands.is_cancelled, commands.tell)
+    while not isinstance(command := commands.next(), Shutdown):
+        if isinstance(command, Render):
+            end = runner.run(command)
+            commands.tell(end)
+            if isinstance(end, ReplacementNeeded) or runner.is_broken:
+                return REPLACE_EXIT_CODE
+    return _exit_code_after_release(resident)
+
+
+def _resident_set(start: Start, memory: DeviceMemory, commands: Commands) -> ResidentSet:
+    module, _, name = start.catalog.partition(":")
+    catalog = cast("Catalog", getattr(importlib.import_module(module), name))
+    settings = LoadSettings(profile=start.profile, models_dir=start.models_dir, device=memory.device)
+    return ResidentSet(catalog, settings, memory, lambda model: commands.tell(ResidentChanged(model=model)))
+
+
+def _is_warmed(model: str, resident: ResidentSet, commands: Commands) -> bool:
+    try:
+        _, change = resident.ensure(model, lambda detail: _log.info("loading", model=model, detail=detail))
+    except LoadError as error:
+        commands.tell(LoadFailed(model=model, reason=str(error)))
+        return False
+    if change is not None:
+        _log.info("model_warm", model=model, load_s=round(change.load_s, 3), weight_bytes=change.loaded_bytes)
+    return True
+
+
+def _exit_code_after_release(resident: ResidentSet) -> int:
+    try:
+        resident.release()
+    except MemoryNotReturnedError as error:
+        # The end of the process frees it.
+        _log.warning("memory_not_returned", reason=str(error))
+    return 0
+
+
+def _die_with(agent_pid: int) -> None:
+    """Has the kernel kill this process when its agent dies, however that happens."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != agent_pid:
+        # It died before the line above.
+        os._exit(_AGENT_GONE_EXIT_CODE)
+
+
+def main() -> int:
+    """Entry point of `python -m runtime.lane.child`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True, help="the inherited socket to the agent")
+    parser.add_argument("--agent-pid", type=int, required=True)
+    parser.add_argument("--name", required=True, help="the lane, for log lines")
+    arguments = parser.parse_args()
+    _die_with(arguments.agent_pid)
+    # Ctrl-C reaches the whole terminal group; the agent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    configure_logging(LogSettings(), process=f"{arguments.name}-pipeline")
+    with socket.socket(fileno=arguments.fd) as connection:
+        commands = Commands(connection)
+        commands.start()
+        return run(commands)
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    logging.shutdown()
+    sys.stderr.flush()
+    # At once, past every destructor: a GPU library that hangs or crashes on its way out would change the exit code.
+    os._exit(exit_code)

@@ -1,0 +1,165 @@
+"""What the lane's agent and its pipeline process say to each other: JSON lines over a socket pair that only the two hold.
+
+The agent sends `Start` once, then any number of `Render` and `Cancel`, then `Shutdown`. The child answers each `Render` with exactly one
+`RenderEnded` or `ReplacementNeeded`, unless it dies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from runtime.lane.outcome import Outcome, Phase
+from runtime.lane.state import Attempt
+
+MAX_LINE_BYTES = 1024 * 1024
+"""Far over what any message needs; a longer line is an error of the other side."""
+
+REPLACE_EXIT_CODE = 75
+"""Exit code of a child that asked to be replaced: memory did not come back, or its GPU context is broken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """First message: what the process is for.
+
+    Attributes:
+        catalog: dotted name of the `renderer.Catalog`, such as `lane_anisora.pipeline:catalog`.
+        device: `auto`, `cpu` or `cuda:N`.
+        warm_model: loaded at once; empty: nothing is.
+    """
+
+    kind: Literal["start"] = "start"
+    catalog: str
+    profile: str
+    models_dir: Path
+    device: str
+    object_store_url: str
+    warm_model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A release whose memory did not come back, so that the next process can finish the switch and its record."""
+
+    model: str
+    weight_bytes: int
+    residue_bytes: int
+    release_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Render:
+    """Work on an attempt.
+
+    Attributes:
+        parameters: the effective request as `rules.parameters.to_parameters` gives it.
+        released: set when this process replaces one that could not free its memory.
+    """
+
+    kind: Literal["render"] = "render"
+    attempt: Attempt
+    parameters: dict[str, Any]
+    artifact_prefix: str
+    released: Release | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """End the attempt at the next step; one that is not in work is ignored."""
+
+    kind: Literal["cancel"] = "cancel"
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shutdown:
+    """Release everything and exit with code 0."""
+
+    kind: Literal["shutdown"] = "shutdown"
+
+
+Command = Start | Render | Cancel | Shutdown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The process is up; `device` is for people: `cpu`, `NVIDIA A10G`."""
+
+    kind: Literal["started"] = "started"
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidentChanged:
+    """This model is loaded and verified now; empty: none is."""
+
+    kind: Literal["resident_changed"] = "resident_changed"
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFailed:
+    """The model to be kept warm could not be loaded; the process exits. `reason` is for operators."""
+
+    kind: Literal["load_failed"] = "load_failed"
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progressed:
+    """How far the attempt is; progress is 0 to 99."""
+
+    kind: Literal["progressed"] = "progressed"
+    attempt: Attempt
+    phase: Phase
+    progress: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderEnded:
+    """The attempt ended, its files are stored and the GPU is free. A failure's code is `cancelled` for whatever reason it was cancelled."""
+
+    kind: Literal["render_ended"] = "render_ended"
+    attempt: Attempt
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplacementNeeded:
+    """The resident pipeline was released but its memory did not come back; the process exits with REPLACE_EXIT_CODE."""
+
+    kind: Literal["replacement_needed"] = "replacement_needed"
+    attempt: Attempt
+    released: Release
+
+
+Event = Started | ResidentChanged | LoadFailed | Progressed | RenderEnded | ReplacementNeeded
+
+_COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
+_EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def encode_command(command: Command) -> bytes:
+    """One line, newline included."""
+    return _COMMANDS.dump_json(command) + b"\n"
+
+
+def decode_command(line: bytes) -> Command:
+    """Raises ValueError when the line is no command."""
+    return _COMMANDS.validate_json(line)
+
+
+def encode_event(event: Event) -> bytes:
+    """One line, newline included."""
+    return _EVENTS.dump_json(event) + b"\n"
+
+
+def decode_event(line: bytes) -> Event:
+    """Raises ValueError when the line is no event."""
+    return _EVENTS.validate_json(line)

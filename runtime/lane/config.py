@@ -1,0 +1,51 @@
+"""Settings of every lane, read from `WARMLANE_*` environment variables in its `__main__` only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from runtime.logs import LogSettings
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class LaneSettings(LogSettings):
+    """Base of the three lanes' settings; each adds the defaults of its names.
+
+    Attributes:
+        lane_id: stable name of this lane; two lanes never share one.
+        inspection_bind: loopback address of the lane's own gRPC server (inspection, health, reflection); port 0 picks a free one.
+        admission_address: where admission listens.
+        profile: `tiny` (random weights, made here) or `a10g` (prepared checkpoints).
+        models_dir: folder of the model folders.
+        device: `auto` (the first GPU, or the CPU), `cpu` or `cuda:N`.
+        object_store_url: where inputs are read and results written; the same store as admission's.
+        torch_threads: CPU threads of the pipeline; 0: one per core. Another number gives other last bits in the pictures.
+        report_interval_s: reports to admission come at least so often. Recommended: 2.
+        stream_life_s: streams to admission are replaced after this time. Recommended: 600.
+        drain_grace_s: an attempt in work may go on so long after SIGTERM. Recommended: 20, and less than the supervisor's patience.
+        cancel_grace_s: a pipeline's process that does not end a cancelled attempt in this time is killed. Recommended: 10.
+        load_deadline_s: a pipeline's process that is not ready in this time is killed. Recommended: 1800.
+    """
+
+    lane_id: str = Field(pattern=r"^[a-z0-9-]{1,63}$", description="Stable name of this lane.")
+    inspection_bind: str = Field(description="Loopback address of the lane's own gRPC server.")
+    admission_address: str = Field(default="127.0.0.1:50051", description="Where admission listens.")
+    profile: Literal["tiny", "a10g"] = Field(default="tiny", description="tiny: random weights made here. a10g: prepared checkpoints.")
+    models_dir: Path = Field(default=Path("warmlane-data/models"), description="Folder of the model folders.")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto (first GPU, or the CPU), cpu or cuda:N.")
+    object_store_url: str = Field(
+        default_factory=lambda: Path("warmlane-data/objects").absolute().as_uri(),
+        description="Store of inputs and results, as admission's.",
+    )
+    torch_threads: int = Field(default=0, ge=0, le=1024, description="CPU threads of the pipeline; 0: one per core.")
+    report_interval_s: Annotated[float, Field(gt=0, le=5)] = Field(default=2.0, description="Longest time between reports, in seconds.")
+    stream_life_s: Seconds = Field(default=600.0, description="Streams to admission are replaced after this time, in seconds.")
+    drain_grace_s: Annotated[float, Field(ge=0)] = Field(
+        default=20.0, description="An attempt may go on so long after SIGTERM, in seconds."
+    )
+    cancel_grace_s: Seconds = Field(default=10.0, description="Then a process that ignores a cancel is killed, in seconds.")
+    load_deadline_s: Seconds = Field(default=1800.0, description="Then a process that is not ready is killed, in seconds.")

@@ -1,0 +1,172 @@
+"""Between the lane's plain values and the messages of its protocol; the only module of the lane that knows both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, timedelta
+from typing import assert_never
+
+from google.protobuf import duration_pb2, timestamp_pb2
+from warmlane.generation.v1 import generation_pb2
+from warmlane.lane.v1 import dispatch_service_pb2 as pb
+
+from runtime.lane.outcome import MemoryRecord, Outcome, Phase, ResidencyChange
+from runtime.lane.state import Attempt, Ended, Idle, LaneState, Wish, Working
+from runtime.lane.worker import WorkerStatus
+
+PROTOCOL_VERSION = 1
+
+_PHASES = {
+    Phase.LOADING: pb.WORK_PHASE_LOADING,
+    Phase.INFERENCE: pb.WORK_PHASE_INFERENCE,
+    Phase.ENCODING: pb.WORK_PHASE_ENCODING,
+}
+
+_FIGURES = (
+    "allocated_bytes",
+    "reserved_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "driver_free_bytes",
+    "host_rss_before_bytes",
+    "host_rss_after_bytes",
+    "host_rss_peak_bytes",
+    "pinned_bytes",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneIdentity:
+    """What a lane is.
+
+    Attributes:
+        is_dedicated: it serves one model and keeps it warm; otherwise any of its models, one resident at a time.
+        models: ids of the models that it serves.
+        catalog: dotted name of the `renderer.Catalog` that loads them.
+        boot_id: new at every start of the agent.
+    """
+
+    lane_id: str
+    boot_id: str
+    is_dedicated: bool
+    models: tuple[str, ...]
+    catalog: str
+
+
+def wish_of(stream: int, desired: pb.DesiredState) -> Wish:
+    """What the message wishes of the state machine."""
+    return Wish(
+        stream=stream,
+        epoch=desired.controller_epoch,
+        sequence=desired.sequence,
+        lease=_attempt(desired.lease) if desired.HasField("lease") else None,
+        acknowledged=_attempt(desired.acknowledged) if desired.HasField("acknowledged") else None,
+    )
+
+
+def report_message(identity: LaneIdentity, state: LaneState, status: WorkerStatus, *, seen_sequence: int) -> pb.LaneReport:
+    """The lane's whole state."""
+    report = pb.LaneReport(
+        protocol_version=PROTOCOL_VERSION,
+        lane_id=identity.lane_id,
+        boot_id=identity.boot_id,
+        kind=pb.LANE_KIND_DEDICATED if identity.is_dedicated else pb.LANE_KIND_DEGRADED,
+        models=identity.models,
+        seen_sequence=seen_sequence,
+        warm=status.warm,
+        resident_model=status.resident_model,
+        healthy=status.healthy,
+        reason=status.reason,
+        draining=state.draining,
+        cold_starts=status.cold_starts,
+        device=status.device,
+    )
+    work = _work(state)
+    if work is not None:
+        report.work.CopyFrom(work)
+    return report
+
+
+def memory_message(record: MemoryRecord) -> generation_pb2.MemoryRecord:
+    """The record with every figure that is known."""
+    message = generation_pb2.MemoryRecord(unmeasured_reason=record.unmeasured_reason, device=record.device)
+    for name in _FIGURES:
+        figure = getattr(record, name)
+        if figure is not None:
+            setattr(message, name, figure)
+    if record.cleanup_s is not None:
+        message.cleanup_duration.CopyFrom(duration_message(record.cleanup_s))
+    measured_at = timestamp_pb2.Timestamp()
+    measured_at.FromDatetime(record.measured_at.astimezone(UTC))
+    message.measured_at.CopyFrom(measured_at)
+    if record.residency_change is not None:
+        message.residency_change.CopyFrom(_change_message(record.residency_change))
+    return message
+
+
+def duration_message(seconds: float) -> duration_pb2.Duration:
+    """Seconds as a message, to the microsecond."""
+    duration = duration_pb2.Duration()
+    duration.FromTimedelta(timedelta(seconds=seconds))
+    return duration
+
+
+def _attempt(reference: pb.Lease | pb.AttemptReference) -> Attempt:
+    return Attempt(task_id=reference.task_id, number=reference.attempt)
+
+
+def _work(state: LaneState) -> pb.Work | None:
+    match state.activity:
+        case Idle():
+            return None
+        case Working(attempt=attempt, phase=phase, progress=progress, detail=detail):
+            return pb.Work(task_id=attempt.task_id, attempt=attempt.number, phase=_PHASES[phase], progress=progress, detail=detail)
+        case Ended(attempt=attempt, outcome=outcome, progress=progress):
+            return pb.Work(
+                task_id=attempt.task_id,
+                attempt=attempt.number,
+                phase=pb.WORK_PHASE_ENDED,
+                progress=progress,
+                outcome=_outcome_message(outcome),
+            )
+        case _:
+            assert_never(state.activity)
+
+
+def _outcome_message(outcome: Outcome) -> pb.Outcome:
+    message = pb.Outcome(memory=memory_message(outcome.memory))
+    if outcome.render_s is not None:
+        message.render_duration.CopyFrom(duration_message(outcome.render_s))
+    if outcome.denoise_s is not None:
+        message.denoise_duration.CopyFrom(duration_message(outcome.denoise_s))
+    result = outcome.result
+    if result is not None:
+        message.result.CopyFrom(
+            generation_pb2.Result(
+                video_key=result.video_key,
+                media_type=result.media_type,
+                size_bytes=result.size_bytes,
+                sha256=result.sha256,
+                preview_key=result.preview_key,
+                width=result.width,
+                height=result.height,
+                num_frames=result.num_frames,
+                fps=result.fps,
+            )
+        )
+    elif outcome.failure is not None:
+        message.failure.CopyFrom(generation_pb2.Failure(code=outcome.failure.code, message=outcome.failure.message))
+    return message
+
+
+def _change_message(change: ResidencyChange) -> generation_pb2.ResidencyChange:
+    return generation_pb2.ResidencyChange(
+        released_model=change.released_model,
+        loaded_model=change.loaded_model,
+        residue_bytes=change.residue_bytes,
+        release_duration=duration_message(change.release_s),
+        load_duration=duration_message(change.load_s),
+        process_replaced=change.process_replaced,
+        released_bytes=change.released_bytes,
+        loaded_bytes=change.loaded_bytes,
+    )

@@ -1,0 +1,105 @@
+"""The files of an attempt: input images out of the object store, the video and its preview into it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import obstore
+import structlog
+from obstore.exceptions import BaseError
+
+from runtime.images import open_rgb
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+    from PIL.Image import Image
+
+    from runtime.rules.request import GenerationRequest
+
+_log = structlog.get_logger()
+
+_TRIES = 5
+# A store that restarts is back within these pauses; S3 is tried again inside each call as well.
+_PAUSE_S = 2.0
+
+_T = TypeVar("_T")
+
+
+class StoreUnavailableError(Exception):
+    """The object store did not do what it was asked, several times."""
+
+
+class InputImageMissingError(Exception):
+    """An image that the request names is not in the object store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFiles:
+    """What was stored. `sha256` and `size_bytes` are the video's."""
+
+    video_key: str
+    preview_key: str
+    size_bytes: int
+    sha256: str
+
+
+class AttemptFiles:
+    """Reads and writes the object store; blocks."""
+
+    def __init__(self, store: ObjectStore, pause_s: float = _PAUSE_S) -> None:
+        """Keeps the store; `pause_s` is the time between tries."""
+        self._store = store
+        self._pause_s = pause_s
+
+    def images(self, request: GenerationRequest) -> Mapping[str, Image]:
+        """Every picture that the request names, decoded, by key.
+
+        Raises:
+            InputImageMissingError: one is not there.
+            StoreUnavailableError: the store does not answer.
+        """
+        return {key: open_rgb(self._fetch(key)) for key in sorted({image.key for image in request.images()})}
+
+    def store(self, prefix: str, video: Path, preview: Path, check: Callable[[], None]) -> StoredFiles:
+        """Stores both files under the attempt's prefix; the same names overwrite.
+
+        Args:
+            prefix: ends with a slash.
+            video: file to store under its own name.
+            preview: file to store under its own name.
+            check: called before each try; what it raises ends the storing.
+
+        Raises:
+            StoreUnavailableError: the store does not take them.
+        """
+        with video.open("rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        for path in (video, preview):
+            self._repeat(lambda path=path: obstore.put(self._store, prefix + path.name, path), check)  # type: ignore[misc]
+        return StoredFiles(video_key=prefix + video.name, preview_key=prefix + preview.name, size_bytes=video.stat().st_size, sha256=sha256)
+
+    def _fetch(self, key: str) -> bytes:
+        def get() -> bytes:
+            try:
+                return bytes(obstore.get(self._store, key).bytes())
+            except FileNotFoundError:
+                raise InputImageMissingError from None
+
+        return self._repeat(get, lambda: None)
+
+    def _repeat(self, call: Callable[[], _T], check: Callable[[], None]) -> _T:
+        for left in reversed(range(_TRIES)):
+            check()
+            try:
+                return call()
+            except (BaseError, OSError) as error:
+                reason = f"{type(error).__name__}: {error}"
+            if left:
+                _log.warning("object_store_retried", reason=reason, tries_left=left)
+                time.sleep(self._pause_s)
+        raise StoreUnavailableError(reason)

@@ -1,0 +1,110 @@
+"""Runs one lane: the agent, the lane's own gRPC server, and an orderly end. The lanes' `__main__` modules call `run_lane`."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import UTC, datetime
+
+import structlog
+from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
+from warmlane.lane.v1.inspection_service_pb2_grpc import add_InspectionServiceServicer_to_server
+
+from runtime.addresses import BindError
+from runtime.lane.agent import Agent, AgentSettings
+from runtime.lane.config import LaneSettings
+from runtime.lane.convert import LaneIdentity
+from runtime.lane.inspection import SERVICE_NAME, InspectionService
+from runtime.lane.worker import WorkerSettings
+from runtime.logs import configure_logging
+from runtime.process import stop_event
+from runtime.rpc import OVERALL, GrpcServer, create_channel
+
+_log = structlog.get_logger()
+
+_SERVER_GRACE_S = 1.0
+
+
+def run_lane(settings: LaneSettings, *, models: tuple[str, ...], catalog: str, is_dedicated: bool) -> int:
+    """Runs a lane until SIGTERM or SIGINT; returns the exit code of the process.
+
+    Args:
+        settings: of this lane.
+        models: ids of the models that it serves; exactly one when dedicated.
+        catalog: dotted name of the `renderer.Catalog` that loads them.
+        is_dedicated: it keeps its model warm.
+    """
+    configure_logging(settings, process=settings.lane_id)
+    identity = LaneIdentity(lane_id=settings.lane_id, boot_id=uuid.uuid4().hex, is_dedicated=is_dedicated, models=models, catalog=catalog)
+    try:
+        asyncio.run(serve(settings, identity))
+    except BindError as error:
+        _log.error("cannot_listen", reason=str(error))
+        return 1
+    return 0
+
+
+async def serve(settings: LaneSettings, identity: LaneIdentity) -> None:
+    """Serves until a stop signal; raises what goes wrong inside the lane, so that its supervisor starts it anew."""
+    stop = stop_event()
+    changed = asyncio.Event()
+    async with create_channel(settings.admission_address) as channel:
+        agent = Agent(
+            identity,
+            AgentSettings(report_interval_s=settings.report_interval_s, stream_life_s=settings.stream_life_s),
+            _worker_settings(settings, identity),
+            DispatchServiceStub(channel),
+            changed.set,
+        )
+        service = InspectionService(agent, datetime.now(UTC))
+        server = GrpcServer(settings.inspection_bind, {SERVICE_NAME: lambda to: add_InspectionServiceServicer_to_server(service, to)})
+        await server.start()
+        _log.info("lane_started", lane=identity.lane_id, boot=identity.boot_id, port=server.port, models=identity.models)
+        running = asyncio.create_task(agent.run(), name="agent")
+        health = asyncio.create_task(_tell_health(agent, server, changed), name="health")
+        stopping = asyncio.create_task(stop.wait(), name="stop-signal")
+        try:
+            await asyncio.wait({running, health, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                _log.info("lane_draining", grace_s=settings.drain_grace_s)
+                await agent.drain(settings.drain_grace_s)
+                await running
+        finally:
+            await _end(running, health, stopping)
+            await server.stop(_SERVER_GRACE_S)
+        _log.info("lane_stopped")
+
+
+async def _tell_health(agent: Agent, server: GrpcServer, changed: asyncio.Event) -> None:
+    """Keeps grpc.health.v1 true: the process serves while its agent runs, the lane while its model is warm and it can render."""
+    await server.set_serving(OVERALL, True)
+    while True:
+        changed.clear()
+        status = agent.status
+        await server.set_serving(SERVICE_NAME, status.warm and status.healthy)
+        await changed.wait()
+
+
+async def _end(*tasks: asyncio.Task[object]) -> None:
+    """Ends the tasks; raises the first error that one of them ended with."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+
+def _worker_settings(settings: LaneSettings, identity: LaneIdentity) -> WorkerSettings:
+    return WorkerSettings(
+        name=identity.lane_id,
+        catalog=identity.catalog,
+        profile=settings.profile,
+        models_dir=settings.models_dir,
+        device=settings.device,
+        object_store_url=settings.object_store_url,
+        warm_model=identity.models[0] if identity.is_dedicated else "",
+        torch_threads=settings.torch_threads,
+        cancel_grace_s=settings.cancel_grace_s,
+        load_deadline_s=settings.load_deadline_s,
+    )

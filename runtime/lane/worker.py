@@ -1,0 +1,378 @@
+"""Owns the pipeline's process: starts it, restarts it when it dies, gives it attempts, and makes an outcome of every attempt.
+
+Whatever the process does (raise, hang, die), the agent's event loop goes on and the attempt ends with an outcome and a memory record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, assert_never
+
+import structlog
+
+from runtime.lane.child_process import ChildProcess, Exit, child_environment
+from runtime.lane.child_protocol import (
+    Cancel,
+    Event,
+    LoadFailed,
+    Progressed,
+    Release,
+    Render,
+    RenderEnded,
+    ReplacementNeeded,
+    ResidentChanged,
+    Shutdown,
+    Start,
+    Started,
+)
+from runtime.lane.outcome import Failure, FailureCode, Outcome, Phase, unmeasured
+from runtime.lane.state import Attempt, StopReason
+
+_log = structlog.get_logger()
+
+_UNHEALTHY_AFTER = 3
+"""So many processes in a row that died make the lane unhealthy."""
+_PROVEN_S = 60.0
+"""A process that lived so long counts as a good one: its death begins a new count."""
+_BACKOFF_MIN_S = 0.5
+_BACKOFF_MAX_S = 30.0
+_LOOK_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What the pipeline's process is for and how long things may take.
+
+    Attributes:
+        name: the lane's id, for log lines.
+        warm_model: loaded at every start and kept; empty for a pool, which loads on demand.
+        torch_threads: 0: one per core.
+        cancel_grace_s: a process that did not end a cancelled attempt by then is killed.
+        load_deadline_s: a process that is not ready by then is killed.
+    """
+
+    name: str
+    catalog: str
+    profile: str
+    models_dir: Path
+    device: str
+    object_store_url: str
+    warm_model: str = ""
+    torch_threads: int = 0
+    cancel_grace_s: float = 10.0
+    load_deadline_s: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """What can be said of the process now.
+
+    Attributes:
+        warm: the model to keep is loaded and verified; for a pool, the process is up.
+        reason: why it is not warm or not healthy; a sentence for operators.
+        pid: 0 when none runs.
+        cold_starts: processes started, the first included.
+    """
+
+    warm: bool = False
+    healthy: bool = True
+    reason: str = "the pipeline's process starts"
+    resident_model: str = ""
+    device: str = ""
+    pid: int = 0
+    cold_starts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """An attempt to work on.
+
+    Attributes:
+        deadline_s: it may take this long from now on.
+    """
+
+    attempt: Attempt
+    parameters: Mapping[str, object]
+    artifact_prefix: str
+    deadline_s: float
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Current:
+    """The attempt in work.
+
+    Attributes:
+        sent_to: the process that has it; None while none does.
+        released: set once a process asked to be replaced.
+        is_killed: the agent killed the process because of this attempt.
+    """
+
+    order: Order
+    ended: asyncio.Future[Outcome]
+    arrived_s: float = field(default_factory=time.monotonic)
+    waited_s: float = 0.0
+    sent_to: ChildProcess | None = None
+    phase: Phase = Phase.LOADING
+    released: Release | None = None
+    stop: StopReason | None = None
+    is_killed: bool = False
+
+
+class Worker:
+    """The pipeline's process and the attempt that it works on. One event loop owns it."""
+
+    def __init__(
+        self, settings: WorkerSettings, *, on_change: Callable[[], None], on_progress: Callable[[Attempt, Phase, int, str], None]
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            settings: what for.
+            on_change: called when `status` changed.
+            on_progress: called with the attempt, its phase, its progress (0 to 99) and a short sentence.
+        """
+        self._settings = settings
+        self._on_change = on_change
+        self._on_progress = on_progress
+        self._status = WorkerStatus()
+        self._child: ChildProcess | None = None
+        self._current: _Current | None = None
+        self._deaths = 0
+        self._failure = ""
+        self._stopping = asyncio.Event()
+
+    @property
+    def status(self) -> WorkerStatus:
+        """What can be said of the process now."""
+        return self._status
+
+    async def run(self) -> None:
+        """Keeps a process running until `stop`; ends with none running, also when cancelled."""
+        while not self._stopping.is_set():
+            started_s = time.monotonic()
+            end = await self._live()
+            self._after(end)
+            if not self._stopping.is_set():
+                await self._pause(self._count(end, lived_s=time.monotonic() - started_s))
+        self._settle("the lane was stopped")
+        self._update(pid=0, warm=False, resident_model="", reason="the lane was stopped")
+
+    async def stop(self, grace_s: float) -> None:
+        """Has the process release everything and end, or kills it after `grace_s`; an attempt in work is stopped. Then `run` returns."""
+        self._stopping.set()
+        child = self._child
+        if child is not None:
+            child.send(Shutdown())
+            if self._current is not None or not await child.wait(grace_s):
+                child.kill()
+
+    async def render(self, order: Order) -> Outcome:
+        """Works on one attempt to its end; never raises for what the pipeline does. One at a time."""
+        if self._current is not None:
+            msg = "an attempt is already in work"
+            raise RuntimeError(msg)
+        loop = asyncio.get_running_loop()
+        current = self._current = _Current(order=order, ended=loop.create_future())
+        deadline = loop.call_later(order.deadline_s, self.cancel, order.attempt, StopReason.DEADLINE)
+        try:
+            self._submit()
+            return await current.ended
+        finally:
+            deadline.cancel()
+            self._current = None
+
+    def cancel(self, attempt: Attempt, reason: StopReason) -> None:
+        """Ends an attempt: asks the process first, kills it after the grace. An attempt that is not in work is ignored."""
+        current = self._current
+        if current is None or current.order.attempt != attempt or current.stop is not None:
+            return
+        current.stop = reason
+        if current.sent_to is None:
+            self._settle("no pipeline process ran")
+            return
+        current.sent_to.send(Cancel(attempt=attempt))
+        asyncio.get_running_loop().call_later(self._settings.cancel_grace_s, self._kill_if_stuck, current)
+
+    async def _live(self) -> Exit | OSError:
+        """One process from start to end; an OSError when it could not be started."""
+        settings = self._settings
+        self._update(cold_starts=self._status.cold_starts + 1)
+        try:
+            environment = child_environment(os.environ, torch_threads=settings.torch_threads)
+            child = await ChildProcess.start(name=settings.name, environment=environment)
+        except OSError as error:
+            return error
+        overdue = asyncio.get_running_loop().call_later(settings.load_deadline_s, self._kill_if_not_warm, child)
+        try:
+            self._child = child
+            self._update(pid=child.pid)
+            child.send(_start_of(settings))
+            self._submit()
+            if self._stopping.is_set():
+                # `stop` came while it was being started and did not see it.
+                child.kill()
+            async for event in child.events():
+                self._take(event)
+        except asyncio.CancelledError:
+            child.kill()
+            raise
+        finally:
+            overdue.cancel()
+            self._child = None
+            end = await child.end()
+            self._update(warm=False, resident_model="", pid=0)
+        return end
+
+    def _submit(self) -> None:
+        """Gives the attempt in work to the process that runs, if it has none yet."""
+        current, child = self._current, self._child
+        if current is None or child is None or current.sent_to is child:
+            return
+        current.sent_to = child
+        current.waited_s = time.monotonic() - current.arrived_s
+        order = current.order
+        child.send(
+            Render(
+                attempt=order.attempt,
+                parameters=dict(order.parameters),
+                artifact_prefix=order.artifact_prefix,
+                released=current.released,
+            )
+        )
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Started():
+                self._failure = ""
+                self._update(device=event.device, **self._warmth(""))
+            case ResidentChanged():
+                self._update(resident_model=event.model, **self._warmth(event.model))
+            case LoadFailed():
+                self._failure = event.reason
+            case Progressed():
+                self._progress(event)
+            case RenderEnded():
+                self._end(event)
+            case ReplacementNeeded():
+                if self._current is not None:
+                    self._current.released = event.released
+                    _log.warning("memory_not_returned", model=event.released.model, residue_bytes=event.released.residue_bytes)
+            case _:
+                assert_never(event)
+
+    def _warmth(self, resident_model: str) -> dict[str, bool | str]:
+        warm = not self._settings.warm_model or resident_model == self._settings.warm_model
+        # Three deaths in a row take the health away; a process that is ready gives it back.
+        healthy = warm or self._status.healthy
+        return {"warm": warm, "healthy": healthy, "reason": "" if warm else f"{self._settings.warm_model} is being loaded"}
+
+    def _progress(self, event: Progressed) -> None:
+        current = self._current
+        if current is not None and current.order.attempt == event.attempt:
+            current.phase = event.phase
+            self._on_progress(event.attempt, event.phase, event.progress, event.detail)
+
+    def _end(self, event: RenderEnded) -> None:
+        current = self._current
+        if current is None or current.order.attempt != event.attempt or current.ended.done():
+            return
+        outcome = event.outcome
+        if outcome.render_s is not None:
+            outcome = replace(outcome, render_s=outcome.render_s + current.waited_s)
+        if current.stop is not None and outcome.failure is not None and outcome.failure.code is FailureCode.CANCELLED:
+            outcome = replace(outcome, failure=_stopped(current.stop))
+        current.ended.set_result(outcome)
+
+    def _after(self, end: Exit | OSError) -> None:
+        """What the end of the process means for the attempt that it had."""
+        current = self._current
+        if current is None or current.sent_to is None:
+            return
+        if current.released is not None and current.stop is None and isinstance(end, Exit) and end.asks_for_replacement:
+            # The next process takes it over. It has nothing to release, so this happens once.
+            current.sent_to = None
+        else:
+            self._settle(f"the pipeline's process ended: {end}")
+
+    def _settle(self, why: str) -> None:
+        """Ends the attempt in work without the process."""
+        current = self._current
+        if current is None or current.ended.done():
+            return
+        stop = current.stop or (StopReason.SHUTDOWN if self._stopping.is_set() else None)
+        if stop is not None:
+            failure = _stopped(stop)
+        else:
+            # As lost as with its machine: the task runs again, and the third loss ends it.
+            failure = Failure(code=FailureCode.LANE_LOST, message="The pipeline's process ended unexpectedly.")
+        if current.is_killed:
+            why = f"its agent killed the pipeline's process: it did not end the attempt within {self._settings.cancel_grace_s:g} s"
+        current.ended.set_result(Outcome(failure=failure, memory=unmeasured(why)))
+
+    def _kill_if_stuck(self, current: _Current) -> None:
+        """The grace of a cancel is over. A load that is merely unwanted goes on: it ends by itself, and killing it costs the model."""
+        if current.ended.done() or current.sent_to is None or current.sent_to is not self._child:
+            return
+        if current.stop is StopReason.UNWANTED and current.phase is Phase.LOADING:
+            asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._kill_if_stuck, current)
+            return
+        current.is_killed = True
+        _log.warning("pipeline_killed", task=current.order.attempt.task_id, attempt=current.order.attempt.number, reason=current.stop)
+        current.sent_to.kill()
+
+    def _kill_if_not_warm(self, child: ChildProcess) -> None:
+        if child is self._child and not self._status.warm:
+            self._failure = f"it was not ready within {self._settings.load_deadline_s:g} s"
+            child.kill()
+
+    def _count(self, end: Exit | OSError, *, lived_s: float) -> float:
+        """Counts a death that nobody asked for; returns the pause before the next start, in seconds."""
+        if isinstance(end, Exit) and end.asks_for_replacement and lived_s >= _BACKOFF_MIN_S:
+            self._update(reason="the pipeline's process is being replaced: the memory did not come back")
+            return 0.0
+        self._deaths = 1 if lived_s >= _PROVEN_S else self._deaths + 1
+        because = f" ({self._failure})" if self._failure else ""
+        self._failure = ""
+        _log.error("pipeline_died", end=str(end), because=because, deaths=self._deaths, lived_s=round(lived_s, 1))
+        self._update(healthy=self._deaths < _UNHEALTHY_AFTER, reason=f"the pipeline's process ended: {end}{because}")
+        return float(min(_BACKOFF_MIN_S * 2 ** (self._deaths - 1), _BACKOFF_MAX_S))
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    def _update(self, **changes: Any) -> None:
+        status = replace(self._status, **changes)
+        if status != self._status:
+            self._status = status
+            self._on_change()
+
+
+def _start_of(settings: WorkerSettings) -> Start:
+    return Start(
+        catalog=settings.catalog,
+        profile=settings.profile,
+        models_dir=settings.models_dir,
+        device=settings.device,
+        object_store_url=settings.object_store_url,
+        warm_model=settings.warm_model,
+    )
+
+
+def _stopped(reason: StopReason) -> Failure:
+    """What an attempt that was stopped for this reason ends with."""
+    match reason:
+        case StopReason.UNWANTED:
+            return Failure(code=FailureCode.CANCELLED, message="The render was cancelled.")
+        case StopReason.SHUTDOWN:
+            return Failure(code=FailureCode.CANCELLED, message="The lane was stopped.")
+        case StopReason.DEADLINE:
+            return Failure(code=FailureCode.DEADLINE_EXCEEDED, message="The render took longer than it may.")

@@ -1,0 +1,96 @@
+"""How every process logs: structured events on standard error, JSON for machines or coloured lines for a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Literal
+
+import structlog
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from structlog.typing import Processor
+
+# A second line of defence: no caller should pass these, and none of them ever reaches a log.
+_NEVER_LOGGED = frozenset({"prompt", "negative_prompt", "token", "api_key", "admin_key", "authorization", "cookie", "password", "secret"})
+
+# Libraries that tell every request or connection at INFO.
+_TALKATIVE = ("alembic", "httpx", "uvicorn.access", "sqlalchemy.engine")
+
+
+class LogSettings(BaseSettings):
+    """How to log. Base of every process's settings.
+
+    Attributes:
+        log_format: `json`, `pretty` (for people), or `auto`: pretty when standard error is a terminal.
+        log_level: events below it are dropped.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="WARMLANE_", frozen=True, extra="ignore")
+
+    log_format: Literal["auto", "json", "pretty"] = Field(
+        default="auto", description="How log lines look: json, pretty (for people), or auto: pretty on a terminal."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Log events below this level are dropped.")
+
+
+def configure_logging(settings: LogSettings, *, process: str = "") -> None:
+    """Sends structlog events and those of the standard `logging` to standard error, in one form.
+
+    Args:
+        settings: form and level.
+        process: name of this process, in every line when not empty.
+    """
+    pretty = settings.log_format == "pretty" or (settings.log_format == "auto" and sys.stderr.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _without_secrets,
+    ]
+    if process:
+        shared.append(_Named(process))
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.PositionalArgumentsFormatter(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(pretty)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _rendering(pretty: bool) -> list[Processor]:
+    # Plain tracebacks only: the richer forms print local variables, and those may be prompts or keys.
+    if pretty:
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+
+def _without_secrets(_logger: object, _method: str, event: MutableMapping[str, object]) -> MutableMapping[str, object]:
+    for name in _NEVER_LOGGED & event.keys():
+        event[name] = "[not logged]"
+    return event
+
+
+class _Named:
+    def __init__(self, process: str) -> None:
+        self._process = process
+
+    def __call__(self, _logger: object, _method: str, event: MutableMapping[str, object]) -> MutableMapping[str, object]:
+        return {"process": self._process, **event}

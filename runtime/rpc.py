@@ -1,0 +1,358 @@
+"""gRPC as every process uses it: one way to make servers and channels, one translation of errors in each direction."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import NoReturn, Protocol, TypeVar, cast
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from runtime.addresses import TAKEN, BindError, check_free, check_loopback
+from runtime.errors import ErrorCode, ServiceError
+from runtime.rules.request import Violation
+
+ERROR_DOMAIN = "warmlane"
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+OVERALL = ""
+"""Name of the whole server in grpc.health.v1."""
+
+_DETAILS_KEY = "grpc-status-details-bin"
+# Peers may drop the headers of an answer from 8 KiB on (base64 adds a third to this), and the message travels a second time beside it.
+_MAX_STATUS_BYTES = 4_500
+_MAX_SENTENCE = 500
+
+_STATUS: Mapping[str, grpc.StatusCode] = {
+    ErrorCode.VALIDATION_ERROR: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.VRAM_EXCEEDED: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.DEADLINE_UNREACHABLE: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.QUEUE_OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorCode.TASK_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    ErrorCode.TASK_NOT_DONE: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    ErrorCode.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    ErrorCode.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorCode.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    ErrorCode.INVALID_REPORT: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.PROTOCOL_VERSION_UNSUPPORTED: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.SESSION_ENDED: grpc.StatusCode.ABORTED,
+    ErrorCode.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+# A status without ErrorInfo was made by gRPC itself. These come and go with connections; all others are somebody's bug.
+_PASSING = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+
+# Both ends speak of the same pings: a client that pings more often than its server allows is thrown out (GOAWAY too_many_pings).
+_KEEPALIVE: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+_SIZES: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+)
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+_log = structlog.get_logger()
+
+Translate = Callable[[Exception], ServiceError | None]
+"""Turns a process's own errors into what a client is told; None for those that no client should see."""
+
+
+class RpcContext(Protocol):
+    """The part of a handler's context that refusing needs."""
+
+    async def abort(self, code: grpc.StatusCode, details: str = ..., trailing_metadata: tuple[tuple[str, bytes], ...] = ...) -> NoReturn:
+        """Ends the call; raises."""
+        ...
+
+
+async def abort(context: RpcContext, error: ServiceError) -> NoReturn:
+    """Ends the call with the error's gRPC status, carrying ErrorInfo (domain `warmlane`), BadRequest and RetryInfo where they apply."""
+    code = _STATUS.get(error.code, grpc.StatusCode.UNKNOWN)
+    status = _rich_status(code, error)
+    await context.abort(code, status.message, ((_DETAILS_KEY, status.SerializeToString()),))
+
+
+def service_error(error: grpc.RpcError) -> ServiceError:
+    """What the server meant, from the error of a call.
+
+    What gRPC itself made becomes `service_unavailable`, or `internal` when waiting cannot help.
+    """
+    call = cast("grpc.aio.AioRpcError", error)
+    code = call.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
+    rich = _details_of(call) if hasattr(error, "trailing_metadata") else None
+    told = _from_details(rich) if rich is not None else None
+    if told is not None:
+        return told
+    name = code.name.lower()
+    if code in _PASSING:
+        return ServiceError(
+            code=ErrorCode.SERVICE_UNAVAILABLE,
+            message=f"The service did not answer ({name}).",
+            metadata={"grpc_status": name},
+            retry_after_s=1.0,
+        )
+    return ServiceError(code=ErrorCode.INTERNAL, message=f"The service failed ({name}).", metadata={"grpc_status": name})
+
+
+def create_channel(address: str) -> grpc.aio.Channel:
+    """A channel to `host:port`; its owner closes it. It connects when first used and again after a break, at most 2 s between tries."""
+    options: tuple[tuple[str, int], ...] = (
+        *_KEEPALIVE,
+        *_SIZES,
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        # A replaced container has a new address: the default looks it up only every 30 s.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+        # Channels do not share connections, so one that is closed takes only its own away.
+        ("grpc.use_local_subchannel_pool", 1),
+        # Processes talk to each other directly, whatever proxy the environment names for the outside.
+        ("grpc.enable_http_proxy", 0),
+    )
+    return grpc.aio.insecure_channel(address, options=options)
+
+
+class GrpcServer:
+    """A grpc.aio server with health, reflection and errors as the design wants them. One event loop owns it.
+
+    Health starts as NOT_SERVING, overall and for each service; `set_serving` changes it.
+    """
+
+    def __init__(
+        self,
+        bind: str,
+        services: Mapping[str, Callable[[grpc.aio.Server], None]],
+        *,
+        translate: Translate | None = None,
+    ) -> None:
+        """Prepares a server; it listens from `start` on.
+
+        Args:
+            bind: `host:port` on loopback; port 0 picks a free one.
+            services: full name of each service, and what adds it to the server.
+            translate: the process's own errors as what clients are told.
+
+        Raises:
+            BindError: the address is not on loopback.
+        """
+        check_loopback(bind)
+        self._bind = bind
+        self._services = dict(services)
+        self._translate = translate
+        self._server: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; 0 before `start`."""
+        return self._port
+
+    async def start(self) -> None:
+        """Listens and serves. Raises BindError when the port is taken."""
+        server = grpc.aio.server(
+            interceptors=(ErrorInterceptor(self._translate),),
+            options=(
+                *_KEEPALIVE,
+                *_SIZES,
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                # Two servers must never share a port silently, each getting some of the calls.
+                ("grpc.so_reuseport", 0),
+            ),
+        )
+        for add in self._services.values():
+            add(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        for name in (OVERALL, *self._services):
+            await self.set_serving(name, False)
+        reflection.enable_server_reflection((*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        check_free(self._bind)
+        try:
+            self._port = server.add_insecure_port(self._bind)
+        except RuntimeError as error:
+            raise BindError(self._bind, TAKEN) from error
+        await server.start()
+        self._server = server
+
+    async def set_serving(self, service: str, serving: bool) -> None:
+        """Says over grpc.health.v1 whether a service serves; any name may be used, `""` is the whole server."""
+        serves, not_serves = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set(service, serves if serving else not_serves)
+
+    async def stop(self, grace_s: float) -> None:
+        """Says NOT_SERVING for good, refuses new calls, gives those in work `grace_s` seconds, then cancels them. May be called twice."""
+        await self._health.enter_graceful_shutdown()
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(grace_s)
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """The one place where an exception of a handler becomes a gRPC status.
+
+    ServiceError and what `translate` knows are told as they are; anything else is logged and told as INTERNAL with an id to find it by.
+    """
+
+    def __init__(self, translate: Translate | None = None) -> None:
+        """Keeps the translation of the process's own errors."""
+        self._translate = translate
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[_In, _Out] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[_In, _Out] | None:
+        """Wraps the method's handler; a method that does not exist has none."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        method = handler_call_details.method
+        for kind, make in _HANDLER_KINDS.items():
+            behaviour = getattr(handler, kind)
+            if behaviour is None:
+                continue
+            if inspect.isasyncgenfunction(behaviour):
+                wrapped: object = self._wrap_stream(behaviour, method)
+            elif inspect.iscoroutinefunction(behaviour):
+                wrapped = self._wrap_call(behaviour, method)
+            else:
+                return handler
+            return cast("grpc.RpcMethodHandler[_In, _Out]", make(wrapped, handler.request_deserializer, handler.response_serializer))
+        return handler
+
+    def _wrap_call(self, behaviour: Callable[..., Awaitable[object]], method: str) -> object:
+        async def call(request: object, context: RpcContext) -> object:
+            try:
+                return await behaviour(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                await abort(context, self._told(error, method))
+
+        return call
+
+    def _wrap_stream(self, behaviour: Callable[..., AsyncIterator[object]], method: str) -> object:
+        async def stream(request: object, context: RpcContext) -> AsyncIterator[object]:
+            answers = behaviour(request, context)
+            try:
+                async for answer in answers:
+                    yield answer
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                await abort(context, self._told(error, method))
+            finally:
+                # A call that is cut short must end its handler now, not when the garbage collector finds it.
+                await answers.aclose()  # type: ignore[attr-defined]
+
+        return stream
+
+    def _told(self, error: Exception, method: str) -> ServiceError:
+        if isinstance(error, ServiceError):
+            return error
+        known = self._translate(error) if self._translate is not None else None
+        if known is not None:
+            return known
+        error_id = uuid.uuid4().hex[:12]
+        _log.error("rpc_failed", method=method, error_id=error_id, exc_info=error)
+        return ServiceError(
+            code=ErrorCode.INTERNAL,
+            message=f"Something went wrong inside the service; its log tells more under {error_id}.",
+            metadata={"error_id": error_id},
+        )
+
+
+_HANDLER_KINDS: Mapping[str, Callable[..., object]] = {
+    "unary_unary": grpc.unary_unary_rpc_method_handler,
+    "unary_stream": grpc.unary_stream_rpc_method_handler,
+    "stream_unary": grpc.stream_unary_rpc_method_handler,
+    "stream_stream": grpc.stream_stream_rpc_method_handler,
+}
+
+
+def _rich_status(code: grpc.StatusCode, error: ServiceError) -> status_pb2.Status:
+    info = error_details_pb2.ErrorInfo(reason=error.code.upper(), domain=ERROR_DOMAIN, metadata=error.metadata)
+    details: list[Message] = [info]
+    if error.retry_after_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        details.append(retry)
+    status = status_pb2.Status(code=code.value[0], message=_cut(error.message), details=[_packed(detail) for detail in details])
+    if error.violations:
+        status.details.append(_packed(_bad_request(error.violations, _MAX_STATUS_BYTES - status.ByteSize())))
+    return status
+
+
+def _bad_request(violations: tuple[Violation, ...], room_bytes: int) -> error_details_pb2.BadRequest:
+    """As many violations as fit, and how many more there are."""
+    told = error_details_pb2.BadRequest()
+    for index, violation in enumerate(violations):
+        told.field_violations.add(field=violation.field, description=_cut(violation.message))
+        left = len(violations) - index
+        if told.ByteSize() > room_bytes and index > 0:
+            del told.field_violations[index]
+            told.field_violations.add(field=violation.field, description=f"This and {left - 1} more are wrong too.")
+            break
+    return told
+
+
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed
+
+
+def _cut(sentence: str) -> str:
+    return sentence if len(sentence) <= _MAX_SENTENCE else sentence[: _MAX_SENTENCE - 1] + "…"
+
+
+def _details_of(call: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    for key, value in call.trailing_metadata() or ():
+        if key == _DETAILS_KEY:
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                return None
+    return None
+
+
+def _from_details(status: status_pb2.Status) -> ServiceError | None:
+    """None when no ErrorInfo of ours is in it."""
+    info, retry, bad = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
+    retry_after_s = None
+    for detail in status.details:
+        if detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+        elif not detail.Unpack(info):
+            detail.Unpack(bad)
+    if info.domain != ERROR_DOMAIN or not info.reason:
+        return None
+    return ServiceError(
+        code=info.reason.lower(),
+        message=status.message,
+        metadata=dict(info.metadata),
+        retry_after_s=retry_after_s,
+        violations=tuple(Violation(field=one.field, message=one.description) for one in bad.field_violations),
+    )

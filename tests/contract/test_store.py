@@ -1,0 +1,313 @@
+"""What every store promises. Each test runs on each implementation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from admission.core.lanes import LaneSpec
+from admission.core.tasks import Event, LaneMode, Model, Task, TaskId, TaskState
+from admission.store.port import Batch, Session, StaleEpochError, Store, StoreUnavailableError, TaskPage, TaskQuery
+from tests.harness import tasks as make
+from tests.harness.clock import FakeClock
+from tests.harness.tasks import START, at, make_event, make_lane, make_task
+
+# The store lives through all examples of a test on purpose; ids may come again.
+examples = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+async def fill(store: Store, *tasks: Task) -> int:
+    """Stores the tasks under a fresh epoch, which it returns."""
+    epoch = await store.claim_epoch()
+    await store.write(epoch, Batch(tasks=tasks))
+    return epoch
+
+
+def ids(page: TaskPage) -> list[str]:
+    """The ids on a page, in its order."""
+    return [task.task_id for task in page.tasks]
+
+
+# Round trips
+
+
+@examples
+@given(task=make.tasks())
+async def test_every_field_comes_back_when_a_task_is_read(store: Store, task: Task) -> None:
+    await fill(store, task)
+    assert await store.task(task.task_id) == task
+
+
+@examples
+@given(data=st.data())
+async def test_every_field_comes_back_when_events_are_read(store: Store, data: st.DataObject) -> None:
+    task_id = data.draw(make.task_ids())
+    events = data.draw(st.lists(make.events(task_id), max_size=4))
+    epoch = await store.claim_epoch()
+    await store.write(epoch, Batch(deleted=[task_id]))
+    await store.write(epoch, Batch(events=events))
+    assert await store.events(task_id) == tuple(events)
+
+
+@examples
+@given(spec=make.lanes())
+async def test_every_field_comes_back_when_lanes_are_read(store: Store, spec: LaneSpec) -> None:
+    epoch = await store.claim_epoch()
+    await store.write(epoch, Batch(lanes=[spec]))
+    assert spec in await store.lanes()
+
+
+async def test_times_come_back_as_utc_when_they_were_given_in_another_zone(store: Store) -> None:
+    local = START.replace(microsecond=1).astimezone(timezone(timedelta(hours=5, minutes=45)))
+    await fill(store, make_task(created_at=local))
+    found = await store.task(TaskId("task-1"))
+    assert found is not None
+    assert (found.created_at, found.created_at.tzinfo) == (START.replace(microsecond=1), UTC)
+
+
+async def test_the_stored_task_stays_when_the_mapping_it_was_made_of_is_changed(store: Store) -> None:
+    parameters: dict[str, object] = {"seed": 1}
+    await fill(store, make_task(parameters=parameters))
+    parameters["seed"] = 2
+    found = await store.task(TaskId("task-1"))
+    assert found is not None
+    assert found.parameters == {"seed": 1}
+
+
+async def test_nothing_is_found_when_the_id_is_unknown(store: Store) -> None:
+    assert await store.task(TaskId("none")) is None
+    assert await store.events(TaskId("none")) == ()
+    assert await store.session("none") is None
+
+
+# Batches
+
+
+async def test_a_task_is_replaced_whole_when_it_is_written_again(store: Store) -> None:
+    first = make_task(lane_id="lane-1", boot_id="boot-1", leased_at=START, stage_detail="step 3 of 8", attempt=1)
+    epoch = await fill(store, first)
+    second = make_task(model=Model("phr00t"), state=TaskState.CANCELLED, queued_at=None)
+    await store.write(epoch, Batch(tasks=[second]))
+    assert await store.task(TaskId("task-1")) == second
+    assert (await store.page(TaskQuery())).total == 1
+
+
+async def test_the_last_one_counts_when_a_batch_holds_a_task_twice(store: Store) -> None:
+    last = make_task(state=TaskState.LEASED, attempt=1)
+    await fill(store, make_task(), last)
+    assert await store.task(TaskId("task-1")) == last
+
+
+async def test_a_lane_is_replaced_when_it_is_written_again(store: Store) -> None:
+    epoch = await store.claim_epoch()
+    await store.write(epoch, Batch(lanes=[make_lane("b"), make_lane("a")]))
+    pool = make_lane("b", mode=LaneMode.DEGRADED_SHARED, models=(Model("anisora"), Model("phr00t")))
+    await store.write(epoch, Batch(lanes=[pool]))
+    assert await store.lanes() == (make_lane("a"), pool)
+
+
+async def test_nothing_changes_when_a_batch_is_empty(store: Store) -> None:
+    epoch = await fill(store, make_task())
+    await store.write(epoch, Batch())
+    assert (await store.page(TaskQuery())).total == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Batch(tasks=[make_task("task-2"), make_task("task-3", state=TaskState.HELD)]),
+        Batch(tasks=[make_task("task-2"), make_task("task-3", parameters={"image": b"bytes"})]),
+        Batch(tasks=[make_task("task-2"), make_task("task-3", parameters={"strength": float("nan")})]),
+        Batch(tasks=[make_task("task-2")], events=[make_event(created_at=START.replace(tzinfo=None))]),
+    ],
+    ids=["held", "bytes", "not-a-number", "naive-time"],
+)
+async def test_nothing_of_a_batch_is_stored_when_a_part_of_it_is_wrong(store: Store, wrong: Batch) -> None:
+    epoch = await fill(store, make_task())
+    with pytest.raises((ValueError, TypeError)):
+        await store.write(epoch, replace(wrong, lanes=[make_lane()], deleted=[TaskId("task-1")]))
+    assert ids(await store.page(TaskQuery())) == ["task-1"]
+    assert await store.lanes() == ()
+
+
+async def test_a_task_and_its_events_are_gone_when_it_is_deleted(store: Store) -> None:
+    epoch = await fill(store, make_task("task-1"), make_task("task-2"))
+    kept = make_event(task_id=TaskId("task-2"))
+    await store.write(epoch, Batch(events=[make_event(), kept]))
+    await store.write(epoch, Batch(deleted=[TaskId("task-1"), TaskId("never-there")]))
+    assert await store.task(TaskId("task-1")) is None
+    assert await store.events(TaskId("task-1")) == ()
+    assert ids(await store.page(TaskQuery())) == ["task-2"]
+    assert await store.events(TaskId("task-2")) == (kept,)
+
+
+async def test_a_task_stays_away_when_one_batch_writes_and_deletes_it(store: Store) -> None:
+    epoch = await store.claim_epoch()
+    await store.write(epoch, Batch(tasks=[make_task()], events=[make_event()], deleted=[TaskId("task-1")]))
+    assert await store.task(TaskId("task-1")) is None
+    assert await store.events(TaskId("task-1")) == ()
+
+
+async def test_an_event_is_kept_when_it_comes_after_its_task_was_deleted(store: Store) -> None:
+    # Cleanup of a cancelled attempt may end after the gallery entry was deleted; its memory record must not be lost.
+    epoch = await fill(store, make_task())
+    await store.write(epoch, Batch(deleted=[TaskId("task-1")]))
+    await store.write(epoch, Batch(events=[make_event("memory_record")]))
+    assert await store.events(TaskId("task-1")) == (make_event("memory_record"),)
+
+
+async def test_events_keep_the_order_of_writing_when_their_times_are_equal_or_go_back(store: Store) -> None:
+    epoch = await store.claim_epoch()
+    written = [make_event(value=str(number), created_at=at(second)) for number, second in enumerate((5, 5, 3, 5, 1, 9))]
+    await store.write(epoch, Batch(events=written[:4]))
+    await store.write(epoch, Batch(events=written[4:]))
+    assert await store.events(TaskId("task-1")) == tuple(written)
+
+
+async def test_an_event_of_a_lane_is_stored_when_it_names_no_task(store: Store) -> None:
+    epoch = await store.claim_epoch()
+    await store.write(epoch, Batch(events=[Event(event_type="lane_ready", created_at=START)]))
+    assert await store.events(TaskId("task-1")) == ()
+
+
+# Epochs
+
+
+async def test_epochs_count_from_one_when_they_are_claimed(store: Store) -> None:
+    assert [await store.claim_epoch() for _ in range(3)] == [1, 2, 3]
+
+
+async def test_a_write_is_refused_whole_when_a_newer_epoch_was_claimed(store: Store) -> None:
+    old = await fill(store, make_task())
+    new = await store.claim_epoch()
+    changes = Batch(tasks=[make_task(attempt=9)], lanes=[make_lane()], events=[make_event()])
+    with pytest.raises(StaleEpochError):
+        await store.write(old, changes)
+    assert await store.task(TaskId("task-1")) == make_task()
+    assert (await store.lanes(), await store.events(TaskId("task-1"))) == ((), ())
+    await store.write(new, changes)
+    assert await store.task(TaskId("task-1")) == make_task(attempt=9)
+
+
+async def test_a_write_is_refused_when_its_epoch_was_never_claimed(store: Store) -> None:
+    with pytest.raises(StaleEpochError):
+        await store.write(1, Batch(tasks=[make_task()]))
+    assert (await store.page(TaskQuery())).total == 0
+
+
+async def test_each_epoch_is_given_once_when_many_claim_at_the_same_time(store: Store) -> None:
+    claimed = await asyncio.gather(*(store.claim_epoch() for _ in range(20)))
+    assert sorted(claimed) == list(range(1, 21))
+
+
+# Sessions
+
+
+def make_session(name: str, expires_at: datetime) -> Session:
+    """A session with its own token."""
+    return Session(session_id=f"id-{name}", token_sha256=f"hash-{name}", expires_at=expires_at)
+
+
+async def test_a_session_is_found_by_its_token_when_it_has_ended_too(store: Store) -> None:
+    ended = make_session("ended", at(-60) + timedelta(microseconds=1))
+    await store.add_session(ended)
+    await store.add_session(make_session("live", at(60)))
+    assert await store.session("hash-ended") == ended
+    assert await store.session("id-ended") is None
+
+
+async def test_a_session_is_replaced_when_its_token_comes_again(store: Store) -> None:
+    # A caller that was told "unavailable" may try again, though the first try reached the disk.
+    await store.add_session(make_session("a", at(60)))
+    await store.add_session(make_session("a", at(90)))
+    assert await store.session("hash-a") == make_session("a", at(90))
+
+
+async def test_only_old_sessions_are_removed_when_one_is_added(store: Store, clock: FakeClock) -> None:
+    day_s = 24 * 60 * 60
+    await store.add_session(make_session("old", at(0)))
+    await store.add_session(make_session("edge", at(1)))
+    clock.advance(day_s + 1)
+    await store.add_session(make_session("new", at(2 * day_s)))
+    assert await store.session("hash-old") is None
+    assert await store.session("hash-edge") == make_session("edge", at(1))
+    assert await store.session("hash-new") == make_session("new", at(2 * day_s))
+
+
+# Concurrency
+
+
+async def test_a_read_sees_a_whole_batch_when_it_runs_beside_writes(store: Store) -> None:
+    epoch = await fill(store, make_task("a"), make_task("b"))
+    torn: list[TaskPage] = []
+
+    async def write() -> None:
+        for attempt in range(1, 31):
+            await store.write(epoch, Batch(tasks=[make_task("a", attempt=attempt), make_task("b", attempt=attempt)]))
+
+    async def read() -> None:
+        for _ in range(30):
+            page = await store.page(TaskQuery())
+            if len({task.attempt for task in page.tasks}) != 1 or page.total != 2:
+                torn.append(page)
+
+    await asyncio.gather(write(), read(), read())
+    assert torn == []
+
+
+async def test_a_write_is_seen_by_every_read_when_it_has_returned(store: Store) -> None:
+    epoch = await store.claim_epoch()
+    for attempt in range(20):
+        await store.write(epoch, Batch(tasks=[make_task(attempt=attempt)]))
+        assert await asyncio.gather(*(store.task(TaskId("task-1")) for _ in range(3))) == [make_task(attempt=attempt)] * 3
+
+
+# Life
+
+
+CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
+    "claim_epoch": lambda store: store.claim_epoch(),
+    "write": lambda store: store.write(1, Batch()),
+    "unfinished": lambda store: store.unfinished(),
+    "lanes": lambda store: store.lanes(),
+    "task": lambda store: store.task(TaskId("task-1")),
+    "page": lambda store: store.page(TaskQuery()),
+    "events": lambda store: store.events(TaskId("task-1")),
+    "add_session": lambda store: store.add_session(make_session("a", START)),
+    "session": lambda store: store.session("hash-a"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+async def test_every_call_is_refused_when_the_store_is_closed(store: Store, call: Callable[[Store], Awaitable[object]]) -> None:
+    await store.claim_epoch()
+    await store.close()
+    with pytest.raises(StoreUnavailableError):
+        await call(store)
+
+
+async def test_nothing_happens_when_a_store_is_opened_or_closed_twice(store: Store) -> None:
+    await fill(store, make_task())
+    await store.open()
+    assert await store.task(TaskId("task-1")) == make_task()
+    await store.close()
+    await store.close()
+
+
+async def test_everything_is_there_when_the_store_is_opened_again(store: Store) -> None:
+    epoch = await fill(store, make_task())
+    await store.write(epoch, Batch(lanes=[make_lane()], events=[make_event()]))
+    await store.add_session(make_session("a", at(60)))
+    await store.close()
+    await store.open()
+    assert await store.unfinished() == (make_task(),)
+    assert await store.lanes() == (make_lane(),)
+    assert await store.events(TaskId("task-1")) == (make_event(),)
+    assert await store.session("hash-a") == make_session("a", at(60))
+    assert await store.claim_epoch() == epoch + 1

@@ -1,0 +1,165 @@
+"""A stand-in for admission in tests of the bridge: its two client services over plain dictionaries, on a real gRPC port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
+from warmlane.admission.v1 import access_service_pb2, access_service_pb2_grpc, admission_service_pb2_grpc
+from warmlane.admission.v1 import admission_service_pb2 as admission_pb2
+from warmlane.admission.v1.task_pb2 import Stage, Task, TaskState
+from warmlane.generation.v1.generation_pb2 import Failure
+
+from runtime.errors import ErrorCode, ServiceError
+from runtime.rpc import GrpcServer
+
+CREATED_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
+EXPIRES_AT = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def stamp(moment: datetime) -> Timestamp:
+    """A protobuf time."""
+    made = Timestamp()
+    made.FromDatetime(moment)
+    return made
+
+
+def make_task(task_id: str, **fields: Any) -> Task:
+    """A queued task, but for the given fields."""
+    task = Task(task_id=task_id, state=TaskState.TASK_STATE_QUEUED, stage=Stage.STAGE_QUEUED, created_at=stamp(CREATED_AT))
+    task.updated_at.CopyFrom(task.created_at)
+    task.request.model, task.request.mode, task.request.prompt = "anisora", "t2v", "a lake"
+    task.request.width, task.request.height, task.request.seed = 512, 512, 7
+    task.MergeFrom(Task(**fields))
+    return task
+
+
+@dataclass
+class AdmissionDouble:
+    """What tests set and look at.
+
+    Attributes:
+        tasks: by id.
+        sessions: by token: state and session id.
+        refusal: what every call but CheckSession answers instead; None to serve.
+        hold: when set, SubmitTask waits for it, as it does for a place in the degraded pool.
+        submitted: requests and owners of SubmitTask, in order.
+        holding: set while a SubmitTask waits.
+        given_back: set when a SubmitTask that waited was cancelled by its caller.
+        listed: the ListTasks requests, in order.
+        server: what serves it; stop it to take admission away.
+    """
+
+    server: GrpcServer | None = None
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    sessions: dict[str, tuple[access_service_pb2.SessionState.ValueType, str]] = field(default_factory=dict)
+    refusal: ServiceError | None = None
+    hold: asyncio.Event | None = None
+    submitted: list[admission_pb2.SubmitTaskRequest] = field(default_factory=list)
+    holding: asyncio.Event = field(default_factory=asyncio.Event)
+    given_back: asyncio.Event = field(default_factory=asyncio.Event)
+    listed: list[admission_pb2.ListTasksRequest] = field(default_factory=list)
+
+    def find(self, task_id: str) -> Task:
+        """The task; ServiceError when there is none or every call is refused."""
+        self.check_refusal()
+        if task_id not in self.tasks:
+            raise ServiceError(code=ErrorCode.TASK_NOT_FOUND, message="There is no such task.")
+        return self.tasks[task_id]
+
+    def check_refusal(self) -> None:
+        """Raises the refusal that was set."""
+        if self.refusal is not None:
+            raise self.refusal
+
+
+class _Admission(admission_service_pb2_grpc.AdmissionServiceServicer):
+    """Only what the bridge calls; the rest answers UNIMPLEMENTED."""
+
+    def __init__(self, double: AdmissionDouble) -> None:
+        self._double = double
+
+    async def SubmitTask(self, request: admission_pb2.SubmitTaskRequest, _context: object) -> admission_pb2.SubmitTaskResponse:  # noqa: N802
+        self._double.check_refusal()
+        self._double.submitted.append(request)
+        if self._double.hold is not None:
+            self._double.holding.set()
+            try:
+                await self._double.hold.wait()
+            except asyncio.CancelledError:
+                self._double.given_back.set()
+                raise
+        task = make_task(f"{len(self._double.submitted):032x}")
+        task.request.CopyFrom(request.request)
+        self._double.tasks[task.task_id] = task
+        return admission_pb2.SubmitTaskResponse(task=task)
+
+    async def GetTask(self, request: admission_pb2.GetTaskRequest, _context: object) -> admission_pb2.GetTaskResponse:  # noqa: N802
+        return admission_pb2.GetTaskResponse(task=self._double.find(request.task_id))
+
+    async def ListTasks(self, request: admission_pb2.ListTasksRequest, _context: object) -> admission_pb2.ListTasksResponse:  # noqa: N802
+        self._double.check_refusal()
+        self._double.listed.append(request)
+        tasks = [task for task in self._double.tasks.values() if task.state in request.states and request.model in ("", task.request.model)]
+        tasks.sort(key=lambda task: task.created_at.ToNanoseconds(), reverse=True)
+        first = (request.page - 1) * request.page_size
+        return admission_pb2.ListTasksResponse(tasks=tasks[first : first + request.page_size], total=len(tasks))
+
+    async def CancelTask(self, request: admission_pb2.CancelTaskRequest, _context: object) -> admission_pb2.CancelTaskResponse:  # noqa: N802
+        task = self._double.find(request.task_id)
+        if task.state in (TaskState.TASK_STATE_QUEUED, TaskState.TASK_STATE_LEASED):
+            task.state, task.stage = TaskState.TASK_STATE_CANCELLED, Stage.STAGE_FAILED
+            task.failure.CopyFrom(Failure(code="cancelled", message="The task was cancelled."))
+        return admission_pb2.CancelTaskResponse(task=task)
+
+    async def DeleteTask(self, request: admission_pb2.DeleteTaskRequest, _context: object) -> admission_pb2.DeleteTaskResponse:  # noqa: N802
+        self._double.find(request.task_id)
+        del self._double.tasks[request.task_id]
+        return admission_pb2.DeleteTaskResponse()
+
+
+class _Access(access_service_pb2_grpc.AccessServiceServicer):
+    def __init__(self, double: AdmissionDouble) -> None:
+        self._double = double
+
+    async def CreateSession(  # noqa: N802
+        self, _request: access_service_pb2.CreateSessionRequest, _context: object
+    ) -> access_service_pb2.CreateSessionResponse:
+        self._double.check_refusal()
+        token = f"token-{len(self._double.sessions)}"
+        self._double.sessions[token] = (access_service_pb2.SessionState.SESSION_STATE_ACTIVE, f"id-{len(self._double.sessions)}")
+        return access_service_pb2.CreateSessionResponse(token=token, expires_at=stamp(EXPIRES_AT))
+
+    async def CheckSession(  # noqa: N802
+        self, request: access_service_pb2.CheckSessionRequest, _context: object
+    ) -> access_service_pb2.CheckSessionResponse:
+        state, session_id = self._double.sessions.get(request.token, (access_service_pb2.SessionState.SESSION_STATE_INVALID, ""))
+        return access_service_pb2.CheckSessionResponse(state=state, session_id=session_id, expires_at=stamp(EXPIRES_AT))
+
+
+@asynccontextmanager
+async def admission_double() -> AsyncIterator[tuple[AdmissionDouble, str]]:
+    """A double that serves, and its address."""
+    double = AdmissionDouble()
+
+    def add_admission(server: grpc.aio.Server) -> None:
+        admission_service_pb2_grpc.add_AdmissionServiceServicer_to_server(_Admission(double), server)  # type: ignore[abstract]
+
+    def add_access(server: grpc.aio.Server) -> None:
+        access_service_pb2_grpc.add_AccessServiceServicer_to_server(_Access(double), server)
+
+    services = {"warmlane.admission.v1.AdmissionService": add_admission, "warmlane.admission.v1.AccessService": add_access}
+    server = GrpcServer("127.0.0.1:0", services)
+    await server.start()
+    double.server = server
+    try:
+        yield double, f"127.0.0.1:{server.port}"
+    finally:
+        await server.stop(0)

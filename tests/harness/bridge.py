@@ -1,0 +1,126 @@
+"""The bridge with its admission double and a local object store, for tests over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from obstore.store import LocalStore
+from PIL import Image
+from warmlane.admission.v1.access_service_pb2 import SessionState
+from warmlane.admission.v1.task_pb2 import Stage, Task, TaskState
+from warmlane.generation.v1.generation_pb2 import Result
+
+from http_bridge.__main__ import http_server
+from http_bridge.app import create_app
+from http_bridge.client import AdmissionClient
+from http_bridge.config import BridgeSettings
+from tests.harness.admission_double import AdmissionDouble, admission_double, make_task
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+KEY = "test-key-0123456789"
+WITH_KEY = {"X-API-Key": KEY}
+DONE_ID = "d" * 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeUnderTest:
+    """A bridge that serves.
+
+    Attributes:
+        http: speaks to it; sends no credential by itself.
+        admission: what stands behind it.
+        folder: the object store.
+    """
+
+    app: FastAPI
+    http: httpx.AsyncClient
+    admission: AdmissionDouble
+    folder: Path
+
+    def add_session(self, *, state: str = "ACTIVE", session_id: str = "s1") -> dict[str, str]:
+        """A session in admission; the headers that use it."""
+        token = f"token-of-{session_id}"
+        self.admission.sessions[token] = (SessionState.Value(f"SESSION_STATE_{state}"), session_id)
+        return {"Cookie": f"gg_session={token}"}
+
+    def add_done_task(self, content: bytes = b"0123456789", *, task_id: str = DONE_ID, **fields: Any) -> Task:
+        """A finished task with its files in the store."""
+        video, preview = f"results/{task_id}/1/video.mp4", f"results/{task_id}/1/preview.jpg"
+        for key, data in ((video, content), (preview, b"jpeg bytes")):
+            path = self.folder / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        result = Result(
+            video_key=video,
+            media_type="video/mp4",
+            size_bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            preview_key=preview,
+            width=512,
+            height=512,
+            num_frames=17,
+            fps=16,
+        )
+        state = {"state": TaskState.TASK_STATE_DONE, "stage": Stage.STAGE_COMPLETED, "progress": 100, "result": result}
+        task = make_task(task_id, **{**state, **fields})
+        self.admission.tasks[task_id] = task
+        return task
+
+    def stored_inputs(self) -> list[Path]:
+        """The input images in the store."""
+        return sorted((self.folder / "inputs").glob("*"))
+
+
+def bridge_settings(address: str, **settings: Any) -> BridgeSettings:
+    """Settings for a test: the key, and whatever else is given."""
+    return BridgeSettings(**{"admission_address": address, "api_key": KEY, "object_store_url": "file:///unused", **settings})
+
+
+@asynccontextmanager
+async def running_bridge(folder: Path, **settings: Any) -> AsyncIterator[BridgeUnderTest]:
+    """A bridge that is called in this process, with real gRPC behind it."""
+    async with admission_double() as (double, address):
+        app = create_app(bridge_settings(address, **settings), AdmissionClient(address), LocalStore(folder, mkdir=True))
+        transport = httpx.ASGITransport(app)
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
+            yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
+
+
+@asynccontextmanager
+async def served_bridge(folder: Path, **settings: Any) -> AsyncIterator[BridgeUnderTest]:
+    """A bridge behind a real HTTP server on a free port."""
+    async with admission_double() as (double, address):
+        app = create_app(bridge_settings(address, **settings), AdmissionClient(address), LocalStore(folder, mkdir=True))
+        server = http_server(app, "127.0.0.1:0")
+        serving = asyncio.create_task(server.serve(), name="http-server")
+        try:
+            async with asyncio.timeout(10):
+                await server.listening.wait()
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=20) as http:
+                yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
+        finally:
+            server.should_exit = True
+            await serving
+
+
+def png(colour: str = "red", size: tuple[int, int] = (32, 32)) -> bytes:
+    """A small picture."""
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def data_uri(content: bytes, media_type: str = "image/png") -> str:
+    """The content as a data URI."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

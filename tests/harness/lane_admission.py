@@ -1,0 +1,122 @@
+"""A double of admission for lanes: a real gRPC server that records every report and sends the wishes that a test sets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import grpc.aio
+from warmlane.lane.v1 import dispatch_service_pb2 as pb
+from warmlane.lane.v1 import dispatch_service_pb2_grpc as pb_grpc
+
+WAIT_S = 30.0
+
+
+class AdmissionDouble(pb_grpc.DispatchServiceServicer):
+    """Level-triggered like the real one: answers the first report, every change of its wish, and each report that ends an attempt.
+
+    Attributes:
+        reports: every report, in order of arrival.
+        streams: streams that were opened.
+        lease: what the lane should work on.
+        acknowledges: acknowledge ended attempts as soon as they are reported.
+        epoch: of this controller; a test raises it for a restart.
+    """
+
+    def __init__(self) -> None:
+        """Serves from `start` on."""
+        self.reports: list[pb.LaneReport] = []
+        self.streams = 0
+        self.lease: pb.Lease | None = None
+        self.acknowledges = True
+        self.epoch = 1
+        self.interval_s = 0.2
+        self.address = ""
+        self._acknowledged: pb.AttemptReference | None = None
+        self._newest: asyncio.Queue[bool] | None = None
+        self._arrived = asyncio.Event()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Listens; after a `stop` on the port that it had."""
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        pb_grpc.add_DispatchServiceServicer_to_server(self, server)
+        self.address = f"127.0.0.1:{server.add_insecure_port(self.address or '127.0.0.1:0')}"
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        """Cuts every stream at once."""
+        if self._server is not None:
+            await self._server.stop(0)
+            self._server = None
+
+    def wish(self, lease: pb.Lease | None) -> None:
+        """Changes what the lane should work on."""
+        self.lease = lease
+        if self._newest is not None:
+            self._newest.put_nowait(True)
+
+    async def until(self, condition: Callable[[pb.LaneReport], bool]) -> pb.LaneReport:
+        """The first report, from the next one on, that fulfils the condition."""
+        seen = len(self.reports)
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                for report in self.reports[seen:]:
+                    if condition(report):
+                        return report
+                seen = len(self.reports)
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    async def until_ended(self, task_id: str) -> pb.Outcome:
+        """How the attempt of this task ended."""
+        report = await self.until(lambda report: report.work.task_id == task_id and report.work.phase == pb.WORK_PHASE_ENDED)
+        return report.work.outcome
+
+    async def Attach(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.AttachRequest], context: grpc.aio.ServicerContext[pb.AttachRequest, pb.AttachResponse]
+    ) -> AsyncIterator[pb.AttachResponse]:
+        """One stream; a newer one ends it."""
+        self.streams += 1
+        wake: asyncio.Queue[bool] = asyncio.Queue()
+        if self._newest is not None:
+            self._newest.put_nowait(False)
+        self._newest = wake
+        reading = asyncio.create_task(self._read(request_iterator, wake), name="double-read")
+        try:
+            sequence = 0
+            while await wake.get():
+                sequence += 1
+                yield self._response(sequence)
+            if self._newest is not wake:
+                await context.abort(grpc.StatusCode.ABORTED, "a newer stream of this lane")
+        finally:
+            reading.cancel()
+            await asyncio.wait({reading})
+
+    async def _read(self, requests: AsyncIterator[pb.AttachRequest], wake: asyncio.Queue[bool]) -> None:
+        is_first = True
+        async for request in requests:
+            report = request.report
+            self.reports.append(report)
+            self._arrived.set()
+            has_ended = report.work.phase == pb.WORK_PHASE_ENDED
+            if has_ended and self.acknowledges:
+                self._acknowledged = pb.AttemptReference(task_id=report.work.task_id, attempt=report.work.attempt)
+                if self.lease is not None and self.lease.task_id == report.work.task_id:
+                    self.lease = None
+            if is_first or has_ended:
+                wake.put_nowait(True)
+            is_first = False
+        wake.put_nowait(False)
+
+    def _response(self, sequence: int) -> pb.AttachResponse:
+        desired = pb.DesiredState(controller_epoch=self.epoch, sequence=sequence)
+        desired.report_interval.FromMilliseconds(round(self.interval_s * 1000))
+        if self.lease is not None:
+            desired.lease.CopyFrom(self.lease)
+        if self._acknowledged is not None:
+            desired.acknowledged.CopyFrom(self._acknowledged)
+        return pb.AttachResponse(desired=desired)

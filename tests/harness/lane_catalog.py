@@ -1,0 +1,99 @@
+"""A catalog of pipelines without torch for tests of the lane's processes; the prompt says how a pipeline behaves.
+
+`renders`: a picture that depends on the seed. `raises`, `hangs` (never looks at anything), `kills itself`, `steps` (until it is cancelled),
+`deaf` (steps, and swallows the cancel), `waits` (until a file named `go` lies in the models folder), `leaks` (survives its release).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.lane.renderer import LoadSettings, Pipeline, RenderCancelled, RenderJob
+
+_leaked: list[object] = []
+
+
+class NumpyPipeline:
+    """Behaves as the prompt says."""
+
+    def __init__(self, model: str, models_dir: Path) -> None:
+        """A pipeline of this model."""
+        self.model = model
+        self._models_dir = models_dir
+
+    def render(self, job: RenderJob) -> npt.NDArray[np.uint8]:
+        """Takes four steps, then gives noise that the seed decides."""
+        request = job.request
+        behaviour = getattr(self, "_" + request.prompt.replace(" ", "_"), None)
+        job.on_step(1, 4)
+        if behaviour is not None:
+            behaviour(job)
+        for step in range(2, 5):
+            job.on_step(step, 4)
+        generator = np.random.default_rng(request.seed)
+        block = generator.integers(0, 256, (request.num_frames, request.height // 16, request.width // 16, 3), dtype=np.uint8)
+        return block.repeat(16, axis=1).repeat(16, axis=2)
+
+    def weight_bytes(self) -> int:
+        """A made-up figure."""
+        return 1000
+
+    def release(self) -> None:
+        """Nothing to drop."""
+
+    def _raises(self, job: RenderJob) -> None:
+        msg = f"a message that quotes {job.request.prompt}"
+        raise RuntimeError(msg)
+
+    def _hangs(self, job: RenderJob) -> None:
+        while True:
+            time.sleep(60)
+
+    def _kills_itself(self, job: RenderJob) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _steps(self, job: RenderJob) -> None:
+        while True:
+            time.sleep(0.01)
+            job.on_step(2, 4)
+
+    def _deaf(self, job: RenderJob) -> None:
+        while True:
+            time.sleep(0.01)
+            try:
+                job.on_step(2, 4)
+            except RenderCancelled:
+                continue
+
+    def _waits(self, job: RenderJob) -> None:
+        while not (self._models_dir / "go").exists():
+            time.sleep(0.01)
+
+    def _leaks(self, job: RenderJob) -> None:
+        _leaked.append(self)
+
+
+class NumpyCatalog:
+    """Loads the pipelines above under the names of the real models. A file named `broken` in the models folder makes every load fail."""
+
+    def models(self) -> tuple[str, ...]:
+        """The real names."""
+        return ("anisora", "phr00t")
+
+    def load(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> Pipeline:
+        """At once."""
+        on_stage(f"loading {model}")
+        if (settings.models_dir / "broken").exists():
+            msg = "the weights are broken"
+            raise RuntimeError(msg)
+        return NumpyPipeline(model, settings.models_dir)
+
+
+catalog = NumpyCatalog()

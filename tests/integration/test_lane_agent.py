@@ -1,0 +1,326 @@
+"""The lane's agent with a real pipeline process, real streams and a real object store; admission is a double, the model is numpy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import psutil
+import pytest
+from warmlane.lane.v1 import dispatch_service_pb2 as pb
+from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
+
+from runtime.lane.agent import Agent, AgentSettings
+from runtime.lane.convert import LaneIdentity
+from runtime.lane.worker import WorkerSettings
+from runtime.rpc import create_channel
+from runtime.rules.check import check_request
+from runtime.rules.effective import effective
+from runtime.wire import request_to_message
+from tests.harness.lane_admission import AdmissionDouble
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """A running agent and what surrounds it."""
+
+    agent: Agent
+    admission: AdmissionDouble
+    running: asyncio.Task[None]
+    objects: Path
+    models: Path
+
+    async def ready(self) -> None:
+        """Returns when admission was told that the lane is warm."""
+        if not any(report.warm for report in self.admission.reports):
+            await self.admission.until(lambda report: report.warm)
+
+
+@asynccontextmanager
+async def running_lane(
+    folder: Path, *, dedicated: bool = True, cancel_grace_s: float = 5.0, stream_life_s: float = 600.0
+) -> AsyncIterator[Lane]:
+    """A lane that is attached to a double."""
+    models, objects = folder / "models", folder / "objects"
+    models.mkdir()
+    identity = LaneIdentity(
+        lane_id="lane-test",
+        boot_id="boot",
+        is_dedicated=dedicated,
+        models=("anisora",) if dedicated else ("anisora", "phr00t"),
+        catalog="tests.harness.lane_catalog:catalog",
+    )
+    worker = WorkerSettings(
+        name="lane-test",
+        catalog=identity.catalog,
+        profile="tiny",
+        models_dir=models,
+        device="cpu",
+        object_store_url=objects.as_uri(),
+        warm_model="anisora" if dedicated else "",
+        cancel_grace_s=cancel_grace_s,
+    )
+    admission = AdmissionDouble()
+    await admission.start()
+    async with create_channel(admission.address) as channel:
+        agent = Agent(identity, AgentSettings(stream_life_s=stream_life_s), worker, DispatchServiceStub(channel))
+        running = asyncio.create_task(agent.run(), name="agent")
+        try:
+            yield Lane(agent=agent, admission=admission, running=running, objects=objects, models=models)
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+            await admission.stop()
+    assert agent.status.pid == 0
+
+
+@pytest.fixture(autouse=True)
+def _children_find_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("WARMLANE_LOG_LEVEL", "warning")
+
+
+def lease(prompt: str, *, task: str = "a", attempt: int = 1, model: str = "anisora", seed: int = 7, deadline_s: int = 60) -> pb.Lease:
+    """A lease of a small clip; the prompt says how the pipeline behaves."""
+    raw = {"model": model, "prompt": prompt, "width": 256, "height": 256, "num_frames": 9, "fps": 8, "seed": seed, "mode": "t2v"}
+    made = pb.Lease(task_id=task, attempt=attempt, artifact_prefix=f"results/{task}/{attempt}/")
+    made.request.CopyFrom(request_to_message(effective(check_request(raw), seed=seed)))
+    made.render_deadline.FromSeconds(deadline_s)
+    return made
+
+
+async def holds(condition: Callable[[], bool]) -> None:
+    """Returns when the condition holds."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 (nothing tells when it does)
+            await asyncio.sleep(0.01)
+
+
+def is_idle(report: pb.LaneReport) -> bool:
+    """The lane has nothing to do or to tell."""
+    return not report.HasField("work")
+
+
+async def test_files_are_stored_and_the_outcome_is_reported_when_a_lease_is_rendered(tmp_path: Path) -> None:
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("renders"))
+        outcome = await lane.admission.until_ended("a")
+        await lane.admission.until(is_idle)
+    video = lane.objects / outcome.result.video_key
+    with av.open(str(video)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 9
+        assert container.streams.video[0].average_rate == 8
+    assert outcome.result.video_key == "results/a/1/video.mp4"
+    assert outcome.result.size_bytes == video.stat().st_size
+    assert (lane.objects / outcome.result.preview_key).read_bytes().startswith(b"\xff\xd8\xff")
+    assert outcome.memory.unmeasured_reason == ""
+    assert outcome.memory.host_rss_after_bytes > 0
+    assert not outcome.memory.HasField("allocated_bytes")
+    assert outcome.render_duration.ToMicroseconds() > 0
+    progress = [report.work.progress for report in lane.admission.reports if report.work.task_id == "a"]
+    assert progress == sorted(progress)
+    assert progress[-1] == 100
+
+
+async def test_the_same_request_gives_the_same_bytes_when_rendered_twice(tmp_path: Path) -> None:
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        checksums = []
+        for task, seed in (("a", 1), ("b", 1), ("c", 2)):
+            lane.admission.wish(lease("renders", task=task, seed=seed))
+            checksums.append((await lane.admission.until_ended(task)).result.sha256)
+            await lane.admission.until(is_idle)
+    assert checksums[0] == checksums[1] != checksums[2]
+
+
+async def test_the_render_ends_between_steps_when_the_lease_is_withdrawn(tmp_path: Path) -> None:
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("steps"))
+        await lane.admission.until(lambda report: report.work.progress >= 45)
+        pid = lane.agent.status.pid
+        lane.admission.wish(None)
+        outcome = await lane.admission.until_ended("a")
+        assert outcome.failure.code == "cancelled"
+        assert outcome.memory.unmeasured_reason == ""
+        assert lane.agent.status.pid == pid
+
+
+async def test_the_lane_stays_usable_and_the_message_safe_when_the_pipeline_raises(tmp_path: Path) -> None:
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("raises"))
+        outcome = await lane.admission.until_ended("a")
+        await lane.admission.until(is_idle)
+        lane.admission.wish(lease("renders", task="b"))
+        assert (await lane.admission.until_ended("b")).HasField("result")
+    assert outcome.failure.code == "render_failed"
+    assert outcome.failure.message == "The pipeline failed (RuntimeError)."
+    assert outcome.memory.unmeasured_reason == ""
+    assert lane.agent.status.cold_starts == 1
+
+
+@pytest.mark.parametrize("prompt", ["hangs", "deaf"])
+async def test_the_process_is_killed_when_it_ignores_the_deadline(tmp_path: Path, prompt: str) -> None:
+    async with running_lane(tmp_path, cancel_grace_s=0.3) as lane:
+        await lane.ready()
+        lane.admission.wish(lease(prompt, deadline_s=1))
+        outcome = await lane.admission.until_ended("a")
+        await lane.admission.until(lambda report: report.warm and report.cold_starts == 2)
+    assert outcome.failure.code == "deadline_exceeded"
+    assert "killed" in outcome.memory.unmeasured_reason
+
+
+async def test_the_attempt_is_lost_and_a_fresh_process_serves_when_the_process_dies(tmp_path: Path) -> None:
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("kills itself"))
+        outcome = await lane.admission.until_ended("a")
+        await lane.admission.until(lambda report: report.warm and report.cold_starts == 2)
+        lane.admission.wish(lease("renders", task="b"))
+        assert (await lane.admission.until_ended("b")).HasField("result")
+    assert outcome.failure.code == "lane_lost"
+    assert "signal SIGKILL" in outcome.memory.unmeasured_reason
+
+
+async def test_the_render_goes_on_when_admission_restarts(tmp_path: Path) -> None:
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("waits"))
+        await lane.admission.until(lambda report: report.work.progress > 0)
+        await lane.admission.stop()
+        lane.admission.epoch += 1
+        await lane.admission.start()
+        report = await lane.admission.until(lambda report: report.seen_sequence > 0)
+        assert report.work.task_id == "a"
+        (lane.models / "go").touch()
+        assert (await lane.admission.until_ended("a")).HasField("result")
+    assert lane.agent.epoch == 2
+    assert lane.agent.status.cold_starts == 1
+
+
+async def test_the_outcome_is_repeated_when_admission_was_away_at_the_end(tmp_path: Path) -> None:
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("waits"))
+        await lane.admission.until(lambda report: report.work.progress > 0)
+        await lane.admission.stop()
+        (lane.models / "go").touch()
+        await holds(lambda: bool(lane.agent.memory_records))
+        await lane.admission.start()
+        assert (await lane.admission.until_ended("a")).HasField("result")
+        await lane.admission.until(is_idle)
+
+
+async def test_the_outcome_is_repeated_until_it_is_acknowledged_when_admission_is_silent(tmp_path: Path) -> None:
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        lane.admission.acknowledges = False
+        lane.admission.wish(lease("renders"))
+        for _ in range(3):
+            assert (await lane.admission.until_ended("a")).HasField("result")
+        lane.admission.acknowledges = True
+        await lane.admission.until(is_idle)
+
+
+async def test_the_render_is_not_disturbed_when_streams_are_recycled(tmp_path: Path) -> None:
+    async with running_lane(tmp_path, stream_life_s=0.3) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("waits"))
+        await lane.admission.until(lambda report: report.work.progress > 0)
+        streams = lane.admission.streams
+        await holds(lambda: lane.admission.streams >= streams + 4)
+        (lane.models / "go").touch()
+        assert (await lane.admission.until_ended("a")).HasField("result")
+    assert lane.agent.status.cold_starts == 1
+    worked = [index for index, report in enumerate(lane.admission.reports) if report.work.task_id == "a"]
+    assert worked == list(range(worked[0], worked[-1] + 1))
+
+
+async def test_reports_keep_coming_when_the_process_is_busy(tmp_path: Path) -> None:
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("hangs"))
+        await lane.admission.until(lambda report: report.work.progress > 0)
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        for _ in range(5):
+            await lane.admission.until(lambda report: report.work.task_id == "a")
+        # Five intervals of 0.2 s, and room for a busy machine.
+        assert loop.time() - started_s < 5
+
+
+async def test_the_other_model_is_released_first_when_the_pool_switches(tmp_path: Path) -> None:
+    async with running_lane(tmp_path, dedicated=False) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("renders", task="a"))
+        first = await lane.admission.until_ended("a")
+        await lane.admission.until(is_idle)
+        lane.admission.wish(lease("renders", task="b", model="phr00t"))
+        second = await lane.admission.until_ended("b")
+    assert first.memory.residency_change.loaded_model == "anisora"
+    assert first.memory.residency_change.released_model == ""
+    assert second.memory.residency_change.released_model == "anisora"
+    assert second.memory.residency_change.loaded_model == "phr00t"
+    assert second.memory.residency_change.released_bytes == 1000
+    assert not second.memory.residency_change.process_replaced
+
+
+async def test_the_process_is_replaced_and_the_attempt_served_when_memory_does_not_come_back(tmp_path: Path) -> None:
+    async with running_lane(tmp_path, dedicated=False) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("leaks", task="a"))
+        await lane.admission.until_ended("a")
+        await lane.admission.until(is_idle)
+        lane.admission.wish(lease("renders", task="b", model="phr00t"))
+        outcome = await lane.admission.until_ended("b")
+    assert outcome.HasField("result")
+    assert outcome.memory.residency_change.process_replaced
+    assert outcome.memory.residency_change.released_model == "anisora"
+    assert lane.agent.status.cold_starts == 2
+
+
+async def test_the_request_is_refused_when_it_breaks_the_rules(tmp_path: Path) -> None:
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        wrong = lease("renders")
+        wrong.request.steps = 5
+        lane.admission.wish(wrong)
+        outcome = await lane.admission.until_ended("a")
+    assert outcome.failure.code == "render_failed"
+    assert "steps" in outcome.failure.message
+    assert outcome.memory.unmeasured_reason
+
+
+async def test_the_reason_is_reported_when_the_model_cannot_be_loaded(tmp_path: Path) -> None:
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        (lane.models / "broken").touch()
+        os.kill(lane.agent.status.pid, signal.SIGKILL)
+        report = await lane.admission.until(lambda report: "the weights are broken" in report.reason)
+        assert not report.warm
+        (lane.models / "broken").unlink()
+        await lane.admission.until(lambda report: report.warm)
+
+
+async def test_the_attempt_ends_and_the_process_too_when_the_lane_drains(tmp_path: Path) -> None:
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("steps"))
+        await lane.admission.until(lambda report: report.work.progress > 0)
+        pid = lane.agent.status.pid
+        await lane.agent.drain(0.2)
+        await lane.running
+        assert not psutil.pid_exists(pid)
+    ended = [report for report in lane.admission.reports if report.work.phase == pb.WORK_PHASE_ENDED]
+    assert ended[0].draining
+    assert ended[0].work.outcome.failure.code == "cancelled"

@@ -1,0 +1,166 @@
+"""An admission made of a few scripted answers, served over real gRPC."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from warmlane.admission.v1 import admission_service_pb2 as pb
+from warmlane.admission.v1 import admission_service_pb2_grpc, operator_service_pb2, operator_service_pb2_grpc, task_pb2
+from warmlane.generation.v1 import generation_pb2
+
+from runtime.errors import ErrorCode, ServiceError
+from runtime.rpc import GrpcServer
+
+VIDEO = bytes(range(256)) * 4096
+TASK_ID = "0123456789abcdef0123456789abcdef"
+
+_UNAVAILABLE = ServiceError(code=ErrorCode.SERVICE_UNAVAILABLE, message="The database is locked.", retry_after_s=1.0)
+
+
+def made_task(
+    state: task_pb2.TaskState.ValueType = task_pb2.TASK_STATE_QUEUED, *, progress: int = 0, failure: generation_pb2.Failure | None = None
+) -> task_pb2.Task:
+    """A task with the video of this module as its result where it is done."""
+    task = task_pb2.Task(task_id=TASK_ID, state=state, progress=progress, failure=failure)
+    task.request.model = "anisora"
+    task.request.seed = 7
+    task.created_at.FromJsonString("2026-01-01T00:00:00Z")
+    if state == task_pb2.TASK_STATE_DONE:
+        task.progress = 100
+        task.result.CopyFrom(
+            generation_pb2.Result(
+                media_type="video/mp4",
+                size_bytes=len(VIDEO),
+                sha256=hashlib.sha256(VIDEO).hexdigest(),
+                width=512,
+                height=512,
+                num_frames=17,
+                fps=16,
+            )
+        )
+    return task
+
+
+@dataclass
+class Script:
+    """What the double answers, and what it was asked.
+
+    Attributes:
+        refusal: raised by every call while set.
+        watched: the states that one WatchTask tells; None in between breaks the stream there.
+        video: what ReadResult sends.
+        breaks_at: offset at which ReadResult breaks once.
+        snapshot: what GetSnapshot tells.
+    """
+
+    refusal: ServiceError | None = None
+    watched: list[task_pb2.Task | None] = field(default_factory=list)
+    video: bytes = VIDEO
+    breaks_at: int | None = None
+    snapshot: operator_service_pb2.GetSnapshotResponse = field(default_factory=operator_service_pb2.GetSnapshotResponse)
+    uploads: list[bytes] = field(default_factory=list)
+    submitted: list[generation_pb2.GenerationRequest] = field(default_factory=list)
+    read_offsets: list[int] = field(default_factory=list)
+
+
+class AdmissionDouble(admission_service_pb2_grpc.AdmissionServiceServicer):
+    """The client side of admission, as scripted."""
+
+    def __init__(self, script: Script) -> None:
+        """Answers by the script."""
+        self._script = script
+
+    def _refuse(self) -> None:
+        if self._script.refusal is not None:
+            raise self._script.refusal
+
+    async def UploadInput(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.UploadInputRequest], context: object
+    ) -> pb.UploadInputResponse:
+        """Keeps the bytes."""
+        content = b"".join([request.chunk async for request in request_iterator])
+        self._refuse()
+        self._script.uploads.append(content)
+        image = generation_pb2.InputImage(key="inputs/" + hashlib.sha256(content).hexdigest())
+        return pb.UploadInputResponse(image=image)
+
+    async def SubmitTask(self, request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:  # noqa: N802
+        """Accepts."""
+        self._refuse()
+        self._script.submitted.append(request.request)
+        return pb.SubmitTaskResponse(task=made_task())
+
+    async def GetTask(self, request: pb.GetTaskRequest, context: object) -> pb.GetTaskResponse:  # noqa: N802
+        """Tells the first state of the script."""
+        self._refuse()
+        return pb.GetTaskResponse(task=next((one for one in self._script.watched if one is not None), made_task()))
+
+    async def CancelTask(self, request: pb.CancelTaskRequest, context: object) -> pb.CancelTaskResponse:  # noqa: N802
+        """Cancels."""
+        self._refuse()
+        return pb.CancelTaskResponse(task=made_task(task_pb2.TASK_STATE_CANCELLED))
+
+    async def WatchTask(self, request: pb.WatchTaskRequest, context: object) -> AsyncIterator[pb.WatchTaskResponse]:  # noqa: N802
+        """Tells the states of the script, once each."""
+        self._refuse()
+        while self._script.watched:
+            state = self._script.watched.pop(0)
+            if state is None:
+                raise _UNAVAILABLE
+            yield pb.WatchTaskResponse(task=state)
+
+    async def ReadResult(self, request: pb.ReadResultRequest, context: object) -> AsyncIterator[pb.ReadResultResponse]:  # noqa: N802
+        """Sends the video from the offset on."""
+        self._refuse()
+        self._script.read_offsets.append(request.offset)
+        for start in range(request.offset, len(self._script.video), 256 * 1024):
+            if self._script.breaks_at == start:
+                self._script.breaks_at = None
+                raise _UNAVAILABLE
+            total = len(self._script.video) if start == request.offset else 0
+            yield pb.ReadResultResponse(chunk=self._script.video[start : start + 256 * 1024], total_bytes=total)
+
+    async def ListTasks(self, request: pb.ListTasksRequest, context: object) -> pb.ListTasksResponse:  # noqa: N802
+        """No command asks for it."""
+        raise AssertionError
+
+    async def DeleteTask(self, request: pb.DeleteTaskRequest, context: object) -> pb.DeleteTaskResponse:  # noqa: N802
+        """No command asks for it."""
+        raise AssertionError
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: object) -> pb.ListModelsResponse:  # noqa: N802
+        """No command asks for it."""
+        raise AssertionError
+
+
+class OperatorDouble(operator_service_pb2_grpc.OperatorServiceServicer):
+    """The operator side of admission, as scripted."""
+
+    def __init__(self, script: Script) -> None:
+        """Answers by the script."""
+        self._script = script
+
+    async def GetSnapshot(  # noqa: N802
+        self, request: operator_service_pb2.GetSnapshotRequest, context: object
+    ) -> operator_service_pb2.GetSnapshotResponse:
+        """Tells the snapshot of the script."""
+        if self._script.refusal is not None:
+            raise self._script.refusal
+        return self._script.snapshot
+
+
+def serving(script: Script) -> GrpcServer:
+    """A server that answers by the script; its user starts and stops it."""
+    return GrpcServer(
+        "127.0.0.1:0",
+        {
+            "warmlane.admission.v1.AdmissionService": lambda server: admission_service_pb2_grpc.add_AdmissionServiceServicer_to_server(
+                AdmissionDouble(script), server
+            ),
+            "warmlane.admission.v1.OperatorService": lambda server: operator_service_pb2_grpc.add_OperatorServiceServicer_to_server(
+                OperatorDouble(script), server
+            ),
+        },
+    )

@@ -1,0 +1,1 @@
+"""Tests of `warmlane up`, with small stand-in processes."""

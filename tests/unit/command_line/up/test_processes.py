@@ -1,0 +1,91 @@
+"""The process table: what every process is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+import pytest
+
+from command_line.failures import CommandError
+from command_line.up.folder import DataFolder
+from command_line.up.gpus import assign_gpus
+from command_line.up.ports import Ports
+from command_line.up.processes import ALL_PROCESSES, Process, StackOptions, admission_address, stack_processes
+
+PORTS = Ports(by_process={name: 50_000 + index for index, name in enumerate(ALL_PROCESSES)}, picked=frozenset())
+
+
+def _options(profile: str = "tiny", processes: tuple[str, ...] = ALL_PROCESSES) -> StackOptions:
+    return StackOptions(profile=profile, processes=processes, api_key="the-api-key", admin_key="the-admin-key")
+
+
+def _table(folder: DataFolder, inherited: Mapping[str, str] | None = None, *, profile: str = "tiny") -> dict[str, Process]:
+    made = stack_processes(_options(profile), ports=PORTS, folder=folder, inherited=inherited or {}, devices={"lane-phr00t": "1"})
+    return {process.name: process for process in made}
+
+
+def test_module_of_each_process_is_run_when_the_stack_starts(folder: DataFolder) -> None:
+    modules = ["admission", "lane_anisora", "lane_phr00t", "degraded_pool", "http_bridge"]
+    assert [process.command for process in _table(folder).values()] == [(sys.executable, "-m", module) for module in modules]
+
+
+def test_every_client_dials_admission_when_ports_are_planned(folder: DataFolder) -> None:
+    table = _table(folder)
+    assert table["admission"].environment["WARMLANE_ADMISSION_BIND"] == "127.0.0.1:50000"
+    assert {one.environment["WARMLANE_ADMISSION_ADDRESS"] for one in table.values()} == {"127.0.0.1:50000"}
+    assert table["lane-phr00t"].environment["WARMLANE_INSPECTION_BIND"] == "127.0.0.1:50002"
+    assert table["http-bridge"].environment["WARMLANE_HTTP_BIND"] == "127.0.0.1:50004"
+
+
+def test_keys_reach_the_bridge_only_when_they_are_set(folder: DataFolder) -> None:
+    for name, process in _table(folder, {"WARMLANE_API_KEY": "the-api-key"}).items():
+        assert ("the-api-key" in process.environment.values()) == (name == "http-bridge")
+
+
+def test_cookies_work_on_plain_http_when_the_stack_is_local(folder: DataFolder) -> None:
+    assert _table(folder)["http-bridge"].environment["WARMLANE_COOKIE_SECURE"] == "false"
+
+
+def test_data_lies_in_the_folder_when_nothing_else_is_said(folder: DataFolder) -> None:
+    environment = _table(folder)["admission"].environment
+    assert environment["WARMLANE_DATABASE_URL"] == f"sqlite:///{folder.root}/admission.db"
+    assert environment["WARMLANE_OBJECT_STORE_URL"] == f"file://{folder.root}/objects"
+
+
+def test_own_database_is_kept_when_the_caller_names_one(folder: DataFolder) -> None:
+    table = _table(folder, {"WARMLANE_DATABASE_URL": "postgresql:///somewhere"})
+    assert table["admission"].environment["WARMLANE_DATABASE_URL"] == "postgresql:///somewhere"
+
+
+def test_lane_id_is_its_own_when_the_caller_has_one_set(folder: DataFolder) -> None:
+    table = _table(folder, {"WARMLANE_LANE_ID": "stray"})
+    assert table["lane-anisora"].environment["WARMLANE_LANE_ID"] == "lane-anisora"
+
+
+def test_gpu_is_given_when_one_is_assigned(folder: DataFolder) -> None:
+    table = _table(folder, profile="a10g")
+    assert table["lane-phr00t"].environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert "WARMLANE_DEVICE" not in table["lane-phr00t"].environment
+
+
+def test_processor_is_used_when_the_profile_is_tiny(folder: DataFolder) -> None:
+    assert _table(folder)["lane-anisora"].environment["WARMLANE_DEVICE"] == "cpu"
+
+
+def test_admission_is_looked_for_elsewhere_when_it_is_left_out() -> None:
+    options = _options(processes=("lane-anisora",))
+    assert admission_address(options, PORTS, {"WARMLANE_ADMISSION_ADDRESS": "10.0.0.1:50051"}) == "10.0.0.1:50051"
+
+
+def test_each_lane_gets_its_own_gpu_when_there_are_enough() -> None:
+    assert assign_gpus(["a", "b"], ["0", "1", "2"]) == {"a": "0", "b": "1"}
+
+
+def test_lanes_to_leave_out_are_named_when_there_are_too_few_gpus() -> None:
+    with pytest.raises(CommandError, match="--without b --without c"):
+        assign_gpus(["a", "b", "c"], ["0"])
+
+
+def test_no_gpu_is_assigned_when_there_is_none() -> None:
+    assert assign_gpus(["a"], []) == {}

@@ -1,0 +1,79 @@
+"""What a pipeline process is given and how its end is told."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from runtime.lane.child_process import Exit, child_environment
+from runtime.lane.child_protocol import (
+    REPLACE_EXIT_CODE,
+    Release,
+    Render,
+    RenderEnded,
+    Start,
+    decode_command,
+    decode_event,
+    encode_command,
+    encode_event,
+)
+from runtime.lane.outcome import Failure, FailureCode, MemoryRecord, Outcome, ResidencyChange, unmeasured
+from runtime.lane.state import Attempt
+
+ATTEMPT = Attempt(task_id="a", number=2)
+
+
+def test_the_allocator_can_grow_its_segments_when_nothing_is_set() -> None:
+    assert child_environment({}, torch_threads=3)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+
+
+def test_what_the_operator_set_stays_when_the_older_name_was_used() -> None:
+    child = child_environment({"PYTORCH_CUDA_ALLOC_CONF": "pinned_use_background_threads:True"}, torch_threads=3)
+    assert child["PYTORCH_ALLOC_CONF"] == "pinned_use_background_threads:True,expandable_segments:True"
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in child
+
+
+def test_threads_are_fixed_when_a_number_is_given() -> None:
+    child = child_environment({"OMP_NUM_THREADS": "9"}, torch_threads=3)
+    assert (child["OMP_NUM_THREADS"], child["MKL_NUM_THREADS"]) == ("3", "3")
+
+
+def test_every_core_is_used_when_no_number_of_threads_is_given() -> None:
+    assert int(child_environment({}, torch_threads=0)["OMP_NUM_THREADS"]) >= 1
+
+
+def test_keys_stay_behind_when_the_agent_has_them() -> None:
+    assert "WARMLANE_API_KEY" not in child_environment({"WARMLANE_API_KEY": "k", "WARMLANE_ADMIN_KEY": "k"}, torch_threads=1)
+
+
+def test_the_signal_is_named_when_a_process_died_of_it() -> None:
+    assert str(Exit(code=-signal.SIGSEGV)) == "signal SIGSEGV"
+
+
+def test_the_text_says_what_is_not_known_when_a_process_was_killed() -> None:
+    assert "memory runs out" in str(Exit(code=-signal.SIGKILL))
+
+
+def test_only_its_own_exit_code_asks_for_replacement_when_a_process_ends() -> None:
+    assert Exit(code=REPLACE_EXIT_CODE).asks_for_replacement
+    assert not Exit(code=1).asks_for_replacement
+
+
+def test_commands_are_the_same_when_they_crossed_the_socket() -> None:
+    start = Start(
+        catalog="m:c", profile="tiny", models_dir=Path("models"), device="cpu", object_store_url="file:///objects", warm_model="anisora"
+    )
+    released = Release(model="anisora", weight_bytes=1, residue_bytes=2, release_s=0.5)
+    render = Render(attempt=ATTEMPT, parameters={"prompt": "two\nlines", "fps": 16}, artifact_prefix="results/a/2/", released=released)
+    for command in (start, render):
+        line = encode_command(command)
+        assert line.count(b"\n") == 1
+        assert decode_command(line) == command
+
+
+def test_outcomes_are_the_same_when_they_crossed_the_socket() -> None:
+    failure = Failure(code=FailureCode.GPU_MEMORY_EXCEEDED, message="Full.")
+    change = ResidencyChange(loaded_model="phr00t", loaded_bytes=5, load_s=0.25)
+    record = MemoryRecord(measured_at=unmeasured("").measured_at, device="cpu", host_rss_after_bytes=7, residency_change=change)
+    event = RenderEnded(attempt=ATTEMPT, outcome=Outcome(failure=failure, memory=record, denoise_s=1.5))
+    assert decode_event(encode_event(event)) == event

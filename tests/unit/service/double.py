@@ -1,0 +1,161 @@
+"""A controller that does what a test says, and keeps what it was told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
+
+from admission.core.lanes import Report, Wish
+from admission.core.tasks import Event, Model, Task, TaskId, TaskState
+from admission.engine_types import CountersView, DegradedView, LaneWish, Snapshot, TaskView, UnknownTaskError
+from admission.store.port import Session, StoreUnavailableError, TaskPage, TaskQuery
+from runtime.rules.check import check_request
+from runtime.rules.parameters import to_parameters
+from runtime.rules.request import GenerationRequest
+
+TASK_ID = TaskId("0123456789abcdef" * 2)
+AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def a_task(state: TaskState = TaskState.QUEUED, **changes: object) -> Task:
+    """A task of anisora; `changes` replace its fields."""
+    fields: dict[str, object] = {
+        "task_id": TASK_ID,
+        "owner": "",
+        "model": Model("anisora"),
+        "mode": "t2v",
+        "parameters": to_parameters(check_request({"model": "anisora", "prompt": "a lake", "seed": 7})),
+        "tokens": 1,
+        "state": state,
+        "created_at": AT,
+        "updated_at": AT,
+    }
+    return Task(**(fields | changes))  # type: ignore[arg-type]
+
+
+def a_view(task: Task, queue_position: int | None = None, eta_s: float | None = None) -> TaskView:
+    """The task as the engine shows it."""
+    return TaskView(task=task, queue_position=queue_position, eta_s=eta_s)
+
+
+class LaneSessionDouble:
+    """One stream: keeps reports, gives the wishes that the test puts in; an exception put in is raised."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.reports: asyncio.Queue[Report] = asyncio.Queue()
+        self.wishes: asyncio.Queue[LaneWish | Exception] = asyncio.Queue()
+        self.refusal: Exception | None = None
+        self.closed = asyncio.Event()
+
+    async def report(self, report: Report) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        await self.reports.put(report)
+
+    async def next_wish(self) -> LaneWish:
+        wish = await self.wishes.get()
+        if isinstance(wish, Exception):
+            raise wish
+        return wish
+
+    async def close(self) -> None:
+        self.closed.set()
+
+
+class ControllerDouble:
+    """Answers with what the test set."""
+
+    def __init__(self) -> None:
+        self.submitted: list[tuple[GenerationRequest, str]] = []
+        self.answer: Task | Exception | None = a_task()
+        self.begun = asyncio.Event()
+        self.left = asyncio.Event()
+        self.tasks: dict[TaskId, TaskView] = {}
+        self.events: tuple[Event, ...] = ()
+        self.views: asyncio.Queue[TaskView | None] = asyncio.Queue()
+        self.queries: list[TaskQuery] = []
+        self.deleted: list[TaskId] = []
+        self.sessions: list[LaneSessionDouble] = []
+
+    async def submit(self, request: GenerationRequest, owner: str) -> Task:
+        """The answer; None waits until the caller leaves."""
+        self.submitted.append((request, owner))
+        self.begun.set()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if self.answer is None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.left.set()
+        assert self.answer is not None
+        return self.answer
+
+    async def task(self, task_id: TaskId) -> TaskView | None:
+        return self.tasks.get(task_id)
+
+    async def task_events(self, task_id: TaskId) -> tuple[Event, ...]:
+        return self.events
+
+    async def watch(self, task_id: TaskId) -> AsyncGenerator[TaskView, None]:
+        """The views that the test puts in; None ends it."""
+        if task_id not in self.tasks:
+            raise UnknownTaskError
+        try:
+            self.begun.set()
+            while (view := await self.views.get()) is not None:
+                yield view
+        finally:
+            self.left.set()
+
+    async def page(self, query: TaskQuery) -> TaskPage:
+        self.queries.append(query)
+        return TaskPage(tasks=tuple(view.task for view in self.tasks.values()), total=41)
+
+    async def cancel(self, task_id: TaskId) -> TaskView:
+        view = await self.task(task_id)
+        if view is None:
+            raise UnknownTaskError
+        return view
+
+    async def delete(self, task_id: TaskId) -> None:
+        if task_id not in self.tasks:
+            raise UnknownTaskError
+        self.deleted.append(task_id)
+
+    def open_lane(self) -> LaneSessionDouble:
+        self.sessions.append(LaneSessionDouble(len(self.sessions) + 1))
+        self.begun.set()
+        return self.sessions[-1]
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            controller_epoch=3,
+            lanes=(),
+            queues=(),
+            degraded=DegradedView(depth=2, max_depth=25, held=1, rescued=1, oldest_wait_s=1.5, max_wait_s=30.0),
+            counters=CountersView(accepted=9, fallbacks=1, overloaded_depth=0, overloaded_wait=0, lanes_lost=0),
+        )
+
+
+class SessionsDouble:
+    """Keeps sessions in memory; may be out of order."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Session] = {}
+        self.is_down = False
+
+    async def add_session(self, session: Session) -> None:
+        if self.is_down:
+            raise StoreUnavailableError
+        self.kept[session.token_sha256] = session
+
+    async def session(self, token_sha256: str) -> Session | None:
+        return self.kept.get(token_sha256)
+
+
+def a_wish(sequence: int) -> LaneWish:
+    """A wish for nothing."""
+    return LaneWish(controller_epoch=3, wish=Wish(sequence=sequence), task=None, report_interval_s=2.0)

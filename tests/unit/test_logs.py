@@ -1,0 +1,85 @@
+"""What a log line holds, and what it never holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from runtime.logs import LogSettings, configure_logging
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def _line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    output = capsys.readouterr()
+    assert output.out == ""
+    [line] = output.err.splitlines()
+    told = json.loads(line)
+    assert isinstance(told, dict)
+    return told
+
+
+def test_event_is_one_line_of_json_when_the_format_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings(log_format="json"), process="admission")
+
+    structlog.get_logger().info("task_accepted", task_id="1", depth=3)
+
+    line = _line(capsys)
+    assert {"event": "task_accepted", "task_id": "1", "depth": 3, "level": "info", "process": "admission"}.items() <= line.items()
+    assert line["timestamp"].endswith("Z")
+
+
+def test_line_of_another_library_has_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings(log_format="json"))
+
+    logging.getLogger("asyncio").warning("slow: %s", "callback")
+
+    assert {"event": "slow: callback", "logger": "asyncio", "level": "warning"}.items() <= _line(capsys).items()
+
+
+def test_secret_is_not_in_the_line_when_a_caller_logs_one(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings(log_format="json"))
+
+    structlog.get_logger().info("request_refused", prompt="a lake", api_key="k1")
+
+    line = _line(capsys)
+    assert (line["prompt"], line["api_key"]) == ("[not logged]", "[not logged]")
+
+
+@pytest.mark.parametrize("log_format", ["json", "pretty"])
+def test_variables_are_not_in_the_line_when_an_exception_is_logged(capsys: pytest.CaptureFixture[str], log_format: Any) -> None:
+    configure_logging(LogSettings(log_format=log_format))
+    try:
+        _failing(" ".join(("a", "lake", "at", "dawn")))
+    except ValueError as error:
+        structlog.get_logger().error("rpc_failed", exc_info=error)
+
+    told = capsys.readouterr().err
+    assert "ValueError" in told
+    assert "a lake at dawn" not in told
+
+
+def test_event_is_dropped_when_it_is_below_the_level(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings(log_format="json", log_level="warning"))
+
+    structlog.get_logger().info("task_accepted")
+
+    assert capsys.readouterr().err == ""
+
+
+def _failing(prompt: str) -> None:
+    msg = f"{len(prompt)} characters"
+    raise ValueError(msg)
