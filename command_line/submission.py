@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from warmlane.generation.v1 import generation_pb2
 
 from command_line.client import AdmissionClient
 from command_line.failures import CommandError
+from runtime.errors import ServiceError
 from runtime.images import MAX_IMAGE_BYTES
 
 _KEYFRAME = re.compile(r"^(?P<path>.+)@(?P<index>\d{1,9})(?::(?P<strength>\d+(?:\.\d+)?))?$")
@@ -71,7 +73,7 @@ async def attach_pictures(
     """Uploads the pictures and names them in a copy of the request, where its mode wants them."""
     complete = generation_pb2.GenerationRequest()
     complete.CopyFrom(request)
-    references = [await client.upload(_read(picture.path)) for picture in found]
+    references = [await _uploaded(picture.path, client) for picture in found]
     if request.mode == "i2v":
         complete.reference_image.CopyFrom(references[0])
     elif request.mode == "first_last_frame":
@@ -107,9 +109,16 @@ def _check_file(path: Path) -> None:
         raise CommandError(msg)
 
 
-def _read(path: Path) -> bytes:
+async def _uploaded(path: Path, client: AdmissionClient) -> generation_pb2.InputImage:
     try:
-        return path.read_bytes()
+        return await client.upload(await asyncio.to_thread(path.read_bytes))
     except OSError as error:
         msg = f"--image {path}: cannot be read: {error.strerror}."
+        raise CommandError(msg) from error
+    except ServiceError as error:
+        if not error.violations:
+            raise
+        # Admission knows the bytes only; which of several pictures it was is known here.
+        told = " ".join(violation.message for violation in error.violations)
+        msg = f"--image {path}: {told}"
         raise CommandError(msg) from error

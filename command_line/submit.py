@@ -71,7 +71,7 @@ def submit(  # noqa: PLR0913
     found = pictures(request.mode if request.HasField("mode") else None, image or ())
     if output is not None:
         check_output(output)
-    _Submission(request, found, wait=wait or output is not None, output=output, as_json=as_json).run(address)
+    _Submission(request, found, wait=wait or output is not None, output=output, as_json=as_json, address=address).run()
 
 
 def watch_to_end(address: str | None, task_id: str, *, output: Path | None, as_json: bool) -> None:
@@ -87,7 +87,7 @@ def watch_to_end(address: str | None, task_id: str, *, output: Path | None, as_j
             await save_video(client, task, output)
         return task
 
-    task = with_admission(address, work, interrupted=lambda: _resume(task_id, output))
+    task = with_admission(address, work, interrupted=lambda: _resume(task_id, output, address))
     _conclude(task, output=output, quiet=as_json)
 
 
@@ -95,24 +95,32 @@ class _Submission:
     """One run of the command."""
 
     def __init__(
-        self, request: generation_pb2.GenerationRequest, found: list[Picture], *, wait: bool, output: Path | None, as_json: bool
+        self,
+        request: generation_pb2.GenerationRequest,
+        found: list[Picture],
+        *,
+        wait: bool,
+        output: Path | None,
+        as_json: bool,
+        address: str | None,
     ) -> None:
         self._request = request
         self._pictures = found
         self._wait = wait
         self._output = output
         self._as_json = as_json
+        self._address = address
         self._task_id = ""
 
-    def run(self, address: str | None) -> None:
-        task = with_admission(address, self._work, interrupted=self._interrupted)
+    def run(self) -> None:
+        task = with_admission(self._address, self._work, interrupted=self._interrupted)
         if self._as_json:
             typer.echo(to_json(task))
         if self._wait:
             _conclude(task, output=self._output, quiet=self._as_json)
         elif not self._as_json:
             typer.echo(task.task_id)
-            typer.echo(f"accepted; watch it with: {_watch_command(task.task_id, None)}", err=True)
+            typer.echo(f"accepted; watch it with: {_watch_command(task.task_id, None, self._address)}", err=True)
 
     async def _work(self, client: AdmissionClient) -> task_pb2.Task:
         with TaskProgress(Console(stderr=True)) as shown:
@@ -128,7 +136,7 @@ class _Submission:
 
     def _interrupted(self) -> str:
         if self._task_id:
-            return _resume(self._task_id, self._output)
+            return _resume(self._task_id, self._output, self._address)
         return "interrupted before the task was accepted; nothing is kept of it."
 
 
@@ -164,10 +172,12 @@ def _conclude(task: task_pb2.Task, *, output: Path | None, quiet: bool) -> None:
         typer.echo(f"written to {output}")
 
 
-def _resume(task_id: str, output: Path | None) -> str:
-    return f"the task goes on without you; watch it again with: {_watch_command(task_id, output)}"
+def _resume(task_id: str, output: Path | None, address: str | None) -> str:
+    return f"the task goes on without you; watch it again with: {_watch_command(task_id, output, address)}"
 
 
-def _watch_command(task_id: str, output: Path | None) -> str:
+def _watch_command(task_id: str, output: Path | None, address: str | None) -> str:
     words = [*program(), "watch", task_id]
-    return shlex.join(words if output is None else [*words, "--output", str(output)])
+    words += ["--output", str(output)] if output is not None else []
+    words += ["--address", address] if address is not None else []
+    return shlex.join(words)

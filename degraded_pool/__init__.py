@@ -1,0 +1,1 @@
+"""The lane that renders with either model, one resident at a time, when no dedicated lane can."""

@@ -1,0 +1,1 @@
+"""The lane that keeps AniSora warm: its pipeline, its conditioning, its settings."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from diffusers import WanTransformer3DModel
 
-from runtime.lane.wan.tiny import TRANSFORMER_SIZE, save_shared, seeded
+from runtime.lane.wan.tiny import TRANSFORMER_SIZE, save_shared, seeded, sharpen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,4 +26,6 @@ def build(folder: Path) -> None:
 
 def build_expert() -> WanTransformer3DModel:
     """One expert of two layers."""
-    return WanTransformer3DModel(in_channels=_CONDITIONED_CHANNELS, out_channels=16, num_layers=2, **TRANSFORMER_SIZE).eval()
+    expert = WanTransformer3DModel(in_channels=_CONDITIONED_CHANNELS, out_channels=16, num_layers=2, **TRANSFORMER_SIZE)
+    sharpen(expert)
+    return expert.eval()

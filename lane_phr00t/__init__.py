@@ -1,0 +1,1 @@
+"""The lane that keeps Phr00t warm: its pipeline, its conditioning, its settings."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from diffusers import WanVACETransformer3DModel
 
-from runtime.lane.wan.tiny import TRANSFORMER_SIZE, save_shared, seeded
+from runtime.lane.wan.tiny import TRANSFORMER_SIZE, save_shared, seeded, sharpen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +23,8 @@ def build(folder: Path) -> None:
 
 def build_transformer() -> WanVACETransformer3DModel:
     """A VACE transformer of three layers, two of them with a control branch; 96 control channels, as in the real one."""
-    return WanVACETransformer3DModel(
+    transformer = WanVACETransformer3DModel(
         in_channels=16, out_channels=16, num_layers=3, vace_layers=[0, 2], vace_in_channels=96, **TRANSFORMER_SIZE
-    ).eval()
+    )
+    sharpen(transformer)
+    return transformer.eval()

@@ -16,7 +16,7 @@ class Screen:
         """Prints to the console; shows a live line when it is a terminal."""
         self._console = console
         self._status: Status | None = None
-        self._waits: tuple[str, ...] = ()
+        self._told: set[str] = set()
 
     def line(self, text: str, *, style: str | None = None) -> None:
         """Prints one line as it is: nothing in it is markup, nothing is wrapped, so that commands can be pasted."""
@@ -24,20 +24,19 @@ class Screen:
 
     def waiting(self, waits: Sequence[str]) -> None:
         """Shows what is waited for; an empty list ends the waiting."""
-        if tuple(waits) == self._waits:
-            return
-        self._waits = tuple(waits)
         if not waits:
             self.close()
-            return
-        text = "waiting for " + ", ".join(waits)
-        if not self._console.is_terminal:
-            self.line(text)
+        elif not self._console.is_terminal:
+            # Once each: a lane that fails in circles would fill a file with the same few lines.
+            for wait in waits:
+                if wait not in self._told:
+                    self._told.add(wait)
+                    self.line(f"waiting for {wait}")
         elif self._status is None:
-            self._status = self._console.status(Text(text))
+            self._status = self._console.status(Text(_live(waits)))
             self._status.start()
         else:
-            self._status.update(Text(text))
+            self._status.update(Text(_live(waits)))
 
     def close(self) -> None:
         """Takes the live line away."""
@@ -62,3 +61,7 @@ class Screen:
     def process_stopped(self, name: str, how: str, *, killed: bool) -> None:
         """A process ended because it was told to."""
         self.line(f"{name}: did not stop in time and was killed" if killed else f"{name}: stopped ({how})")
+
+
+def _live(waits: Sequence[str]) -> str:
+    return "waiting for " + ", ".join(waits)

@@ -80,13 +80,15 @@ async def _run_plan(plan: Plan, signals: _Signals, folder: DataFolder, screen: S
     folder.write_ports(plan.ports.by_process)
     try:
         async with supervisor, admission_client(plan.address) as client:
-            if not await _until_ready(plan, signals, supervisor, client, screen):
-                return signals.asked.is_set()
-            screen.line("ready", style="bold green")
-            for line in plan.first_steps:
-                screen.line(line)
-            while not await signals.asked_within(_POLL_S):
-                supervisor.check()
+            if await _until_ready(plan, signals, supervisor, client, screen):
+                screen.line("ready", style="bold green")
+                for line in plan.first_steps:
+                    screen.line(line)
+                while not await signals.asked_within(_POLL_S):
+                    supervisor.check()
+            elif not signals.asked.is_set():
+                return False
+            screen.close()
             screen.line("stopping")
     finally:
         screen.close()

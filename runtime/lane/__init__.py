@@ -1,0 +1,1 @@
+"""What lanes share: the agent that speaks with admission, the process that runs the pipeline, and everything about GPUs."""

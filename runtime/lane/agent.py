@@ -193,9 +193,8 @@ class Agent:
             raise StreamEndedError(msg)
         if lane.is_stale(self._state, wish):
             return
-        if desired.HasField("report_interval"):
-            wished_s = desired.report_interval.ToMicroseconds() / 1e6
-            self._wished_interval_s = max(_MIN_INTERVAL_S, min(wished_s, self._settings.report_interval_s))
+        wished_s = desired.report_interval.ToMicroseconds() / 1e6 or self._settings.report_interval_s
+        self._wished_interval_s = max(_MIN_INTERVAL_S, min(wished_s, self._settings.report_interval_s))
         state, actions = lane.wished(self._state, wish)
         has_changed = state.activity != self._state.activity
         self._become(state)

@@ -104,7 +104,6 @@ class Attachment:
         with contextlib.suppress(TimeoutError, grpc.RpcError, asyncio.InvalidStateError):
             async with asyncio.timeout(_LAST_WORD_S):
                 await self._write(self._call)
-                await self._call.done_writing()
 
     async def close(self) -> None:
         """Leaves the stream; never raises for how it ended."""

@@ -43,7 +43,7 @@ from runtime.objects import open_object_store
 if TYPE_CHECKING:
     from runtime.lane.state import Attempt
 
-_log = structlog.get_logger()
+_log = structlog.get_logger("runtime.lane.child")
 
 _PR_SET_PDEATHSIG = 1
 _LOAD_FAILED_EXIT_CODE = 1

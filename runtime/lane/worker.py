@@ -42,6 +42,8 @@ _PROVEN_S = 60.0
 _BACKOFF_MIN_S = 0.5
 _BACKOFF_MAX_S = 30.0
 _LOOK_AGAIN_S = 1.0
+_SHUTDOWN_GRACE_S = 3.0
+"""When the lane stops, its supervisor waits: the process is killed soon after it was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +170,9 @@ class Worker:
         child = self._child
         if child is not None:
             child.send(Shutdown())
-            if self._current is not None or not await child.wait(grace_s):
+            # In the middle of an attempt or a load it would not see the command.
+            is_busy = self._current is not None or not self._status.warm
+            if is_busy or not await child.wait(grace_s):
                 child.kill()
 
     async def render(self, order: Order) -> Outcome:
@@ -196,7 +200,10 @@ class Worker:
             self._settle("no pipeline process ran")
             return
         current.sent_to.send(Cancel(attempt=attempt))
-        asyncio.get_running_loop().call_later(self._settings.cancel_grace_s, self._kill_if_stuck, current)
+        grace_s = self._settings.cancel_grace_s
+        if reason is StopReason.SHUTDOWN:
+            grace_s = min(grace_s, _SHUTDOWN_GRACE_S)
+        asyncio.get_running_loop().call_later(grace_s, self._kill_if_stuck, current)
 
     async def _live(self) -> Exit | OSError:
         """One process from start to end; an OSError when it could not be started."""
@@ -311,7 +318,7 @@ class Worker:
             # As lost as with its machine: the task runs again, and the third loss ends it.
             failure = Failure(code=FailureCode.LANE_LOST, message="The pipeline's process ended unexpectedly.")
         if current.is_killed:
-            why = f"its agent killed the pipeline's process: it did not end the attempt within {self._settings.cancel_grace_s:g} s"
+            why = "its agent killed the pipeline's process: it did not end the attempt in time when it was asked to"
         current.ended.set_result(Outcome(failure=failure, memory=unmeasured(why)))
 
     def _kill_if_stuck(self, current: _Current) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import psutil
@@ -46,7 +47,7 @@ class LaneProcess:
 
     async def is_serving(self, service: str) -> bool:
         """What grpc.health.v1 says."""
-        stub = health_pb2_grpc.HealthStub(self.channel)
+        stub: Any = health_pb2_grpc.HealthStub(self.channel)
         answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 

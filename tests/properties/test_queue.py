@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from admission.core.lanes import Work
 from admission.core.tasks import TERMINAL, Failure, FailureCode, LaneId, Stage, TaskState
@@ -15,13 +15,21 @@ _FAILURE = failed(Failure(code=FailureCode.RENDER_FAILED, message="it failed"))
 
 
 class Histories(RuleBasedStateMachine):
-    """World checks the invariants after every event; the rules only make things happen. Reports may be stale, repeated or of dead attempts."""
+    """World checks the invariants after every event; the rules only make things happen.
+
+    Reports may be stale, repeated or of dead attempts.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
         self.boots: dict[str, int] = {}
         self.said: dict[LaneId, Work | None] = {}
+
+    @initialize(names=st.sets(st.sampled_from(sorted(_LANES))))
+    def some_lanes_are_there(self, names: set[str]) -> None:
+        for name in sorted(names):
+            self.attach(name, reboots=False)
 
     @rule(model=st.sampled_from([ANISORA, PHR00T]), owner=st.sampled_from("abc"), times=st.integers(1, 9))
     def submit(self, model: object, owner: str, times: int) -> None:
@@ -64,6 +72,8 @@ class Histories(RuleBasedStateMachine):
         lane = data.draw(st.sampled_from(sorted(self.world.wishes)))
         task_id = data.draw(st.sampled_from(self.world.accepted))
         lease = self.world.wishes[lane].lease
+        if lease is not None and data.draw(st.booleans()):
+            task_id = lease.task_id
         attempt = data.draw(st.integers(1, 3))
         if lease is None or (lease.task_id, lease.attempt) != (task_id, attempt):
             self.world.says_ended(lane, task_id, attempt)
@@ -105,4 +115,4 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestHistories.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -53,6 +54,10 @@ class Script:
         video: what ReadResult sends.
         breaks_at: offset at which ReadResult breaks once.
         snapshot: what GetSnapshot tells.
+        uploads: what UploadInput got.
+        submitted: what SubmitTask got.
+        read_offsets: where ReadResult was asked to begin.
+        hangs: WatchTask stays open, silent, after its states.
     """
 
     refusal: ServiceError | None = None
@@ -63,6 +68,7 @@ class Script:
     uploads: list[bytes] = field(default_factory=list)
     submitted: list[generation_pb2.GenerationRequest] = field(default_factory=list)
     read_offsets: list[int] = field(default_factory=list)
+    hangs: bool = False
 
 
 class AdmissionDouble(admission_service_pb2_grpc.AdmissionServiceServicer):
@@ -110,6 +116,8 @@ class AdmissionDouble(admission_service_pb2_grpc.AdmissionServiceServicer):
             if state is None:
                 raise _UNAVAILABLE
             yield pb.WatchTaskResponse(task=state)
+        if self._script.hangs:
+            await asyncio.Event().wait()
 
     async def ReadResult(self, request: pb.ReadResultRequest, context: object) -> AsyncIterator[pb.ReadResultResponse]:  # noqa: N802
         """Sends the video from the offset on."""

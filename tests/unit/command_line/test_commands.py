@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,3 +221,29 @@ def test_one_picture_means_i2v_when_no_mode_is_given(submit: Run, threaded_admis
     submit("--image", str(picture))
     request = threaded_admission.script.submitted[0]
     assert (request.mode, request.HasField("reference_image")) == ("i2v", True)
+
+
+def test_picture_is_named_when_admission_refuses_it(submit: Run, threaded_admission: Served, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"not a picture")
+    violation = Violation(field="chunk", message="The image is not PNG, JPEG or WebP.")
+    threaded_admission.script.refusal = ServiceError(code=ErrorCode.VALIDATION_ERROR, message="wrong", violations=(violation,))
+    with pytest.raises(CommandError) as caught:
+        submit("--image", str(picture))
+    assert caught.value.message == f"--image {picture}: The image is not PNG, JPEG or WebP."
+
+
+def test_way_to_resume_is_told_when_waiting_is_interrupted(threaded_admission: Served, tmp_path: Path) -> None:
+    threaded_admission.script.watched = [made_task(progress=10)]
+    threaded_admission.script.hangs = True
+    command = [sys.executable, "-m", "command_line", "submit", "--model", "anisora", "--prompt", "a boat", "--wait"]
+    command += ["--address", threaded_admission.address]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        # The first line of progress that shows the watched state: from then on it waits.
+        while "10 %" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+    assert f"watch {TASK_ID} --address {threaded_admission.address}" in told
+    assert process.returncode == ExitCode.INTERRUPTED

@@ -9,42 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from runtime.lane.device import MemoryFigures
 from runtime.lane.renderer import LoadSettings, Pipeline, RenderJob
 from runtime.lane.resident_set import LoadError, MemoryNotReturnedError, Move, ResidentSet, is_released, plan_moves
+from tests.harness.lane_memory import FakeMemory
 
 SETTINGS = LoadSettings(profile="tiny", models_dir=Path("models"), device="cpu")
-
-
-class FakeMemory:
-    """Live bytes are what a test says."""
-
-    device = "cpu"
-    label = "cpu"
-    residue_allowance_bytes = 10
-
-    def __init__(self) -> None:
-        """Nothing is alive."""
-        self.live_bytes = 0
-        self.cleanups = 0
-
-    def reset_peaks(self) -> None:
-        """Nothing to reset."""
-
-    def wait(self) -> None:
-        """Nothing to wait for."""
-
-    def cleanup(self) -> None:
-        """Counts."""
-        self.cleanups += 1
-
-    def live_tensor_bytes(self) -> int:
-        """As the test says."""
-        return self.live_bytes
-
-    def figures(self) -> MemoryFigures:
-        """None."""
-        return MemoryFigures()
 
 
 class FakePipeline:

@@ -1,0 +1,113 @@
+"""A complete gRPC client: uploads a picture, asks AniSora to animate it, watches the task, and saves the video.
+
+    python examples/grpc_client.py picture.png clip.mp4 --prompt "the boat drifts away" --address 127.0.0.1:50051
+
+It needs the generated code of this repository (installed with it) and `grpcio`, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from warmlane.admission.v1 import admission_service_pb2 as admission
+from warmlane.admission.v1 import task_pb2
+from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceStub
+from warmlane.generation.v1.generation_pb2 import GenerationRequest, InputImage
+
+CHUNK_BYTES = 256 * 1024
+TERMINAL = (task_pb2.TASK_STATE_DONE, task_pb2.TASK_STATE_FAILED, task_pb2.TASK_STATE_CANCELLED)
+
+
+def upload(service: AdmissionServiceStub, picture: Path) -> InputImage:
+    """Brings the picture in; the reference that comes back is used in requests."""
+
+    def chunks() -> Iterator[admission.UploadInputRequest]:
+        with picture.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield admission.UploadInputRequest(chunk=chunk)
+
+    return service.UploadInput(chunks(), timeout=60).image
+
+
+def submit(service: AdmissionServiceStub, prompt: str, image: InputImage) -> task_pb2.Task:
+    """Asks for a clip. When it returns, the task is on disk and reaches an end whatever process dies."""
+    request = GenerationRequest(
+        model="anisora", mode="i2v", prompt=prompt, width=512, height=512, num_frames=17, seed=7, reference_image=image
+    )
+    # Where no dedicated lane is ready, admission waits up to 30 s for a place in the shared pool before it answers.
+    return service.SubmitTask(admission.SubmitTaskRequest(request=request), timeout=40).task
+
+
+def watch(service: AdmissionServiceStub, task_id: str) -> task_pb2.Task:
+    """Tells every change until the task ends. The stream may be opened again after a break: it begins with the present state."""
+    task = task_pb2.Task()
+    for answer in service.WatchTask(admission.WatchTaskRequest(task_id=task_id), timeout=3600):
+        task = answer.task
+        tell(f"{task.progress:3d} % {task_pb2.Stage.Name(task.stage).removeprefix('STAGE_').lower()} {task.stage_detail}")
+        if task.state in TERMINAL:
+            break
+    return task
+
+
+def save(service: AdmissionServiceStub, task_id: str, path: Path) -> None:
+    """Reads the video. `offset` lets a broken read go on where it stopped."""
+    request = admission.ReadResultRequest(task_id=task_id, file=admission.RESULT_FILE_VIDEO, offset=0)
+    with path.open("wb") as file:
+        for answer in service.ReadResult(request, timeout=300):
+            file.write(answer.chunk)
+
+
+def explain(error: grpc.RpcError) -> str:
+    """Every error of admission carries ErrorInfo: its reason is the code to decide by; BadRequest lists what is wrong with which field."""
+    status = rpc_status.from_call(error)
+    if status is None:
+        return f"admission does not answer: {error.code().name}"
+    parts = [status.message]
+    for detail in status.details:
+        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            parts.insert(0, info.reason)
+        elif detail.Unpack(bad):
+            parts += [f"{one.field}: {one.description}" for one in bad.field_violations]
+    return "; ".join(parts)
+
+
+def tell(line: str) -> None:
+    """Prints a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Exit codes: 0 the video is there, 1 it is not."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("picture", type=Path, help="PNG, JPEG or WebP, at most 12 MiB")
+    parser.add_argument("output", type=Path, help="the video to write")
+    parser.add_argument("--prompt", default="the camera moves slowly")
+    parser.add_argument("--address", default="127.0.0.1:50051", help="host:port of admission")
+    arguments = parser.parse_args()
+    with grpc.insecure_channel(arguments.address) as channel:
+        service = AdmissionServiceStub(channel)
+        try:
+            accepted = submit(service, arguments.prompt, upload(service, arguments.picture))
+            tell(f"accepted as {accepted.task_id}")
+            task = watch(service, accepted.task_id)
+            if task.state != task_pb2.TASK_STATE_DONE:
+                tell(f"no video: {task.failure.code}: {task.failure.message}")
+                return 1
+            save(service, task.task_id, arguments.output)
+        except grpc.RpcError as error:
+            tell(explain(error))
+            return 1
+    tell(f"written to {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

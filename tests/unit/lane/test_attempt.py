@@ -1,0 +1,190 @@
+"""One attempt inside the pipeline's process: what each end becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from runtime.lane.attempt import AttemptRunner
+from runtime.lane.child_protocol import Progressed, Render, RenderEnded
+from runtime.lane.files import AttemptFiles
+from runtime.lane.outcome import FailureCode, Outcome, Phase
+from runtime.lane.renderer import LoadSettings, Pipeline, RenderJob
+from runtime.lane.resident_set import ResidentSet
+from runtime.lane.state import Attempt
+from runtime.objects import open_object_store
+from runtime.rules.check import check_request
+from runtime.rules.effective import effective
+from runtime.rules.parameters import to_parameters
+from tests.harness.lane_memory import FakeMemory
+
+Behaviour = Callable[[RenderJob], npt.NDArray[np.uint8]]
+
+
+class OnePipeline:
+    """Catalog and pipeline in one; a test says what rendering does."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        """Keeps it."""
+        self._behaviour = behaviour
+
+    def models(self) -> tuple[str, ...]:
+        """One."""
+        return ("phr00t",)
+
+    def load(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> Pipeline:
+        """Itself."""
+        on_stage("loading")
+        return self
+
+    def render(self, job: RenderJob) -> npt.NDArray[np.uint8]:
+        """As the test says."""
+        return self._behaviour(job)
+
+    def weight_bytes(self) -> int:
+        """A made-up figure."""
+        return 1
+
+    def release(self) -> None:
+        """Nothing."""
+
+
+class Bench:
+    """A runner with a pipeline, a folder as object store and a memory that the test decides."""
+
+    def __init__(self, folder: Path, behaviour: Behaviour) -> None:
+        """Sets it up."""
+        self.memory = FakeMemory()
+        self.told: list[Progressed] = []
+        self.is_cancelled = False
+        settings = LoadSettings(profile="tiny", models_dir=folder, device="cpu")
+        resident = ResidentSet(OnePipeline(behaviour), settings, self.memory, lambda model: None)
+        files = AttemptFiles(open_object_store((folder / "store").as_uri()), pause_s=0)
+        self.runner = AttemptRunner(resident, self.memory, files, lambda order: self.is_cancelled, self.told.append)
+
+    def run(self, **changes: object) -> Outcome:
+        """Runs one attempt of a small clip; `changes` are parameters."""
+        raw = {"model": "phr00t", "mode": "t2v", "prompt": "p", "width": 256, "height": 256, "num_frames": 5, "output_format": "webm"}
+        parameters = {**to_parameters(effective(check_request(raw), seed=1)), **changes}
+        end = self.runner.run(Render(attempt=Attempt(task_id="a", number=1), parameters=parameters, artifact_prefix="results/a/1/"))
+        assert isinstance(end, RenderEnded)
+        return end.outcome
+
+
+def black(job: RenderJob) -> npt.NDArray[np.uint8]:
+    """Four steps and a black clip."""
+    for step in range(1, 5):
+        job.on_step(step, 4)
+    return np.zeros((job.request.num_frames, job.request.height, job.request.width, 3), dtype=np.uint8)
+
+
+def failing(error: Exception) -> Behaviour:
+    """A pipeline that raises this."""
+
+    def fail(job: RenderJob) -> npt.NDArray[np.uint8]:
+        raise error
+
+    return fail
+
+
+def code_of(outcome: Outcome) -> FailureCode | None:
+    """Of its failure."""
+    return outcome.failure.code if outcome.failure is not None else None
+
+
+def test_progress_goes_from_loading_to_encoding_when_a_clip_is_rendered(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, black)
+    outcome = bench.run()
+    assert outcome.result is not None
+    assert outcome.result.media_type == "video/webm"
+    assert [told.phase for told in bench.told[:2]] == [Phase.LOADING, Phase.INFERENCE]
+    # 90 percent for four steps, then one per encoded part up to 99.
+    assert [told.progress for told in bench.told if told.phase is Phase.INFERENCE] == [22, 45, 67, 90]
+    assert bench.told[-1].progress == 99
+    assert outcome.denoise_s is not None
+
+
+def test_every_value_of_the_request_reaches_the_pipeline_when_rendered(tmp_path: Path) -> None:
+    seen: list[RenderJob] = []
+
+    def look(job: RenderJob) -> npt.NDArray[np.uint8]:
+        seen.append(job)
+        return black(job)
+
+    Bench(tmp_path, look).run(seed=5)
+    assert seen[0].request.seed == 5
+    assert (seen[0].request.width, seen[0].request.num_frames) == (256, 5)
+
+
+def test_nothing_is_loaded_when_the_request_breaks_the_rules(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, black)
+    outcome = bench.run(steps=5)
+    assert code_of(outcome) is FailureCode.RENDER_FAILED
+    assert bench.told == []
+
+
+@pytest.mark.parametrize("changes", [{"width": 260}, {"num_frames": 7}, {"seed": -1}])
+def test_nothing_is_loaded_when_the_request_is_not_effective(tmp_path: Path, changes: dict[str, object]) -> None:
+    bench = Bench(tmp_path, black)
+    assert code_of(bench.run(**changes)) is FailureCode.RENDER_FAILED
+    assert bench.told == []
+
+
+def test_the_attempt_ends_as_cancelled_when_a_step_sees_the_cancel(tmp_path: Path) -> None:
+    def cancel_in_work(job: RenderJob) -> npt.NDArray[np.uint8]:
+        job.on_step(1, 4)
+        bench.is_cancelled = True
+        job.on_step(2, 4)
+        raise AssertionError
+
+    bench = Bench(tmp_path, cancel_in_work)
+    outcome = bench.run()
+    assert code_of(outcome) is FailureCode.CANCELLED
+    assert outcome.memory.unmeasured_reason == ""
+
+
+def test_wrong_frames_are_a_failure_when_the_pipeline_gives_another_size(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, lambda job: np.zeros((1, 8, 8, 3), dtype=np.uint8))
+    assert code_of(bench.run()) is FailureCode.RENDER_FAILED
+
+
+def test_the_message_quotes_nothing_when_the_pipeline_raises(tmp_path: Path) -> None:
+    outcome = Bench(tmp_path, failing(ValueError("a secret prompt"))).run()
+    assert outcome.failure is not None
+    assert outcome.failure.message == "The pipeline failed (ValueError)."
+
+
+def test_memory_is_cleaned_up_and_recorded_when_the_pipeline_raises(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, failing(ValueError()))
+    cleanups = bench.memory.cleanups
+    outcome = bench.run()
+    assert bench.memory.cleanups > cleanups
+    assert outcome.memory.host_rss_after_bytes is not None
+
+
+def test_the_process_is_given_up_when_the_device_is_lost(tmp_path: Path) -> None:
+    def lose(job: RenderJob) -> npt.NDArray[np.uint8]:
+        bench.memory.is_lost = True
+        raise ValueError
+
+    bench = Bench(tmp_path, lose)
+    outcome = bench.run()
+    assert "did not answer" in outcome.memory.unmeasured_reason
+    assert bench.runner.is_broken
+
+
+def test_the_task_may_run_again_when_the_store_takes_no_files(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, black)
+    (tmp_path / "store" / "results").write_bytes(b"")
+    assert code_of(bench.run()) is FailureCode.LANE_LOST
+
+
+@pytest.mark.torch
+def test_the_failure_is_told_apart_when_the_gpu_s_memory_runs_out(tmp_path: Path) -> None:
+    import torch
+
+    assert code_of(Bench(tmp_path, failing(torch.OutOfMemoryError())).run()) is FailureCode.GPU_MEMORY_EXCEEDED

@@ -1,0 +1,53 @@
+"""The figures of a device, as far as a machine without a GPU has them."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.lane.device import HostMemory, MemoryFigures, host_rss_bytes, host_rss_peak_bytes, is_out_of_gpu_memory, open_device
+
+
+def test_the_cpu_is_opened_when_it_is_named() -> None:
+    assert open_device("cpu").device == "cpu"
+
+
+def test_an_unknown_device_is_refused_when_it_is_named() -> None:
+    with pytest.raises(ValueError, match="auto, cpu or cuda:N"):
+        open_device("tpu")
+
+
+def test_the_cpu_has_no_figures_of_its_own_when_asked() -> None:
+    assert HostMemory().figures() == MemoryFigures()
+
+
+def test_the_peak_is_not_below_the_resident_set_when_both_are_read() -> None:
+    peak_bytes = host_rss_peak_bytes()
+    assert peak_bytes is not None
+    # Read one after the other; the kernel updates both counters lazily, some pages apart.
+    assert peak_bytes > host_rss_bytes() * 0.9 > 0
+
+
+def test_an_error_is_no_gpu_memory_error_when_torch_did_not_raise_it() -> None:
+    assert not is_out_of_gpu_memory(MemoryError())
+
+
+@pytest.mark.torch
+def test_torch_s_own_error_is_told_apart_when_it_is_raised() -> None:
+    import torch
+
+    assert is_out_of_gpu_memory(torch.OutOfMemoryError())
+
+
+@pytest.mark.torch
+def test_storages_are_counted_once_when_tensors_share_them() -> None:
+    import torch
+
+    memory = HostMemory()
+    memory.cleanup()
+    before = memory.live_tensor_bytes()
+    tensor = torch.zeros(1000, dtype=torch.float32)
+    view = tensor[10:]
+    assert memory.live_tensor_bytes() - before == 4000
+    del tensor, view
+    memory.cleanup()
+    assert memory.live_tensor_bytes() == before
