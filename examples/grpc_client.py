@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import grpc
 from google.rpc import error_details_pb2
@@ -65,7 +66,7 @@ def save(service: AdmissionServiceStub, task_id: str, path: Path) -> None:
 
 def explain(error: grpc.RpcError) -> str:
     """Every error of admission carries ErrorInfo: its reason is the code to decide by; BadRequest lists what is wrong with which field."""
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(cast("grpc.Call", error))
     if status is None:
         return f"admission does not answer: {error.code().name}"
     parts = [status.message]

@@ -13,7 +13,7 @@ from admission.core.tasks import Event, Task, TaskId, TaskState
 
 
 class StoreUnavailableError(Exception):
-    """The store cannot be written or read now (disk full, locked, away). Nothing of the batch was stored; the same call may be tried again."""
+    """The store cannot be written or read now (disk full, locked, away). Nothing of the batch was stored; try the same call again."""
 
 
 class StaleEpochError(Exception):

@@ -46,6 +46,8 @@ class UpArguments:
 def run_up(arguments: UpArguments, environment: Mapping[str, str]) -> None:
     """Runs a stack until it is told to stop. Raises CommandError when it cannot start."""
     names = _chosen_processes(arguments.without)
+    # As in a file of settings, a variable without a value is one that was not set.
+    environment = {name: value for name, value in environment.items() if value or not name.startswith("WARMLANE_")}
     folder = DataFolder(arguments.data_dir)
     folder.create()
     screen = Screen(Console())
@@ -55,8 +57,8 @@ def run_up(arguments: UpArguments, environment: Mapping[str, str]) -> None:
         options = StackOptions(
             profile=arguments.profile,
             processes=names,
-            api_key=environment.get("WARMLANE_API_KEY") or secrets.token_urlsafe(24),
-            admin_key=environment.get("WARMLANE_ADMIN_KEY") or secrets.token_urlsafe(24),
+            api_key=environment.get("WARMLANE_API_KEY", secrets.token_urlsafe(24)),
+            admin_key=environment.get("WARMLANE_ADMIN_KEY", secrets.token_urlsafe(24)),
         )
         inherited = {**environment, MARK: str(folder.root)}
         make_plan = partial(_plan, options=options, folder=folder, inherited=inherited, devices=_devices(options, environment))

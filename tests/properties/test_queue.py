@@ -59,10 +59,10 @@ class Histories(RuleBasedStateMachine):
         mine = said is not None and (said.task_id, said.attempt) == (wish.lease.task_id, wish.lease.attempt)
         progress = said.progress if said is not None and mine else 0
         outcome = data.draw(st.sampled_from([None, None, DONE, _FAILURE]))
-        ended = None if outcome is None else named_for(outcome, wish.lease.task_id, wish.lease.attempt)
+        said_end = None if outcome is None else named_for(outcome, wish.lease.task_id, wish.lease.attempt)
         self._say(
             lane,
-            Work(task_id=wish.lease.task_id, attempt=wish.lease.attempt, stage=Stage.INFERENCE, progress=progress, outcome=ended),
+            Work(task_id=wish.lease.task_id, attempt=wish.lease.attempt, stage=Stage.INFERENCE, progress=progress, outcome=said_end),
         )
 
     @rule(data=st.data())

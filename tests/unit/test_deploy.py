@@ -40,7 +40,7 @@ def services() -> Mapping[str, Any]:
 
 
 def _variables_of(text: str) -> set[str]:
-    return set(re.findall(r"^(WARMLANE_[A-Z0-9_]+)=", text, flags=re.MULTILINE))
+    return set(re.findall(r"^#(WARMLANE_[A-Z0-9_]+)=", text, flags=re.MULTILINE))
 
 
 def _documented() -> tuple[set[str], set[str]]:
@@ -58,15 +58,20 @@ def test_every_setting_is_documented_when_the_classes_are_compared() -> None:
     assert _documented()[0] == read | UP_VARIABLES
 
 
+def test_nothing_is_set_when_the_example_is_copied_as_it_is() -> None:
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == []
+
+
 def test_every_line_has_a_comment_when_the_example_is_read() -> None:
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
-    bare = [line for before, line in itertools.pairwise(lines) if line.startswith("WARMLANE_") and not before]
+    bare = [line for before, line in itertools.pairwise(lines) if line.startswith("#WARMLANE_") and not before]
     assert bare == []
 
 
 def test_values_of_the_example_are_the_defaults_when_they_are_given() -> None:
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
-    given = dict(re.findall(r"^WARMLANE_([A-Z0-9_]+)=(.+)$", text, flags=re.MULTILINE))
+    given = dict(re.findall(r"^#WARMLANE_([A-Z0-9_]+)=(.+)$", text, flags=re.MULTILINE))
     wrong = {
         name: value
         for settings in _settings()

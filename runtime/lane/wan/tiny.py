@@ -33,6 +33,7 @@ TRANSFORMER_SIZE: dict[str, Any] = {
 _TEXT_SELECTIVITY = 4.0
 _TEXT_GAIN = 4.0
 _CONTROL_GAIN = 4.0
+_OLDER_FRAMES_GAIN = 0.3
 _PICTURE_DEVIATION = 0.4
 
 _PAD, _END = "<pad>", "</s>"
@@ -97,7 +98,7 @@ def build_vae() -> AutoencoderKLWan:
         scale_factor_spatial=8,
     ).eval()
     with torch.no_grad():
-        _keep_newest_frame(vae)
+        _make_encoder_sensitive(vae)
         _calibrate_encoder(vae)
         _calibrate_decoder(vae)
     return vae
@@ -117,12 +118,18 @@ def sharpen(transformer: WanTransformer3DModel | WanVACETransformer3DModel) -> N
             block.attn2.to_out[0].weight.mul_(_TEXT_GAIN)
 
 
-def _keep_newest_frame(vae: AutoencoderKLWan) -> None:
-    """Lets each halving of time pass its newest frame on, so that a lone keyframe after the first is not worn down to nothing."""
+def _make_encoder_sensitive(vae: AutoencoderKLWan) -> None:
+    """Makes a lone keyframe count as much in the middle of an empty clip as at its start.
+
+    Each halving of time passes its newest frame on, which is where keyframes stand, with little of the older ones. Only the first layer has a
+    bias: the norms after it would turn others into patterns louder than any picture; without any, they would hide how bright a picture is.
+    """
     for module in vae.encoder.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d) and module.bias is not None and module is not vae.encoder.conv_in:
+            module.bias.zero_()
         if isinstance(module, WanResample) and module.mode == "downsample3d":
-            channels = module.time_conv.weight.shape[0]
-            module.time_conv.weight[:, :, -1, 0, 0] = torch.eye(channels)
+            module.time_conv.weight.mul_(_OLDER_FRAMES_GAIN)
+            module.time_conv.weight[:, :, -1, 0, 0] = torch.eye(module.time_conv.weight.shape[0])
 
 
 def _calibrate_encoder(vae: AutoencoderKLWan) -> None:

@@ -1,0 +1,43 @@
+"""Without dedicated lanes the pool serves both models, one resident at a time, and says so."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from warmlane.admission.v1 import admission_service_pb2 as admission
+from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceStub
+from warmlane.generation.v1.generation_pb2 import MemoryRecord
+
+from tests.harness.http import Frontend
+from tests.harness.stack import Stack
+from tests.harness.video import decode
+
+
+@pytest.mark.parametrize("model", ["anisora", "phr00t"])
+def test_pool_serves_and_status_says_why_when_the_dedicated_lane_is_away(pool_frontend: Frontend, model: str) -> None:
+    status, content = pool_frontend.render(model=model, prompt="a cliff in mist", width=256, height=256, num_frames=9, seed=2)
+    assert decode(content).frames == 9
+    assert (status["lane_mode"], status["fallback_reason"]) == ("degraded_shared", "capacity")
+    assert any(event["event_type"] == "fallback_activated" for event in status["diagnostics"]["events"])
+
+
+def test_switch_is_recorded_when_the_pool_changes_its_model(pool_stack: Stack, pool_frontend: Frontend) -> None:
+    body = {"prompt": "a harbour", "width": 256, "height": 256, "num_frames": 5}
+    pool_frontend.render(model="phr00t", **body)
+    status, _ = pool_frontend.render(model="anisora", **body)
+    change = _memory_of(pool_stack, status["task_id"]).residency_change
+    assert (change.released_model, change.loaded_model) == ("phr00t", "anisora")
+    assert change.released_bytes > 0
+    assert change.residue_bytes == 0
+
+
+def test_same_request_gives_the_same_bytes_on_the_pool_and_on_the_dedicated_lane(frontend: Frontend, pool_frontend: Frontend) -> None:
+    body = {"model": "anisora", "prompt": "a bridge", "width": 256, "height": 256, "num_frames": 9, "seed": 4}
+    assert frontend.render(**body)[1] == pool_frontend.render(**body)[1]
+
+
+def _memory_of(stack: Stack, task_id: str) -> MemoryRecord:
+    with grpc.insecure_channel(stack.grpc_address) as channel:
+        task = AdmissionServiceStub(channel).GetTask(admission.GetTaskRequest(task_id=task_id), timeout=10.0).task
+    (memory,) = [event.memory for event in task.events if event.event_type == "memory_record"]
+    return memory
