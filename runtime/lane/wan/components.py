@@ -70,7 +70,7 @@ def model_folder(
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> None:
-    """Makes `folder` by `build(empty folder)`, wholly or not at all, also when another process does the same at once: the first one stays."""
+    """Makes `folder` by `build(empty folder)`, wholly or not at all. When another process does the same at once, the first one's stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -34,6 +34,7 @@ _TEXT_SELECTIVITY = 4.0
 _TEXT_GAIN = 4.0
 _CONTROL_GAIN = 4.0
 _OLDER_FRAMES_GAIN = 0.3
+_BRANCH_GAIN = 0.1
 _PICTURE_DEVIATION = 0.4
 
 _PAD, _END = "<pad>", "</s>"
@@ -119,17 +120,25 @@ def sharpen(transformer: WanTransformer3DModel | WanVACETransformer3DModel) -> N
 
 
 def _make_encoder_sensitive(vae: AutoencoderKLWan) -> None:
-    """Makes a lone keyframe count as much in the middle of an empty clip as at its start.
+    """Makes a lone keyframe count in the middle of an empty clip almost as much as at its start, and its brightness count too.
 
-    Each halving of time passes its newest frame on, which is where keyframes stand, with little of the older ones. Only the first layer has a
-    bias: the norms after it would turn others into patterns louder than any picture; without any, they would hide how bright a picture is.
+    The norms of the middle block lift whatever stands there to full strength, so with plain random weights the biases of an empty clip
+    drown every picture but the first. So its branches are made quiet, only the first layer keeps its biases (the measure of brightness),
+    and each halving of time passes its newest frame on, which is where keyframes stand.
     """
-    for module in vae.encoder.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d) and module.bias is not None and module is not vae.encoder.conv_in:
+    encoder = vae.encoder
+    brightness = encoder.conv_in.bias.clone()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d) and module.bias is not None:
             module.bias.zero_()
         if isinstance(module, WanResample) and module.mode == "downsample3d":
             module.time_conv.weight.mul_(_OLDER_FRAMES_GAIN)
             module.time_conv.weight[:, :, -1, 0, 0] = torch.eye(module.time_conv.weight.shape[0])
+    encoder.conv_in.bias.copy_(brightness)
+    for resnet in encoder.mid_block.resnets:
+        resnet.conv2.weight.mul_(_BRANCH_GAIN)
+    for attention in encoder.mid_block.attentions:
+        attention.proj.weight.mul_(_BRANCH_GAIN)
 
 
 def _calibrate_encoder(vae: AutoencoderKLWan) -> None:
