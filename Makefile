@@ -10,13 +10,13 @@ SEEDS ?= 0..99
 install: $(VENV)/.installed
 
 # The stamp depends on what decides the environment, so `make up` after a pull installs what is missing.
-$(VENV)/.installed: pyproject.toml constraints.txt package.json package-lock.json
+$(VENV)/.installed: pyproject.toml constraints.txt package.json
 	@command -v $(PYTHON) >/dev/null || { echo "Warmlane needs Python 3.11 ($(PYTHON) was not found). Install it, or name it: make install PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml','rb'))['dependency-groups']['dev'])")
-	@if command -v npm >/dev/null; then npm ci --no-audit --no-fund --loglevel=error; else echo "npm was not found: 'make check' needs it for buf; everything else works without it."; fi
+	@if command -v npm >/dev/null; then npm install --no-package-lock --no-audit --no-fund --loglevel=error; else echo "npm was not found: 'make check' needs it for buf; everything else works without it."; fi
 	touch $@
 
 up: install
