@@ -46,6 +46,14 @@ protos: install
 protos-baseline: install
 	node_modules/.bin/buf build protos -o protos/baseline.binpb
 
+# What a newcomer waits for: time to ready, seconds of a clip in each mode, memory of all processes.
+bench: install
+	$(BIN)/python -m benchmarks.first_clips
+
+# Seeded random histories of the core with its invariants checked after every event; a failing seed prints its story.
+simulate: install
+	$(BIN)/python -m tests.scenarios.simulate $(SEEDS)
+
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

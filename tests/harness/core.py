@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -135,6 +136,16 @@ class World:
         sequence = self.wishes[lane].sequence if seen is None else seen
         report = replace(last, session=self._session_of[lane], work=work, seen_sequence=sequence, **changes)  # type: ignore[arg-type]
         self.handle(LaneReported(report=report))
+
+    def restart(self, lanes: Iterable[LaneSpec]) -> None:
+        """Admission dies and starts again on what is stored; wishes that were not followed are forgotten with it."""
+        limits = self.core.state.limits
+        unfinished = sorted((task for task in self.stored.values() if task.state not in TERMINAL), key=lambda task: task.created_at)
+        self.core = QueueState(limits, [ANISORA, PHR00T], self.now())
+        self.wishes = {}
+        for command in self.core.restore(unfinished, lanes, self.now()):
+            self._take(command)
+        self.check()
 
     def lease(self, lane: LaneId) -> Lease | None:
         """What the lane was last told to work on."""

@@ -98,6 +98,8 @@ class LoadedWanPipeline:
             output_type="latent",
             return_dict=False,
             callback_on_step_end=on_step_end,
+            # None: for each, diffusers calls locals(), and that copy of its frame keeps the weights alive beside a kept exception.
+            callback_on_step_end_tensor_inputs=[],
         )[0]
         return latents
 

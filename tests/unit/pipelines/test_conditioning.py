@@ -147,9 +147,7 @@ def test_control_is_that_of_diffusers_when_phr00t_has_keyframes(phr00t: Pipeline
     # It takes the stride from the number of halvings, which the patches of the tiny VAE add one to.
     stock.vae_scale_factor_spatial = 8
     with torch.no_grad():
-        video, mask, references = stock.preprocess_conditions(
-            video, mask, None, 1, SIZE, SIZE, FRAMES, torch.float32, torch.device("cpu")
-        )
+        video, mask, references = stock.preprocess_conditions(video, mask, None, 1, SIZE, SIZE, FRAMES, torch.float32, torch.device("cpu"))
         latents = stock.prepare_video_latents(video, mask, references, None, torch.device("cpu"))
         theirs = torch.cat([latents, stock.prepare_masks(mask, references)], dim=1)
 
@@ -161,9 +159,7 @@ def test_control_is_that_of_diffusers_when_phr00t_has_keyframes(phr00t: Pipeline
     ("mode", "changes", "scale"),
     [("t2v", {}, 0.0), ("i2v", {"reference_strength": 0.6}, 0.6), ("first_last_frame", {"first_strength": 0.5}, 1.0)],
 )
-def test_control_scale_follows_the_mode_when_phr00t_renders(
-    phr00t: Pipeline, mode: str, changes: dict[str, Any], scale: float
-) -> None:
+def test_control_scale_follows_the_mode_when_phr00t_renders(phr00t: Pipeline, mode: str, changes: dict[str, Any], scale: float) -> None:
     (seen, *_) = seen_by(phr00t, "control_hidden_states_scale", make_request("phr00t", mode, **changes))
 
     assert seen.tolist() == pytest.approx([scale, scale])

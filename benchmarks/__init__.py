@@ -1,0 +1,1 @@
+"""Measurements: each is one command that prints JSON and a table; ratios are taken within one run."""
