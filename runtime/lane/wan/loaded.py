@@ -76,7 +76,8 @@ class LoadedWanPipeline:
             with torch.inference_mode():
                 return decode_frames(pipe.vae, self._denoise(pipe, job))
         finally:
-            # diffusers does this at the end of a call only: not when a step raises, and not after a decode of ours.
+            # diffusers does these at the end of a call only: not when something raises, and not after a decode of ours.
+            pipe.vae.clear_cache()
             pipe.maybe_free_model_hooks()
 
     def _denoise(self, pipe: Any, job: RenderJob) -> torch.Tensor:

@@ -44,13 +44,12 @@ _REQUEST = GenerationRequest(
 
 def make_request(model: str, mode: str = "t2v", **changes: Any) -> GenerationRequest:
     """An effective request of 9 frames of 64x64 with the images that its mode needs."""
-    steps = {"anisora": 8, "phr00t": 4}[model]
-    images: dict[str, Any] = {}
+    fields: dict[str, Any] = {"steps": {"anisora": 8, "phr00t": 4}[model]}
     if mode == "i2v":
-        images = {"reference_image": WARM}
+        fields["reference_image"] = WARM
     if mode == "first_last_frame":
-        images = {"first_frame_image": WARM, "last_frame_image": COLD}
-    return replace(_REQUEST, **({"model": model, "mode": mode, "steps": steps} | images | changes))
+        fields |= {"first_frame_image": WARM, "last_frame_image": COLD}
+    return replace(_REQUEST, model=model, mode=mode, **(fields | changes))
 
 
 def make_pictures() -> dict[str, Image.Image]:

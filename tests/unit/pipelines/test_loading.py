@@ -266,6 +266,21 @@ def test_all_weights_go_when_released_after_offloading(model: str, models_dir: P
     assert [reference for reference in weights if reference() is not None] == []
 
 
+def test_vae_keeps_no_frames_when_the_decode_fails(anisora: Pipeline) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    vae = inner(anisora).vae
+    hook = vae.decoder.conv_out.register_forward_hook(fail)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            anisora.render(make_job(make_request("anisora")))
+    finally:
+        hook.remove()
+
+    assert [frames for frames in vae._feat_map if frames is not None] == []
+
+
 def test_rendering_is_refused_when_released(models_dir: Path) -> None:
     pipeline = load("phr00t", models_dir)
     pipeline.release()
