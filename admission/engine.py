@@ -15,6 +15,7 @@ from admission import views
 from admission.core.commands import (
     Command,
     DiscardAttempt,
+    DiscardTask,
     PersistLane,
     PersistTask,
     Publish,
@@ -24,12 +25,13 @@ from admission.core.commands import (
     SendWish,
 )
 from admission.core.events import (
-    AcceptanceNotStored,
+    AcceptancesNotStored,
     CallerLeft,
     CancelRequested,
     CoreEvent,
     LaneDetached,
     LaneReported,
+    TaskDeleted,
     TaskSubmitted,
     TimePassed,
 )
@@ -38,7 +40,16 @@ from admission.core.limits import Limits
 from admission.core.queue import QueueState
 from admission.core.tasks import TERMINAL, Event, LaneId, Model, Task, TaskId, TaskState
 from admission.core.time import Now
-from admission.engine_types import InvalidReportError, LaneWish, OverloadedError, Snapshot, TaskView, UnknownTaskError
+from admission.engine_types import (
+    InvalidReportError,
+    LaneWish,
+    NotYetStoredError,
+    OverloadedError,
+    SessionEndedError,
+    Snapshot,
+    TaskView,
+    UnknownTaskError,
+)
 from admission.journal import Journal
 from admission.lane_session import EngineLaneSession
 from admission.object_sweeper import ObjectSweeper
@@ -88,7 +99,7 @@ class Engine:
         self._failure = asyncio.get_running_loop().create_future()
         self._epoch = await self._store.claim_epoch()
         tasks, lanes = await self._store.unfinished(), await self._store.lanes()
-        self._journal = Journal(self._store, self._epoch, self._carry_out, self._acceptance_not_stored)
+        self._journal = Journal(self._store, self._epoch, self._carry_out, self._acceptances_not_stored)
         self._shown = {task.task_id: task for task in tasks}
         self._journal.append(self._core.restore(tasks, lanes, self._now()))
         self._writer = asyncio.create_task(self._journal.run(), name="admission-journal")
@@ -199,9 +210,8 @@ class Engine:
     async def delete(self, task_id: TaskId) -> None:
         """Cancels, forgets and removes the files."""
         await self.cancel(task_id)
+        self._handle(TaskDeleted(task_id=task_id))
         await self._durable(self._journal.delete(task_id))
-        self._wake_watchers(task_id)
-        self._sweeper.discard(task_prefix(task_id))
 
     def open_lane(self) -> EngineLaneSession:
         """A new stream of some lane; its first report says which."""
@@ -247,7 +257,10 @@ class Engine:
             case SendWish():
                 self._send_wish(command)
             case DiscardAttempt(task_id=task_id, attempt=attempt):
-                self._sweeper.discard(attempt_prefix(task_id, attempt))
+                self._sweeper.discard(attempt_prefix(task_id, attempt), unless=lambda: self._is_wanted(task_id, attempt))
+            case DiscardTask(task_id=task_id):
+                self._wake_watchers(task_id)
+                self._sweeper.discard(task_prefix(task_id))
             case PersistTask() | PersistLane() | Record():
                 msg = f"the journal passed on a write: {command!r}"
                 raise AssertionError(msg)
@@ -274,6 +287,11 @@ class Engine:
         for changed in self._watchers.get(task_id, ()):
             changed.set()
 
+    async def _is_wanted(self, task_id: TaskId, attempt: int) -> bool:
+        """The store, not the core, knows whether an attempt was committed: the core forgets ended tasks."""
+        task = self._shown.get(task_id) or await self._store.task(task_id)
+        return task is not None and task.attempt == attempt and task.state in (TaskState.DONE, TaskState.LEASED)
+
     def _send_wish(self, command: SendWish) -> None:
         session = self._sessions.get(command.session)
         lease = command.wish.lease
@@ -285,11 +303,16 @@ class Engine:
             LaneWish(controller_epoch=self._epoch, wish=command.wish, task=task, report_interval_s=self._limits.report_interval_s)
         )
 
-    def _acceptance_not_stored(self, task_id: TaskId) -> None:
-        self._answer(task_id, StoreUnavailableError("the acceptance could not be stored"))
-        self._handle(AcceptanceNotStored(task_id=task_id))
+    def _acceptances_not_stored(self, task_ids: frozenset[TaskId]) -> None:
+        for task_id in task_ids:
+            self._answer(task_id, StoreUnavailableError("the acceptance could not be stored"))
+        self._handle(AcceptancesNotStored(task_ids=task_ids))
 
     def _take_report(self, session: EngineLaneSession, report: Report) -> None:
+        known = self._core.state.lanes.get(report.spec.lane_id)
+        if known is not None and report.boot_id in known.past_boots:
+            # An older process of the lane that is still going down: the newer one rules, whoever dials last.
+            raise SessionEndedError
         if session.lane_id is None:
             self._adopt(session, report.spec.lane_id)
         elif session.lane_id != report.spec.lane_id:
@@ -318,8 +341,7 @@ class Engine:
         try:
             await asyncio.wait_for(write, _STORE_PATIENCE_S)
         except TimeoutError as error:
-            msg = "the store does not take writes now; the request will be carried out when it does"
-            raise StoreUnavailableError(msg) from error
+            raise NotYetStoredError from error
 
     def _arm_timer(self) -> None:
         if self._timer is not None:

@@ -124,6 +124,10 @@ class OverloadedError(Exception):
         self.reply = reply
 
 
+class NotYetStoredError(Exception):
+    """A cancel or a delete is decided but not on disk yet; it will be when the store takes writes again."""
+
+
 class UnknownTaskError(Exception):
     """There is no such task, or it was deleted."""
 

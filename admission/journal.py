@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from admission.core.commands import Command, PersistLane, PersistTask, Publish, Record, ReplyAccepted, SendWish
+from admission.core.commands import Command, DiscardTask, PersistLane, PersistTask, Publish, Record, ReplyAccepted, SendWish
 from admission.core.tasks import TaskId
 from admission.store.port import Batch, Store, StoreUnavailableError
 
@@ -30,6 +30,19 @@ class _Entry:
     @property
     def writes(self) -> bool:
         return bool(self.deleted) or any(isinstance(command, PersistTask | PersistLane | Record) for command in self.commands)
+
+    @property
+    def is_foldable(self) -> bool:
+        """Nobody waits for it and it writes nothing."""
+        return self.done is None and not self.writes
+
+    def fold(self, later: _Entry) -> None:
+        """Takes a later entry in: of each task only the newest state is shown, on each stream only the newest wish is sent.
+
+        So what waits for a store that is away for long stays as small as the tasks and lanes there are.
+        """
+        replaced = {_channel(command) for command in later.commands} - {None}
+        self.commands = [command for command in self.commands if _channel(command) not in replaced] + list(later.commands)
 
     def accepted(self) -> list[TaskId]:
         """Tasks whose acceptance this entry would make durable."""
@@ -55,8 +68,10 @@ class Journal:
     Law: the effects of a decision follow its write and the effects of all decisions before it.
     """
 
-    def __init__(self, store: Store, epoch: int, carry_out: Callable[[Command], None], not_stored: Callable[[TaskId], None]) -> None:
-        """`carry_out` is called for each command that is not a write; `not_stored` for each acceptance that the store refused."""
+    def __init__(
+        self, store: Store, epoch: int, carry_out: Callable[[Command], None], not_stored: Callable[[frozenset[TaskId]], None]
+    ) -> None:
+        """`carry_out` is called for each command that is not a write; `not_stored` for the acceptances that the store refused."""
         self._store = store
         self._epoch = epoch
         self._carry_out = carry_out
@@ -69,8 +84,8 @@ class Journal:
         self._append(_Entry(commands=commands))
 
     async def delete(self, task_id: TaskId) -> None:
-        """Removes a task; returns when that is on disk."""
-        await self._append_and_wait(_Entry(deleted=(task_id,)))
+        """Removes a task; returns when that is on disk. Its files are removed after that, whether someone still waits here or not."""
+        await self._append_and_wait(_Entry(deleted=(task_id,), commands=(DiscardTask(task_id=task_id),)))
 
     async def flushed(self) -> None:
         """Returns when every decision so far is on disk and has taken effect."""
@@ -103,7 +118,11 @@ class Journal:
         if not entry.writes and not self._pending.entries and not self._is_writing:
             self._take_effect([entry])
             return
-        self._pending.entries.append(entry)
+        last = self._pending.entries[-1] if self._pending.entries else None
+        if last is not None and last.is_foldable and entry.is_foldable:
+            last.fold(entry)
+        else:
+            self._pending.entries.append(entry)
         self._pending.wake.set()
 
     async def _append_and_wait(self, entry: _Entry) -> None:
@@ -121,15 +140,27 @@ class Journal:
 
     def _give_up_acceptances(self, failed: list[_Entry]) -> bool:
         """Puts back what must still be written, less the acceptances, whose callers are told now. True: something is left to write."""
-        entries = failed + self._pending.entries
+        self._pending.entries = failed + self._pending.entries
         refused = frozenset(task_id for entry in failed for task_id in entry.accepted())
-        self._pending.entries = [entry.without(refused) for entry in entries]
-        self._pending.entries = [entry for entry in self._pending.entries if entry.commands or entry.deleted or entry.done]
-        for task_id in refused:
-            self._not_stored(task_id)
+        if refused:
+            # What the core decides on hearing it goes behind what is there; that too may speak of tasks that never were.
+            self._not_stored(refused)
+            entries = [entry.without(refused) for entry in self._pending.entries]
+            self._pending.entries = [entry for entry in entries if entry.commands or entry.deleted or entry.done]
         if self._pending.entries:
             self._pending.wake.set()
         return any(entry.writes for entry in self._pending.entries)
+
+
+def _channel(command: Command) -> tuple[str, object] | None:
+    """What a later command of the same kind makes needless; None for what must not be dropped."""
+    match command:
+        case Publish(task=task):
+            return ("publish", task.task_id)
+        case SendWish(session=session):
+            return ("wish", session)
+        case _:
+            return None
 
 
 def _task_of(command: Command) -> TaskId | None:

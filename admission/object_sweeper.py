@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import obstore
 import structlog
+
+from admission.store.port import StoreUnavailableError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -24,9 +27,9 @@ class ObjectSweeper:
         self._objects = objects
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def discard(self, prefix: str) -> None:
-        """Removes every object under the prefix, soon."""
-        task = asyncio.create_task(self._discard(prefix), name=f"sweep-{prefix}")
+    def discard(self, prefix: str, unless: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """Removes every object under the prefix, soon; `unless` is asked right before, and a failure of it means yes."""
+        task = asyncio.create_task(self._discard(prefix, unless), name=f"sweep-{prefix}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -40,11 +43,13 @@ class ObjectSweeper:
             task.cancel()
         await self.idle()
 
-    async def _discard(self, prefix: str) -> None:
+    async def _discard(self, prefix: str, unless: Callable[[], Awaitable[bool]] | None) -> None:
         try:
             async with asyncio.timeout(_PATIENCE_S):
+                if unless is not None and await unless():
+                    return
                 found = await obstore.list(self._objects, prefix).collect_async()
                 if found:
                     await obstore.delete_async(self._objects, [item["path"] for item in found])
-        except (OSError, TimeoutError, obstore.exceptions.BaseError) as error:
+        except (OSError, TimeoutError, StoreUnavailableError, obstore.exceptions.BaseError) as error:
             _log.warning("objects_not_removed", prefix=prefix, error=repr(error))

@@ -13,9 +13,9 @@ def availability(lane: Lane, now_s: float, contact_s: float, unhealthy_s: float)
     report = lane.report
     if report is None or lane.reported_at_s is None:
         return Availability.COLD, "not in contact since admission started"
-    if lane.unhealthy_since_s is not None and now_s - lane.unhealthy_since_s >= unhealthy_s:
+    if lane.unhealthy_since_s is not None and now_s >= lane.unhealthy_since_s + unhealthy_s:
         return Availability.UNAVAILABLE, report.reason or "its health check fails"
-    if now_s - lane.reported_at_s >= contact_s:
+    if now_s >= lane.reported_at_s + contact_s:
         return Availability.COLD, f"out of contact for more than {contact_s:g} s"
     if not report.healthy:
         return Availability.COLD, report.reason or "its health check fails"
@@ -52,7 +52,17 @@ def refresh(turn: Turn, lane: Lane) -> None:
             Event(event_type="lane_ready" if ready else "lane_not_ready", created_at=turn.now.utc, lane_id=lane.spec.lane_id, reason=reason)
         )
     if key is not None:
-        _note_service(turn, key)
+        note_service(turn, key)
+
+
+def forget_service(turn: Turn, lane: Lane) -> None:
+    """Takes the lane off every list, before what it serves changes."""
+    for lists in (turn.state.ready, turn.state.idle):
+        for lanes in lists.values():
+            lanes.pop(lane.spec.lane_id, None)
+    lane.is_ready = False
+    if not lane.is_pool:
+        note_service(turn, lane.spec.models[0])
 
 
 def _put(lanes: dict[LaneId, None], lane: Lane, *, present: bool) -> None:
@@ -62,11 +72,11 @@ def _put(lanes: dict[LaneId, None], lane: Lane, *, present: bool) -> None:
         lanes.pop(lane.spec.lane_id, None)
 
 
-def _note_service(turn: Turn, model: Model) -> None:
+def note_service(turn: Turn, model: Model) -> None:
     """Keeps since when the model has no ready lane; that starts the time after which its tasks are rescued."""
     state = turn.state
     if state.ready.get(model):
         state.unserved_since_s.pop(model, None)
     elif model not in state.unserved_since_s:
         state.unserved_since_s[model] = turn.now_s
-        rescues.watch(turn, model, state.limits.rescue_after_s)
+        rescues.watch(turn, model, turn.now_s + state.limits.rescue_after_s)

@@ -86,10 +86,20 @@ class SendWish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiscardAttempt:
-    """Remove what an attempt wrote to the object store: it was refused, lost or cancelled."""
+    """Remove what an attempt wrote to the object store: it was refused, lost or cancelled.
+
+    The core forgets ended tasks, so after a restart it may ask this of an attempt that was committed: the shell looks in the store first.
+    """
 
     task_id: TaskId
     attempt: int
 
 
-Command = PersistTask | PersistLane | Record | ReplyAccepted | ReplyOverloaded | Publish | SendWish | DiscardAttempt
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscardTask:
+    """Remove everything that any attempt of the task wrote to the object store: the task was deleted."""
+
+    task_id: TaskId
+
+
+Command = PersistTask | PersistLane | Record | ReplyAccepted | ReplyOverloaded | Publish | SendWish | DiscardAttempt | DiscardTask

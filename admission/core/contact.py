@@ -5,19 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 from admission.core import leases
-from admission.core.availability import refresh
+from admission.core.availability import forget_service, refresh
 from admission.core.commands import PersistLane, Publish
 from admission.core.deadlines import Due
 from admission.core.lanes import Lease, Report, Work
 from admission.core.state import Lane, Turn
 from admission.core.tasks import Event, LaneId
 
+# Enough for the processes of one lane id that can be alive at once in a rolling update.
+_BOOTS_KEPT = 8
+
 
 def hear(turn: Turn, report: Report) -> None:
-    """Takes in a report. One of an older stream of the lane is ignored."""
-    lane = _lane_of(turn, report)
-    if report.session < lane.session:
+    """Takes in a report. One of an older stream, or of a process that a newer one replaced, is ignored."""
+    known = turn.state.lanes.get(report.spec.lane_id)
+    if known is not None and (report.session < known.session or report.boot_id in known.past_boots):
         return
+    lane = _lane_of(turn, report)
     is_first = report.session > lane.session
     if report.boot_id != lane.boot_id:
         _boot(turn, lane, report)
@@ -83,24 +87,19 @@ def _lane_of(turn: Turn, report: Report) -> Lane:
         lane = turn.state.lanes[lane_id] = Lane(spec=report.spec, boot_id=report.boot_id)
         turn.emit(PersistLane(spec=report.spec))
         turn.record(Event(event_type="lane_attached", created_at=turn.now.utc, lane_id=lane_id, value=report.spec.mode))
-    elif lane.spec != report.spec and report.session >= lane.session:
+    elif lane.spec != report.spec:
         forget_service(turn, lane)
         lane.spec = report.spec
         turn.emit(PersistLane(spec=report.spec))
     return lane
 
 
-def forget_service(turn: Turn, lane: Lane) -> None:
-    """Takes the lane off every list, before what it serves changes."""
-    for lists in (turn.state.ready, turn.state.idle):
-        for lanes in lists.values():
-            lanes.pop(lane.spec.lane_id, None)
-
-
 def _boot(turn: Turn, lane: Lane, report: Report) -> None:
     """The lane's process is a new one: whatever the old one held is over at once."""
     if lane.boot_id and (lane.lease is not None or lane.withdrawn is not None):
         leases.lose(turn, lane, "the lane's process was restarted")
+    if lane.boot_id:
+        lane.past_boots = (*lane.past_boots[1 - _BOOTS_KEPT :], lane.boot_id)
     lane.boot_id = report.boot_id
     lane.acknowledged = None
 
@@ -123,7 +122,8 @@ def _hear_work(turn: Turn, lane: Lane, report: Report) -> None:
         leases.end_withdrawn(turn, lane, None)
         leases.send_new_wish(turn, lane)
     elif has_seen and lane.lease is not None:
-        leases.lose(turn, lane, "the lane does not work on it although it had been told to")
+        # A lane that is being stopped takes nothing new: nobody's fault, and it does not count.
+        leases.lose(turn, lane, "the lane does not work on it although it had been told to", counts=not report.draining)
 
 
 def _hear_leased(turn: Turn, lane: Lane, work: Work) -> None:

@@ -45,8 +45,15 @@ class LaneDetached:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AcceptanceNotStored:
-    """The store refused: the task was never accepted and is forgotten; its caller gets `service_unavailable`."""
+class AcceptancesNotStored:
+    """The store refused: these tasks were never accepted and are forgotten, all at once; their callers get `service_unavailable`."""
+
+    task_ids: frozenset[TaskId]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDeleted:
+    """An ended task is being removed from the store: nothing may be written about it any more."""
 
     task_id: TaskId
 
@@ -56,4 +63,4 @@ class TimePassed:
     """A deadline of the core is due."""
 
 
-CoreEvent = TaskSubmitted | CallerLeft | CancelRequested | LaneReported | LaneDetached | AcceptanceNotStored | TimePassed
+CoreEvent = TaskSubmitted | CallerLeft | CancelRequested | LaneReported | LaneDetached | AcceptancesNotStored | TaskDeleted | TimePassed

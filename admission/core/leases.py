@@ -47,7 +47,7 @@ def assign(turn: Turn, lane: Lane, task: Task) -> None:
     lane.lease = Lease(task_id=leased.task_id, attempt=leased.attempt)
     lane.lease_expires_at_s = turn.now_s + state.limits.lease_s
     watch(turn, lane)
-    state.deadlines.set(turn.now_s + render_deadline_s(turn, leased) + state.limits.render_grace_s, Due.RENDER, lane.spec.lane_id)
+    set_render_deadline(turn, lane, leased, turn.now_s)
     send_new_wish(turn, lane)
     refresh(turn, lane)
 
@@ -79,19 +79,17 @@ def settle(turn: Turn, lane: Lane, task: Task, outcome: Outcome) -> None:
     refresh(turn, lane)
 
 
-def lose(turn: Turn, lane: Lane, reason: str) -> None:
-    """The lane that holds this lease is gone: the task runs again, or fails at the third loss."""
+def lose(turn: Turn, lane: Lane, reason: str, *, counts: bool = True) -> None:
+    """The lane that holds this lease is gone: the task runs again, or fails at the third loss that counts."""
     lease = lane.lease
     task = None if lease is None else turn.state.tasks.get(lease.task_id)
-    if lane.withdrawn is not None:
-        turn.record(_unmeasured(turn, lane, lane.withdrawn, reason))
-        lane.withdrawn = None
+    end_withdrawn(turn, lane, None, reason)
     if lease is None or task is None:
         _free(turn, lane, acknowledge=False)
         return
     _free(turn, lane, acknowledge=False)
     turn.record(_unmeasured(turn, lane, lease, reason))
-    _run_again(turn, lane, task, reason=reason, counts=True)
+    _run_again(turn, lane, task, reason=reason, counts=counts)
     send_new_wish(turn, lane)
     refresh(turn, lane)
 
@@ -103,14 +101,17 @@ def withdraw(turn: Turn, lane: Lane) -> None:
     refresh(turn, lane)
 
 
-def end_withdrawn(turn: Turn, lane: Lane, outcome: Outcome | None) -> None:
-    """What was withdrawn has ended on the lane, with an outcome that nobody wants or without a word."""
+def end_withdrawn(turn: Turn, lane: Lane, outcome: Outcome | None, reason: str = "the lane had not started it or forgot it") -> None:
+    """What was withdrawn has ended on the lane, with an outcome that nobody wants or without a word (for this reason)."""
     lease = lane.withdrawn
     if lease is None:
         return
     lane.withdrawn = None
+    task = turn.state.withdrawn.get(lease.task_id)
+    if task is not None:
+        turn.store(replace(task, is_withdrawn=False))
     if outcome is None:
-        turn.record(_unmeasured(turn, lane, lease, "the lane had not started it or forgot it"))
+        turn.record(_unmeasured(turn, lane, lease, reason))
     else:
         lane.acknowledged = lease
         lane.last_memory = outcome.memory
@@ -120,7 +121,10 @@ def end_withdrawn(turn: Turn, lane: Lane, outcome: Outcome | None) -> None:
 
 def refuse(turn: Turn, lane: Lane, stale: Lease, outcome: Outcome) -> None:
     """An outcome of an attempt that is not the lane's any more (fencing): nothing is committed, its files are removed."""
-    if lane.acknowledged != stale:
+    if lane.acknowledged == stale:
+        return
+    if stale.task_id in turn.state.tasks:
+        # Of a task that the core does not know nothing can be said: it may have been committed by this very attempt, before a restart.
         turn.record(
             Event(
                 event_type="attempt_refused",
@@ -133,25 +137,24 @@ def refuse(turn: Turn, lane: Lane, stale: Lease, outcome: Outcome) -> None:
                 memory=outcome.memory,
             )
         )
-        turn.emit(DiscardAttempt(task_id=stale.task_id, attempt=stale.attempt))
+    turn.emit(DiscardAttempt(task_id=stale.task_id, attempt=stale.attempt))
     lane.acknowledged = stale
 
 
-def fail(turn: Turn, task: Task, failure: Failure) -> None:
-    """The task ends without a result."""
+def fail(turn: Turn, task: Task, failure: Failure, *, is_withdrawn: bool = False) -> None:
+    """The task ends without a result; `is_withdrawn`: while a lane may still work on it."""
     state = TaskState.CANCELLED if failure.code is FailureCode.CANCELLED else TaskState.FAILED
-    turn.store(moved(task, state, turn.now.utc, stage=Stage.FAILED, stage_detail="", failure=failure))
+    turn.store(moved(task, state, turn.now.utc, stage=Stage.FAILED, stage_detail="", failure=failure, is_withdrawn=is_withdrawn))
 
 
 def send_new_wish(turn: Turn, lane: Lane) -> None:
     """Tells the lane what is wanted of it now."""
     lease = lane.lease
-    task = None if lease is None else turn.state.tasks.get(lease.task_id)
     lane.wish = Wish(
         sequence=lane.wish.sequence + 1,
         lease=lease,
         acknowledged=lane.acknowledged,
-        render_deadline_s=0.0 if task is None else render_deadline_s(turn, task),
+        render_deadline_s=0.0 if lease is None else lane.render_deadline_s,
     )
     lane.settled_sequence = lane.wish.sequence
     send_wish(turn, lane)
@@ -163,11 +166,20 @@ def send_wish(turn: Turn, lane: Lane) -> None:
         turn.emit(SendWish(lane_id=lane.spec.lane_id, session=lane.session, wish=lane.wish))
 
 
-def render_deadline_s(turn: Turn, task: Task) -> float:
-    """How long this render may take."""
+def set_render_deadline(turn: Turn, lane: Lane, task: Task, from_s: float) -> None:
+    """Fixes how long the render of the lane's lease may take, from this monotonic time on."""
     limits = turn.state.limits
-    predicted = turn.state.times.predicted_s(task) or 0.0
-    return min(limits.render_deadline_max_s, max(limits.render_deadline_s, limits.render_deadline_factor * predicted))
+    predicted_s = turn.state.times.predicted_s(task) or 0.0
+    lane.render_deadline_s = min(limits.render_deadline_max_s, max(limits.render_deadline_s, limits.render_deadline_factor * predicted_s))
+    lane.render_until_s = from_s + lane.render_deadline_s + limits.render_grace_s
+    watch_render(turn, lane)
+
+
+def watch_render(turn: Turn, lane: Lane) -> None:
+    """Sets the look at the render's deadline, once."""
+    if not lane.render_watched:
+        lane.render_watched = True
+        turn.state.deadlines.set(lane.render_until_s, Due.RENDER, lane.spec.lane_id)
 
 
 def watch(turn: Turn, lane: Lane) -> None:
@@ -180,6 +192,7 @@ def watch(turn: Turn, lane: Lane) -> None:
 def _leave_waiting(turn: Turn, task: Task) -> None:
     state = turn.state
     state.rescued.pop(task.task_id, None)
+    state.not_served_at_s.pop(task.task_id, None)
     if task.state is TaskState.HELD:
         state.held.pop(task.task_id, None)
     else:
@@ -217,11 +230,11 @@ def _run_again(turn: Turn, lane: Lane, task: Task, *, reason: str, counts: bool)
     )
     turn.store(waiting)
     state.queues[task.model].push_head(task.task_id)
-    state.deadlines.set(turn.now_s + state.limits.not_served_s, Due.NOT_SERVED, task.task_id)
+    turn.watch_unserved(waiting, turn.now_s + state.limits.not_served_s)
     if lane.is_pool:
         rescues.offer_first(turn, waiting)
     else:
-        rescues.watch(turn, task.model, state.limits.rescue_after_s)
+        rescues.watch(turn, task.model, turn.now_s + state.limits.rescue_after_s)
 
 
 def _remember_memory(turn: Turn, lane: Lane, task: Task, memory: MemoryRecord) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import assert_never
 
 from admission.core import contact, leases, rescues, routing
@@ -10,12 +11,13 @@ from admission.core.availability import refresh
 from admission.core.commands import Command, DiscardAttempt
 from admission.core.deadlines import Due, Entry
 from admission.core.events import (
-    AcceptanceNotStored,
+    AcceptancesNotStored,
     CallerLeft,
     CancelRequested,
     CoreEvent,
     LaneDetached,
     LaneReported,
+    TaskDeleted,
     TaskSubmitted,
     TimePassed,
 )
@@ -23,7 +25,7 @@ from admission.core.fair_queue import FairQueue
 from admission.core.lanes import LaneSpec, Lease
 from admission.core.limits import Limits
 from admission.core.state import Lane, State, Turn
-from admission.core.tasks import Failure, FailureCode, LaneId, Model, Task, TaskId, TaskState
+from admission.core.tasks import Failure, FailureCode, LaneId, Model, Stage, Task, TaskId, TaskState, moved
 from admission.core.time import Now
 
 _CANCELLED = Failure(code=FailureCode.CANCELLED, message="The task was cancelled.")
@@ -42,7 +44,7 @@ class QueueState:
         for model in models:
             self.state.queues[model] = FairQueue()
             self.state.unserved_since_s[model] = now.monotonic_s
-            rescues.watch(Turn(state=self.state, now=now), model, limits.rescue_after_s)
+            rescues.watch(Turn(state=self.state, now=now), model, now.monotonic_s + limits.rescue_after_s)
 
     def restore(self, tasks: Iterable[Task], lanes: Iterable[LaneSpec], now: Now) -> list[Command]:
         """Takes over what the store holds, before the first event. Leases go on for their full length from now: live lanes keep theirs."""
@@ -50,6 +52,9 @@ class QueueState:
         for spec in lanes:
             self.state.lanes[spec.lane_id] = Lane(spec=spec)
         for task in tasks:
+            if task.is_withdrawn:
+                self._restore_withdrawn(turn, task)
+                continue
             self.state.tasks[task.task_id] = task
             if task.state is TaskState.LEASED:
                 self._restore_lease(turn, task)
@@ -84,8 +89,11 @@ class QueueState:
                 contact.hear(turn, report)
             case LaneDetached(lane_id=lane_id, session=session):
                 contact.detach(turn, lane_id, session)
-            case AcceptanceNotStored(task_id=task_id):
-                self._forget(turn, task_id)
+            case AcceptancesNotStored(task_ids=task_ids):
+                for task_id in sorted(task_ids):
+                    self._forget(turn, task_id)
+            case TaskDeleted(task_id=task_id):
+                turn.state.withdrawn.pop(task_id, None)
             case TimePassed():
                 pass
             case _:
@@ -151,19 +159,19 @@ class QueueState:
 
     def _expire_unserved(self, turn: Turn, task_id: TaskId) -> None:
         task = turn.state.tasks.get(task_id)
-        if task is None or task.state is not TaskState.QUEUED or task.queued_at is None:
-            return
-        if (turn.now.utc - task.queued_at).total_seconds() >= turn.state.limits.not_served_s:
+        at_s = turn.state.not_served_at_s.get(task_id)
+        if task is not None and at_s is not None and turn.now_s >= at_s:
             self._end_early(turn, task, _NOT_SERVED)
 
     def _expire_render(self, turn: Turn, lane: Lane) -> None:
         """The lane ends an overdue render itself; this is for a lane that reports but does not."""
-        task = None if lane.lease is None else turn.state.tasks[lane.lease.task_id]
-        if task is None or task.leased_at is None:
+        lane.render_watched = False
+        if lane.lease is None:
             return
-        allowed_s = leases.render_deadline_s(turn, task) + turn.state.limits.render_grace_s
-        if (turn.now.utc - task.leased_at).total_seconds() >= allowed_s:
-            self._end_early(turn, task, _OVERDUE)
+        if turn.now_s < lane.render_until_s:
+            leases.watch_render(turn, lane)
+        else:
+            self._end_early(turn, turn.state.tasks[lane.lease.task_id], _OVERDUE)
 
     def _end_early(self, turn: Turn, task: Task, failure: Failure) -> None:
         state = turn.state
@@ -171,8 +179,10 @@ class QueueState:
         if task.state is TaskState.QUEUED:
             state.queues[task.model].remove(task.task_id, task.owner)
             state.rescued.pop(task.task_id, None)
-        leases.fail(turn, task, failure)
-        if task.state is TaskState.LEASED and lane is not None:
+            state.not_served_at_s.pop(task.task_id, None)
+        is_withdrawn = task.state is TaskState.LEASED and lane is not None
+        leases.fail(turn, task, failure, is_withdrawn=is_withdrawn)
+        if is_withdrawn and lane is not None:
             leases.withdraw(turn, lane)
 
     def _forget(self, turn: Turn, task_id: TaskId) -> None:
@@ -181,6 +191,8 @@ class QueueState:
         if task is None:
             return
         turn.state.counters.accepted -= 1
+        turn.state.rescued.pop(task_id, None)
+        turn.state.not_served_at_s.pop(task_id, None)
         if task.state is TaskState.QUEUED:
             turn.state.queues[task.model].remove(task_id, task.owner)
         elif task.lane_id is not None:
@@ -197,18 +209,32 @@ class QueueState:
         else:
             queue.push(task.task_id, task.owner)
         queued_at_s = turn.now.monotonic_of(task.queued_at or task.created_at)
-        state.deadlines.set(queued_at_s + limits.not_served_s, Due.NOT_SERVED, task.task_id)
+        turn.watch_unserved(task, queued_at_s + limits.not_served_s)
 
     def _restore_lease(self, turn: Turn, task: Task) -> None:
         state = self.state
         lane = None if task.lane_id is None else state.lanes.get(task.lane_id)
-        if lane is None or lane.lease is not None or task.boot_id is None:
-            # Cannot come of a sound store; a task is worth more than an assertion.
+        if lane is None or lane.lease is not None or lane.withdrawn is not None or task.boot_id is None:
+            # Cannot come of a sound store; a task is worth more than an assertion, so it runs again.
             turn.emit(DiscardAttempt(task_id=task.task_id, attempt=task.attempt))
-            leases.fail(turn, task, Failure(code=FailureCode.LANE_LOST, message=leases.LOST_MESSAGE))
+            queued = moved(task, TaskState.QUEUED, turn.now.utc, queued_at=turn.now.utc, lane_mode=None, progress=0, stage=Stage.QUEUED)
+            turn.store(queued)
+            self._restore_queued(turn, queued)
             return
         lane.boot_id = task.boot_id
         lane.lease = Lease(task_id=task.task_id, attempt=task.attempt)
         lane.lease_expires_at_s = turn.now_s + state.limits.lease_s
         leases.watch(turn, lane)
-        state.deadlines.set(turn.now_s + leases.render_deadline_s(turn, task) + state.limits.render_grace_s, Due.RENDER, lane.spec.lane_id)
+        leases.set_render_deadline(turn, lane, task, turn.now.monotonic_of(task.leased_at or turn.now.utc))
+
+    def _restore_withdrawn(self, turn: Turn, task: Task) -> None:
+        """It ended early before the restart; its lane may still work on it, and owes the memory record."""
+        lane = None if task.lane_id is None else self.state.lanes.get(task.lane_id)
+        if lane is None or lane.lease is not None or lane.withdrawn is not None:
+            turn.store(replace(task, is_withdrawn=False))
+            return
+        self.state.withdrawn[task.task_id] = task
+        lane.boot_id = task.boot_id or ""
+        lane.withdrawn = Lease(task_id=task.task_id, attempt=task.attempt)
+        lane.lease_expires_at_s = turn.now_s + self.state.limits.lease_s
+        leases.watch(turn, lane)

@@ -16,14 +16,14 @@ def offer_first(turn: Turn, task: Task) -> None:
         _offer(turn, task)
         state.rescued = {task.task_id: None, **state.rescued}
     else:
-        watch(turn, task.model, state.limits.rescue_after_s)
+        watch(turn, task.model, turn.now_s + state.limits.rescue_after_s)
 
 
-def watch(turn: Turn, model: Model, in_s: float) -> None:
+def watch(turn: Turn, model: Model, at_s: float) -> None:
     """Sets the look at a model whose tasks may have to be rescued; there is never more than one."""
     if model not in turn.state.rescue_watched:
         turn.state.rescue_watched.add(model)
-        turn.state.deadlines.set(turn.now_s + in_s, Due.RESCUE, model)
+        turn.state.deadlines.set(at_s, Due.RESCUE, model)
 
 
 def offer_due(turn: Turn, model: Model) -> None:
@@ -36,8 +36,8 @@ def offer_due(turn: Turn, model: Model) -> None:
     since_s = state.unserved_since_s.get(model)
     if since_s is None:
         return
-    if turn.now_s - since_s < limits.rescue_after_s:
-        watch(turn, model, since_s + limits.rescue_after_s - turn.now_s)
+    if turn.now_s < since_s + limits.rescue_after_s:
+        watch(turn, model, since_s + limits.rescue_after_s)
         return
     waiting = False
     for task_id in state.queues[model]:
@@ -50,7 +50,7 @@ def offer_due(turn: Turn, model: Model) -> None:
             waiting = True
     if waiting:
         # No event says that a place is free: a look every second costs little and is late by a second at most.
-        watch(turn, model, 1.0)
+        watch(turn, model, turn.now_s + 1.0)
 
 
 def _has_place(turn: Turn) -> bool:

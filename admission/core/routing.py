@@ -62,7 +62,7 @@ def admit(turn: Turn, task: Task) -> None:
 def expire_held(turn: Turn, task_id: TaskId) -> None:
     """A held request whose wait reached the limit is refused; at exactly the limit, expiry wins."""
     since_s = turn.state.held.get(task_id)
-    if since_s is None or turn.now_s - since_s < turn.state.limits.degraded_wait_s:
+    if since_s is None or turn.now_s < since_s + turn.state.limits.degraded_wait_s:
         return
     task = turn.state.tasks[task_id]
     turn.state.counters.overloaded_wait += 1
@@ -83,7 +83,7 @@ def _enqueue(turn: Turn, task: Task) -> None:
     turn.record(Event(event_type="accepted", created_at=turn.now.utc, task_id=task.task_id, value="dedicated"))
     state.queues[task.model].push(task.task_id, task.owner)
     state.counters.accepted += 1
-    state.deadlines.set(turn.now_s + state.limits.not_served_s, Due.NOT_SERVED, task.task_id)
+    turn.watch_unserved(queued, turn.now_s + state.limits.not_served_s)
     turn.emit(ReplyAccepted(task=queued))
 
 

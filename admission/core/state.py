@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from admission.core.commands import Command, PersistTask, Publish, Record
-from admission.core.deadlines import Deadlines
+from admission.core.deadlines import Deadlines, Due
 from admission.core.fair_queue import FairQueue
 from admission.core.lanes import LaneSpec, Lease, Report, Wish
 from admission.core.limits import Limits
@@ -27,7 +27,10 @@ class Lane:
         withdrawn: a lease that was taken back while the lane may still work on it; the lane gets nothing new before that ended.
         settled_sequence: wish that set lease or withdrawn; a report of a lane that had not seen it says nothing about them.
         acknowledged: last attempt whose end is settled.
-        lease_watched, contact_watched: a look at it is set, so that there is never more than one.
+        lease_watched, contact_watched, render_watched: a look at it is set, so that there is never more than one.
+        render_deadline_s: how long the render of the lease may take; fixed when the lease is given, whatever is learned meanwhile.
+        render_until_s: monotonic time at which admission gives the render up.
+        past_boots: boots of this lane id that a newer one replaced, newest last.
     """
 
     spec: LaneSpec
@@ -42,6 +45,10 @@ class Lane:
     lease_expires_at_s: float = 0.0
     lease_watched: bool = False
     contact_watched: bool = False
+    render_watched: bool = False
+    render_deadline_s: float = 0.0
+    render_until_s: float = 0.0
+    past_boots: tuple[str, ...] = ()
     acknowledged: Lease | None = None
     wish: Wish = field(default_factory=lambda: Wish(sequence=0))
     settled_sequence: int = 0
@@ -72,6 +79,8 @@ class State:
     Attributes:
         tasks: every held, queued and leased task; terminal ones are gone.
         queues: accepted tasks that wait, by model.
+        withdrawn: ended tasks whose last attempt a lane may still work on.
+        not_served_at_s: monotonic time at which a queued task fails unless it was started.
         held: monotonic time since when each held request waits, oldest first.
         rescued: queued tasks that are offered to the pool too, in the order in which it takes them.
         ready: lanes that can be given work, by model; the pool's are under None.
@@ -84,6 +93,8 @@ class State:
     started_at_s: float
     tasks: dict[TaskId, Task] = field(default_factory=dict)
     queues: dict[Model, FairQueue] = field(default_factory=dict)
+    withdrawn: dict[TaskId, Task] = field(default_factory=dict)
+    not_served_at_s: dict[TaskId, float] = field(default_factory=dict)
     held: dict[TaskId, float] = field(default_factory=dict)
     rescued: dict[TaskId, None] = field(default_factory=dict)
     lanes: dict[LaneId, Lane] = field(default_factory=dict)
@@ -126,10 +137,18 @@ class Turn:
         """The task's new state is remembered, written and shown; a terminal one is forgotten once written."""
         if task.state in TERMINAL:
             self.state.tasks.pop(task.task_id, None)
+            self.state.withdrawn.pop(task.task_id, None)
+            if task.is_withdrawn:
+                self.state.withdrawn[task.task_id] = task
         else:
             self.state.tasks[task.task_id] = task
         self.emit(PersistTask(task=task, accepts=accepts))
         self.emit(Publish(task=task))
+
+    def watch_unserved(self, task: Task, at_s: float) -> None:
+        """A queued task fails at this time unless it was started."""
+        self.state.not_served_at_s[task.task_id] = at_s
+        self.state.deadlines.set(at_s, Due.NOT_SERVED, task.task_id)
 
     def record(self, event: Event) -> None:
         """Keeps an event."""

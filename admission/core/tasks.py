@@ -110,6 +110,7 @@ class Task:
         lane_id, boot_id: holder of the current or last lease.
         queued_at: when it was accepted, aware UTC; 60 minutes later it fails unless it was started.
         leased_at: when the current attempt's lease was given.
+        is_withdrawn: it ended early while a lane may still work on it: the memory record of its last attempt is still to come.
         progress: 0 to 100 of the current attempt; stored only when the state changes.
     """
 
@@ -130,6 +131,7 @@ class Task:
     fallback_reason: FallbackReason | None = None
     lane_id: LaneId | None = None
     boot_id: str | None = None
+    is_withdrawn: bool = False
     progress: int = 0
     stage: Stage = Stage.QUEUED
     stage_detail: str = ""

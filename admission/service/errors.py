@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from admission.engine_types import InvalidReportError, OverloadedError, SessionEndedError, UnknownTaskError
+from admission.engine_types import InvalidReportError, NotYetStoredError, OverloadedError, SessionEndedError, UnknownTaskError
 from admission.store.port import StaleEpochError, StoreUnavailableError
 from runtime.errors import ErrorCode, ServiceError
 from runtime.rules.request import InvalidRequestError, Violation
@@ -25,6 +25,12 @@ def translate(error: Exception) -> ServiceError | None:
             return ServiceError(
                 code=ErrorCode.SERVICE_UNAVAILABLE,
                 message="The state cannot be stored or read now; nothing of this call was done.",
+                retry_after_s=_STORE_RETRY_AFTER_S,
+            )
+        case NotYetStoredError():
+            return ServiceError(
+                code=ErrorCode.SERVICE_UNAVAILABLE,
+                message="The state cannot be stored now; the call will take effect when it can. Look at the task later.",
                 retry_after_s=_STORE_RETRY_AFTER_S,
             )
         case StaleEpochError():

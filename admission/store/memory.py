@@ -58,9 +58,9 @@ class MemoryStore:
         self._events = [row for row in self._events if row["task_id"] not in new.deleted] if new.deleted else self._events
 
     async def unfinished(self) -> tuple[Task, ...]:
-        """Every task that is queued or leased, oldest acceptance first."""
+        """Every task that is queued, leased or withdrawn, oldest acceptance first."""
         await self._enter()
-        found = [row for row in self._tasks.values() if row["state"] in rows.UNFINISHED]
+        found = [row for row in self._tasks.values() if row["state"] in rows.UNFINISHED or row["is_withdrawn"]]
         found.sort(key=lambda row: (row["queued_at"] or row["created_at"], row["created_at"], row["task_id"]))
         return tuple(rows.task_of(row) for row in found)
 

@@ -92,7 +92,7 @@ class Store(Protocol):
         ...
 
     async def unfinished(self) -> tuple[Task, ...]:
-        """Every task that is queued or leased, oldest acceptance first."""
+        """Every task that is queued or leased, or ended but still withdrawn (see Task.is_withdrawn), oldest acceptance first."""
         ...
 
     async def lanes(self) -> tuple[LaneSpec, ...]:

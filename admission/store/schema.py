@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, Column, DateTime, Dialect, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Dialect, Index, Integer, MetaData, Table, Text
 from sqlalchemy.types import TypeDecorator
 
 
@@ -52,6 +52,7 @@ TASKS = Table(
     Column("fallback_reason", Text),
     Column("lane_id", Text),
     Column("boot_id", Text),
+    Column("is_withdrawn", Boolean, nullable=False),
     Column("progress", Integer, nullable=False),
     Column("stage", Text, nullable=False),
     Column("stage_detail", Text, nullable=False),
@@ -59,6 +60,7 @@ TASKS = Table(
     Column("result", Text),
     # Serves the gallery and, as few tasks are unfinished at any time, the restart as well.
     Index("ix_tasks_state_created_at", "state", "created_at"),
+    Index("ix_tasks_is_withdrawn", "is_withdrawn"),
     Index("ix_tasks_model_state_created_at", "model", "state", "created_at"),
 )
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from alembic.util import CommandError
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, make_url, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, make_url, or_, select, update
 from sqlalchemy.exc import ArgumentError
 
 from admission.core.lanes import LaneSpec
@@ -83,9 +83,10 @@ class SqlStore:
             connection.execute(delete(TASKS).where(TASKS.c.task_id == bindparam("deleted_id")), ids)
 
     async def unfinished(self) -> tuple[Task, ...]:
-        """Every task that is queued or leased, oldest acceptance first."""
+        """Every task that is queued, leased or withdrawn, oldest acceptance first."""
         accepted_at = func.coalesce(TASKS.c.queued_at, TASKS.c.created_at)
-        query = select(TASKS).where(TASKS.c.state.in_(rows.UNFINISHED)).order_by(accepted_at, TASKS.c.created_at, TASKS.c.task_id)
+        query = select(TASKS).where(or_(TASKS.c.state.in_(rows.UNFINISHED), TASKS.c.is_withdrawn))
+        query = query.order_by(accepted_at, TASKS.c.created_at, TASKS.c.task_id)
         return await self._all(query, rows.task_of)
 
     async def lanes(self) -> tuple[LaneSpec, ...]:

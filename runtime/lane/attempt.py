@@ -94,6 +94,7 @@ class AttemptRunner:
         run.check()
         pipeline, run.change = self._resident.ensure(request.model, run.on_stage, run.order.released)
         run.check()
+        run.on_loaded()
         images = self._files.images(request)
         frames = pipeline.render(RenderJob(request=request, images=images, on_step=run.on_step))
         run.check()
@@ -198,6 +199,10 @@ class _Run:
     def on_stage(self, detail: str) -> None:
         """A load tells what it is doing. It is not cut short: half a model helps nobody."""
         self._send(Phase.LOADING, 0, detail)
+
+    def on_loaded(self) -> None:
+        """The model is resident. The agent must hear of it before the first step ends: it spares a load, and nothing after it."""
+        self._send(Phase.INFERENCE, 0, "preparing the first step")
 
     def on_step(self, step: int, steps: int) -> None:
         """After a denoising step; `step` counts from 1."""

@@ -3,7 +3,7 @@
 Rules:
 
 * The lane does one thing at a time: idle, working on an attempt, or holding the outcome of an ended one until admission acknowledges it.
-* A wish is the whole desired state. Work that it does not name is stopped. A stop cannot be taken back.
+* A wish is the whole desired state. Work that it does not name is stopped. A stop cannot be taken back; it can become a firmer one.
 * A wish of an older controller epoch, of an older stream, or not newer than one already seen of its stream, changes nothing.
 * The next lease starts only once the ended attempt is acknowledged; one wish may do both.
 * A lease for an attempt that ended in this boot does not render again while its outcome is known: the lane answers with that outcome.
@@ -37,6 +37,10 @@ class StopReason(StrEnum):
     DEADLINE = "deadline"
     SHUTDOWN = "shutdown"
 
+    def replaces(self, earlier: StopReason | None) -> bool:
+        """Whether it takes the place of the earlier reason: only one that can wait gives way, since an unwanted load is let end."""
+        return earlier is None or (earlier is StopReason.UNWANTED and self is not StopReason.UNWANTED)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idle:
@@ -50,7 +54,7 @@ class Working:
     Attributes:
         progress: 0 to 100, never falling.
         detail: a short sentence for people.
-        stopping: set once it was told to stop.
+        stopping: why it was told to stop; None while it was not.
     """
 
     attempt: Attempt
@@ -169,8 +173,8 @@ def wished(state: LaneState, wish: Wish) -> Step:
 
 
 def stopped(state: LaneState, reason: StopReason) -> Step:
-    """Stops what is in work; nothing if nothing is, or if it was stopped before."""
-    if not isinstance(state.activity, Working) or state.activity.stopping is not None:
+    """Stops what is in work; nothing if nothing is, or if it was stopped before for a reason that this one does not replace."""
+    if not isinstance(state.activity, Working) or not reason.replaces(state.activity.stopping):
         return state, ()
     activity = replace(state.activity, stopping=reason)
     return replace(state, activity=activity), (StopAttempt(attempt=activity.attempt, reason=reason),)

@@ -191,11 +191,17 @@ class Worker:
             self._current = None
 
     def cancel(self, attempt: Attempt, reason: StopReason) -> None:
-        """Ends an attempt: asks the process first, kills it after the grace. An attempt that is not in work is ignored."""
+        """Ends an attempt: asks the process first, kills it after the grace. An attempt that is not in work is ignored.
+
+        A deadline or a shutdown overrides that it is merely unwanted; of these two the first stays, but a shutdown shortens the grace.
+        """
         current = self._current
-        if current is None or current.order.attempt != attempt or current.stop is not None:
+        if current is None or current.order.attempt != attempt:
             return
-        current.stop = reason
+        if reason.replaces(current.stop):
+            current.stop = reason
+        elif reason is not StopReason.SHUTDOWN:
+            return
         if current.sent_to is None:
             self._settle("no pipeline process ran")
             return
@@ -322,8 +328,12 @@ class Worker:
         current.ended.set_result(Outcome(failure=failure, memory=unmeasured(why)))
 
     def _kill_if_stuck(self, current: _Current) -> None:
-        """The grace of a cancel is over. A load that is merely unwanted goes on: it ends by itself, and killing it costs the model."""
-        if current.ended.done() or current.sent_to is None or current.sent_to is not self._child:
+        """The grace of a cancel is over.
+
+        A load that is merely unwanted goes on: it ends by itself, and killing it costs the model. Its attempt's deadline, which overrides
+        the reason, bounds that.
+        """
+        if current.ended.done() or current.is_killed or current.sent_to is None or current.sent_to is not self._child:
             return
         if current.stop is StopReason.UNWANTED and current.phase is Phase.LOADING:
             asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._kill_if_stuck, current)

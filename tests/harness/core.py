@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from admission.core.commands import Command, PersistTask, ReplyAccepted, ReplyOverloaded, SendWish
-from admission.core.events import CallerLeft, CancelRequested, CoreEvent, LaneReported, TaskSubmitted, TimePassed
+from admission.core.commands import Command, PersistTask, Record, ReplyAccepted, ReplyOverloaded, SendWish
+from admission.core.events import AcceptancesNotStored, CallerLeft, CancelRequested, CoreEvent, LaneReported, TaskSubmitted, TimePassed
 from admission.core.lanes import LaneSpec, Lease, Outcome, Report, Wish, Work
 from admission.core.limits import Limits
 from admission.core.queue import QueueState
@@ -55,6 +55,7 @@ class World:
         self.wishes: dict[LaneId, Wish] = {}
         self.events: list[tuple[str, str]] = []
         self.commits: list[tuple[TaskId, int]] = []
+        self.recorded: set[tuple[TaskId | None, int]] = set()
         self._submitted = 0
         self._sessions = 0
         self._session_of: dict[LaneId, int] = {}
@@ -137,10 +138,24 @@ class World:
         report = replace(last, session=self._session_of[lane], work=work, seen_sequence=sequence, **changes)  # type: ignore[arg-type]
         self.handle(LaneReported(report=report))
 
+    def refuse_acceptances(self, *task_ids: TaskId) -> None:
+        """The store took none of these acceptances, which nobody was told yet."""
+        for task_id in task_ids:
+            del self.stored[task_id]
+            self.accepted.remove(task_id)
+        commands = self.core.handle(AcceptancesNotStored(task_ids=frozenset(task_ids)), self.now())
+        for command in commands:
+            # The journal drops what speaks of tasks that never were.
+            if not (isinstance(command, PersistTask) and command.task.task_id in task_ids):
+                self._take(command)
+        self.check()
+
     def restart(self, lanes: Iterable[LaneSpec]) -> None:
         """Admission dies and starts again on what is stored; wishes that were not followed are forgotten with it."""
         limits = self.core.state.limits
-        unfinished = sorted((task for task in self.stored.values() if task.state not in TERMINAL), key=lambda task: task.created_at)
+        unfinished = sorted(
+            (task for task in self.stored.values() if task.state not in TERMINAL or task.is_withdrawn), key=lambda task: task.created_at
+        )
         self.core = QueueState(limits, [ANISORA, PHR00T], self.now())
         self.wishes = {}
         for command in self.core.restore(unfinished, lanes, self.now()):
@@ -191,6 +206,8 @@ class World:
             places = (task.task_id in state.held) + (task.task_id in queued) + (task.task_id in dict(leases))
             assert places == 1, f"{task.task_id} is in {places} places"
             assert task.state not in TERMINAL
+        assert set(state.rescued) <= set(queued)
+        assert set(state.not_served_at_s) == set(queued)
         lost = [task_id for task_id, task in self.stored.items() if task.state not in TERMINAL and task_id not in state.tasks]
         assert not lost, "an accepted task is never lost"
 
@@ -198,7 +215,8 @@ class World:
         match command:
             case PersistTask(task=task):
                 before = self.stored.get(task.task_id)
-                assert before is None or before.state not in TERMINAL, "terminal states do not change"
+                ended = before is not None and before.state in TERMINAL
+                assert not ended or before == replace(task, is_withdrawn=True), "terminal states do not change"
                 if task.state is TaskState.DONE:
                     assert task.result is not None
                     assert task.result.video_key == f"results/{task.task_id}/{task.attempt}/video.mp4", (
@@ -213,9 +231,13 @@ class World:
             case ReplyOverloaded(task_id=task_id):
                 assert task_id not in self.overloaded, "one answer"
                 self.overloaded[task_id] = command
+            case Record(event=event):
+                self.events.append((event.event_type, event.reason))
+                if event.event_type == "memory_record":
+                    named = (event.task_id, event.attempt)
+                    assert named not in self.recorded, f"two memory records of {named}"
+                    self.recorded.add(named)
             case SendWish(lane_id=lane_id, wish=wish):
                 self.wishes[lane_id] = wish
             case _:
-                event = getattr(command, "event", None)
-                if event is not None:
-                    self.events.append((event.event_type, event.reason))
+                pass

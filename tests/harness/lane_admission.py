@@ -19,6 +19,7 @@ class AdmissionDouble(pb_grpc.DispatchServiceServicer):
     Attributes:
         reports: every report, in order of arrival.
         streams: streams that were opened.
+        sequence: of the last wish.
         lease: what the lane should work on.
         acknowledges: acknowledge ended attempts as soon as they are reported.
         epoch: of this controller; a test raises it for a restart.
@@ -28,6 +29,7 @@ class AdmissionDouble(pb_grpc.DispatchServiceServicer):
         """Serves from `start` on."""
         self.reports: list[pb.LaneReport] = []
         self.streams = 0
+        self.sequence = 0
         self.lease: pb.Lease | None = None
         self.acknowledges = True
         self.epoch = 1
@@ -80,6 +82,7 @@ class AdmissionDouble(pb_grpc.DispatchServiceServicer):
     ) -> AsyncIterator[pb.AttachResponse]:
         """One stream; a newer one ends it."""
         self.streams += 1
+        self.sequence = 0
         wake: asyncio.Queue[bool] = asyncio.Queue()
         if self._newest is not None:
             self._newest.put_nowait(False)
@@ -89,6 +92,7 @@ class AdmissionDouble(pb_grpc.DispatchServiceServicer):
             sequence = 0
             while await wake.get():
                 sequence += 1
+                self.sequence = sequence
                 yield self._response(sequence)
             if self._newest is not wake:
                 await context.abort(grpc.StatusCode.ABORTED, "a newer stream of this lane")

@@ -1,7 +1,8 @@
 """A catalog of pipelines without torch for tests of the lane's processes; the prompt says how a pipeline behaves.
 
-`renders`: a picture that depends on the seed. `raises`, `hangs` (never looks at anything), `kills itself`, `steps` (until it is cancelled),
-`deaf` (steps, and swallows the cancel), `waits` (until a file named `go` lies in the models folder), `leaks` (survives its release).
+`renders`: a picture that depends on the seed. `raises`, `hangs` (after one step, never looks at anything), `hangs at once` (before the
+first step), `kills itself`, `steps` (until it is cancelled), `deaf` (steps, and swallows the cancel), `waits` (until a file named `go` lies
+in the models folder), `leaks` (survives its release).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class NumpyPipeline:
         """Takes four steps, then gives noise that the seed decides."""
         request = job.request
         behaviour = getattr(self, "_" + request.prompt.replace(" ", "_"), None)
-        job.on_step(1, 4)
+        if request.prompt != "hangs at once":
+            job.on_step(1, 4)
         if behaviour is not None:
             behaviour(job)
         for step in range(2, 5):
@@ -55,6 +57,8 @@ class NumpyPipeline:
     def _hangs(self, job: RenderJob) -> None:
         while True:
             time.sleep(60)
+
+    _hangs_at_once = _hangs
 
     def _kills_itself(self, job: RenderJob) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

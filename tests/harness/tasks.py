@@ -136,6 +136,7 @@ def tasks(draw: st.DrawFn, states: st.SearchStrategy[TaskState] | None = None) -
             fallback_reason=st.none() | st.sampled_from(FallbackReason),
             lane_id=st.none() | lane_ids(),
             boot_id=st.none() | texts(),
+            is_withdrawn=st.booleans(),
             progress=st.integers(min_value=0, max_value=100),
             stage=st.sampled_from(Stage),
             stage_detail=texts(),

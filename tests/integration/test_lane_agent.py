@@ -180,6 +180,19 @@ async def test_the_process_is_killed_when_it_ignores_the_deadline(tmp_path: Path
     assert "killed" in outcome.memory.unmeasured_reason
 
 
+async def test_the_process_is_killed_when_it_hangs_before_its_first_step_and_the_lease_is_withdrawn(tmp_path: Path) -> None:
+    # It passed for a load, and an unwanted load was never killed: the lane reported work for ever.
+    async with running_lane(tmp_path, cancel_grace_s=0.3) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("hangs at once"))
+        await lane.admission.until(lambda report: report.work.phase == pb.WORK_PHASE_INFERENCE)
+        lane.admission.wish(None)
+        outcome = await lane.admission.until_ended("a")
+        await lane.admission.until(lambda report: report.warm and report.cold_starts == 2)
+    assert outcome.failure.code == "cancelled"
+    assert "killed" in outcome.memory.unmeasured_reason
+
+
 async def test_the_attempt_is_lost_and_a_fresh_process_serves_when_the_process_dies(tmp_path: Path) -> None:
     async with running_lane(tmp_path) as lane:
         await lane.ready()
@@ -324,3 +337,20 @@ async def test_the_attempt_ends_and_the_process_too_when_the_lane_drains(tmp_pat
     ended = [report for report in lane.admission.reports if report.work.phase == pb.WORK_PHASE_ENDED]
     assert ended[0].draining
     assert ended[0].work.outcome.failure.code == "cancelled"
+
+
+async def test_the_lease_is_seen_and_declined_when_it_comes_while_the_lane_drains(tmp_path: Path) -> None:
+    # Admission takes exactly this report (draining, no work, the wish seen) for a lease that was declined and does not count.
+    async with running_lane(tmp_path) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("steps"))
+        await lane.admission.until(lambda report: report.work.progress > 0)
+        draining = asyncio.create_task(lane.agent.drain(30), name="drain")
+        await lane.admission.until(lambda report: report.draining)
+        lane.admission.wish(lease("renders", task="b"))
+        report = await lane.admission.until(is_idle)
+        await draining
+        await lane.running
+    assert report.draining
+    assert report.seen_sequence == lane.admission.sequence
+    assert not any(report.work.task_id == "b" for report in lane.admission.reports)

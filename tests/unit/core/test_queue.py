@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from admission.core.commands import DiscardAttempt, OverloadCause
-from admission.core.events import AcceptanceNotStored, LaneDetached, LaneReported, TimePassed
+from admission.core.events import LaneDetached, LaneReported, TimePassed
 from admission.core.lanes import Lease, Work
 from admission.core.tasks import (
     TERMINAL,
@@ -380,8 +380,7 @@ def test_nothing_is_left_when_an_acceptance_could_not_be_stored() -> None:
     world = World()
     lane = world.attach("lane-anisora", ANISORA)
     task_id = world.submit()
-    del world.stored[task_id]  # the store refused it
-    world.handle(AcceptanceNotStored(task_id=task_id))
+    world.refuse_acceptances(task_id)
     assert world.core.state.tasks == {}
     assert world.lease(lane) is None
 

@@ -102,10 +102,31 @@ def test_progress_goes_from_loading_to_encoding_when_a_clip_is_rendered(tmp_path
     assert outcome.result is not None
     assert outcome.result.media_type == "video/webm"
     assert [told.phase for told in bench.told[:2]] == [Phase.LOADING, Phase.INFERENCE]
-    # 90 percent for four steps, then one per encoded part up to 99.
-    assert [told.progress for told in bench.told if told.phase is Phase.INFERENCE] == [22, 45, 67, 90]
+    # 0 once the model is there, 90 percent for four steps, then one per encoded part up to 99.
+    assert [told.progress for told in bench.told if told.phase is Phase.INFERENCE] == [0, 22, 45, 67, 90]
     assert bench.told[-1].progress == 99
     assert outcome.denoise_s is not None
+
+
+def test_the_agent_knows_that_the_load_is_over_when_the_first_step_has_not_ended(tmp_path: Path) -> None:
+    # Inference was told only after a step, so a pipeline that hung in the text encoder or its first step passed for a load: it was spared.
+    before_a_step: list[Phase] = []
+
+    def look(job: RenderJob) -> npt.NDArray[np.uint8]:
+        before_a_step.extend(told.phase for told in bench.told)
+        return black(job)
+
+    bench = Bench(tmp_path, look)
+    bench.run()
+    assert before_a_step == [Phase.LOADING, Phase.INFERENCE]
+
+
+def test_inference_is_told_first_when_the_model_is_resident_already(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, black)
+    bench.run()
+    bench.told.clear()
+    bench.run()
+    assert (bench.told[0].phase, bench.told[0].progress) == (Phase.INFERENCE, 0)
 
 
 def test_every_value_of_the_request_reaches_the_pipeline_when_rendered(tmp_path: Path) -> None:

@@ -156,6 +156,21 @@ def test_the_first_reason_stays_when_work_is_stopped_twice() -> None:
     assert state.activity == Working(attempt=A, stopping=StopReason.DEADLINE)
 
 
+def test_the_stop_becomes_firm_when_the_lane_ends_while_unwanted_work_goes_on() -> None:
+    # The shutdown was swallowed here: an unwanted load, which nobody kills, then held up the end of the lane.
+    state, _ = wished(working(), wish(2))
+    state, actions = stopped(state, StopReason.SHUTDOWN)
+    assert actions == (StopAttempt(attempt=A, reason=StopReason.SHUTDOWN),)
+    assert state.activity == Working(attempt=A, stopping=StopReason.SHUTDOWN)
+
+
+def test_the_stop_stays_firm_when_the_work_becomes_unwanted_too() -> None:
+    state, _ = stopped(working(), StopReason.SHUTDOWN)
+    state, actions = wished(state, wish(2))
+    assert actions == ()
+    assert state.activity == Working(attempt=A, stopping=StopReason.SHUTDOWN)
+
+
 def test_progress_does_not_fall_when_a_smaller_one_is_told() -> None:
     state = progressed(working(), A, Phase.INFERENCE, 45, "step 2 of 4")
     state = progressed(state, A, Phase.INFERENCE, 20, "step 1 of 4")
@@ -183,7 +198,7 @@ WISHES = st.builds(
     lease=st.none() | ATTEMPTS,
     acknowledged=st.none() | ATTEMPTS,
 )
-EVENTS = st.lists(WISHES | st.sampled_from(["end", "drain", "stop"]), max_size=60)
+EVENTS = st.lists(WISHES | st.sampled_from(["end", "drain", "deadline", "shutdown"]), max_size=60)
 
 
 @given(EVENTS)
@@ -191,7 +206,7 @@ def test_every_start_is_alone_and_ends_before_the_next_when_anything_happens(eve
     state = LaneState()
     in_work: Attempt | None = None
     started: set[Attempt] = set()
-    stops: set[Attempt] = set()
+    stops: dict[Attempt, StopReason] = {}
     for event in events:
         before = state
         actions: tuple[Action, ...] = ()
@@ -203,8 +218,8 @@ def test_every_start_is_alone_and_ends_before_the_next_when_anything_happens(eve
             assert isinstance(state.activity, Ended)
         elif event == "drain":
             state = drained(state)
-        elif event == "stop":
-            state, actions = stopped(state, StopReason.DEADLINE)
+        elif event in ("deadline", "shutdown"):
+            state, actions = stopped(state, StopReason(event))
         for action in actions:
             match action:
                 case StartAttempt(attempt=attempt):
@@ -214,10 +229,10 @@ def test_every_start_is_alone_and_ends_before_the_next_when_anything_happens(eve
                     assert not state.draining
                     started.add(attempt)
                     in_work = attempt
-                case StopAttempt(attempt=attempt):
+                case StopAttempt(attempt=attempt, reason=reason):
                     assert attempt == in_work
-                    assert attempt not in stops
-                    stops.add(attempt)
+                    assert reason.replaces(stops.get(attempt))
+                    stops[attempt] = reason
                 case ForgetOutcome(attempt=attempt):
                     assert isinstance(event, Wish)
                     assert event.acknowledged == attempt

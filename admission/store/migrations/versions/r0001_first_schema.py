@@ -57,6 +57,7 @@ def _make_tasks() -> None:
         sa.Column("fallback_reason", sa.Text()),
         sa.Column("lane_id", sa.Text()),
         sa.Column("boot_id", sa.Text()),
+        sa.Column("is_withdrawn", sa.Boolean(), nullable=False),
         sa.Column("progress", sa.Integer(), nullable=False),
         sa.Column("stage", sa.Text(), nullable=False),
         sa.Column("stage_detail", sa.Text(), nullable=False),
@@ -65,6 +66,7 @@ def _make_tasks() -> None:
         sa.PrimaryKeyConstraint("task_id", name="pk_tasks"),
     )
     op.create_index("ix_tasks_state_created_at", "tasks", ["state", "created_at"])
+    op.create_index("ix_tasks_is_withdrawn", "tasks", ["is_withdrawn"])
     op.create_index("ix_tasks_model_state_created_at", "tasks", ["model", "state", "created_at"])
 
 

@@ -1,0 +1,215 @@
+"""When the pipeline's process is killed, and what the attempt that it had ends with; the process is a fake and time is virtual."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from runtime.lane.child_process import ChildProcess
+from runtime.lane.child_protocol import Progressed, RenderEnded, ResidentChanged, Started
+from runtime.lane.outcome import Failure, FailureCode, Outcome, Phase, unmeasured
+from runtime.lane.state import Attempt, StopReason
+from runtime.lane.worker import Order, Worker, WorkerSettings
+from tests.harness.lane_child import Children, FakeChild, in_virtual_time
+
+ATTEMPT = Attempt(task_id="a", number=1)
+GRACE_S = 10.0
+DEADLINE_S = 900.0
+LOAD_DEADLINE_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A worker whose first process runs."""
+
+    worker: Worker
+    children: Children
+
+    @property
+    def child(self) -> FakeChild:
+        """The process that runs now."""
+        return self.children.all[-1]
+
+    def render(self) -> asyncio.Task[Outcome]:
+        """Begins an attempt now."""
+        order = Order(attempt=ATTEMPT, parameters={}, artifact_prefix="results/a/1/", deadline_s=DEADLINE_S)
+        return asyncio.create_task(self.worker.render(order), name="render")
+
+    async def at(self, seconds: float) -> None:
+        """Goes on at this time of the loop."""
+        await asyncio.sleep(seconds - asyncio.get_running_loop().time())
+
+
+@asynccontextmanager
+async def running_worker(children: Children, *, warm_model: str = "") -> AsyncIterator[Bench]:
+    """A worker at time 0; its process is silent."""
+    settings = WorkerSettings(
+        name="lane-test",
+        catalog="m:c",
+        profile="tiny",
+        models_dir=Path("models"),
+        device="cpu",
+        object_store_url="file:///objects",
+        warm_model=warm_model,
+        cancel_grace_s=GRACE_S,
+        load_deadline_s=LOAD_DEADLINE_S,
+    )
+    worker = Worker(settings, on_change=lambda: None, on_progress=lambda *_: None)
+    running = asyncio.create_task(worker.run(), name="worker")
+    try:
+        await asyncio.sleep(0)
+        yield Bench(worker=worker, children=children)
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> Children:
+    """Takes the place of real processes."""
+    fakes = Children()
+    monkeypatch.setattr(ChildProcess, "start", fakes.start)
+    return fakes
+
+
+def told(phase: Phase) -> Progressed:
+    """The process tells that it is in this phase."""
+    return Progressed(attempt=ATTEMPT, phase=phase, progress=0, detail="")
+
+
+def cancelled() -> RenderEnded:
+    """The process ended the attempt as it was asked to."""
+    failure = Failure(code=FailureCode.CANCELLED, message="The render was cancelled.")
+    return RenderEnded(attempt=ATTEMPT, outcome=Outcome(failure=failure, memory=unmeasured("test")))
+
+
+def code_of(outcome: Outcome) -> FailureCode | None:
+    """Of its failure."""
+    return outcome.failure.code if outcome.failure is not None else None
+
+
+@in_virtual_time
+async def test_an_unwanted_load_is_killed_when_the_attempts_deadline_passes(children: Children) -> None:
+    # The deadline was ignored because the attempt was unwanted already, and an unwanted load was never killed: the lane reported work for
+    # ever, and admission never had it idle again.
+    async with running_worker(children) as bench:
+        rendering, child = bench.render(), bench.child
+        await bench.at(5)
+        bench.worker.cancel(ATTEMPT, StopReason.UNWANTED)
+        outcome = await rendering
+    assert child.killed_s is not None
+    assert DEADLINE_S <= child.killed_s <= DEADLINE_S + GRACE_S
+    assert code_of(outcome) is FailureCode.DEADLINE_EXCEEDED
+    assert "killed" in outcome.memory.unmeasured_reason
+
+
+@in_virtual_time
+async def test_an_unwanted_load_is_killed_when_the_lane_stops(children: Children) -> None:
+    # The shutdown was ignored because the attempt was unwanted already.
+    async with running_worker(children) as bench:
+        rendering, child = bench.render(), bench.child
+        await bench.at(5)
+        bench.worker.cancel(ATTEMPT, StopReason.UNWANTED)
+        await bench.at(50)
+        bench.worker.cancel(ATTEMPT, StopReason.SHUTDOWN)
+        outcome = await rendering
+    assert child.killed_s is not None
+    assert 50 <= child.killed_s <= 53
+    assert outcome.failure == Failure(code=FailureCode.CANCELLED, message="The lane was stopped.")
+
+
+@in_virtual_time
+async def test_an_unwanted_load_is_spared_when_it_ends_before_the_deadline(children: Children) -> None:
+    async with running_worker(children) as bench:
+        rendering, child = bench.render(), bench.child
+        child.says(told(Phase.LOADING))
+        await bench.at(5)
+        bench.worker.cancel(ATTEMPT, StopReason.UNWANTED)
+        await bench.at(DEADLINE_S - 1)
+        child.says(cancelled())
+        assert code_of(await rendering) is FailureCode.CANCELLED
+        await bench.at(DEADLINE_S + 100)
+        assert child.killed_s is None
+
+
+@in_virtual_time
+async def test_an_unwanted_render_is_killed_when_the_grace_is_over(children: Children) -> None:
+    async with running_worker(children) as bench:
+        rendering, child = bench.render(), bench.child
+        child.says(told(Phase.INFERENCE))
+        await bench.at(5)
+        bench.worker.cancel(ATTEMPT, StopReason.UNWANTED)
+        outcome = await rendering
+    assert child.killed_s == pytest.approx(5 + GRACE_S)
+    assert code_of(outcome) is FailureCode.CANCELLED
+
+
+@in_virtual_time
+async def test_the_process_is_killed_when_it_does_not_end_at_the_deadline(children: Children) -> None:
+    async with running_worker(children) as bench:
+        rendering, child = bench.render(), bench.child
+        outcome = await rendering
+    assert child.killed_s == pytest.approx(DEADLINE_S + GRACE_S)
+    assert code_of(outcome) is FailureCode.DEADLINE_EXCEEDED
+
+
+@in_virtual_time
+async def test_the_deadline_stays_the_reason_but_the_grace_is_short_when_the_lane_stops_after_it(children: Children) -> None:
+    async with running_worker(children) as bench:
+        rendering, child = bench.render(), bench.child
+        await bench.at(DEADLINE_S + 1)
+        bench.worker.cancel(ATTEMPT, StopReason.SHUTDOWN)
+        outcome = await rendering
+    assert child.killed_s == pytest.approx(DEADLINE_S + 1 + 3)
+    assert code_of(outcome) is FailureCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    ("reasons", "code"),
+    [
+        ((StopReason.UNWANTED,), FailureCode.CANCELLED),
+        ((StopReason.SHUTDOWN,), FailureCode.CANCELLED),
+        ((StopReason.DEADLINE,), FailureCode.DEADLINE_EXCEEDED),
+        ((StopReason.UNWANTED, StopReason.DEADLINE), FailureCode.DEADLINE_EXCEEDED),
+        ((StopReason.DEADLINE, StopReason.UNWANTED), FailureCode.DEADLINE_EXCEEDED),
+        ((StopReason.SHUTDOWN, StopReason.DEADLINE), FailureCode.CANCELLED),
+    ],
+)
+@in_virtual_time
+async def test_the_end_says_why_when_the_process_ends_the_attempt_as_asked(
+    children: Children, reasons: tuple[StopReason, ...], code: FailureCode
+) -> None:
+    async with running_worker(children) as bench:
+        rendering = bench.render()
+        await bench.at(1)
+        for reason in reasons:
+            bench.worker.cancel(ATTEMPT, reason)
+        bench.child.says(cancelled())
+        assert code_of(await rendering) is code
+        assert bench.child.killed_s is None
+
+
+@in_virtual_time
+async def test_the_process_is_killed_when_it_hangs_while_it_warms_and_nothing_is_in_work(children: Children) -> None:
+    async with running_worker(children, warm_model="anisora") as bench:
+        child = bench.child
+        child.says(Started(device="cpu"))
+        await bench.at(LOAD_DEADLINE_S + 5)
+        assert child.killed_s == pytest.approx(LOAD_DEADLINE_S)
+        assert len(children.all) == 2
+        assert "it was not ready within 1800 s" in bench.worker.status.reason
+
+
+@in_virtual_time
+async def test_the_process_lives_on_when_it_became_warm_in_time(children: Children) -> None:
+    async with running_worker(children, warm_model="anisora") as bench:
+        bench.child.says(Started(device="cpu"))
+        bench.child.says(ResidentChanged(model="anisora"))
+        await bench.at(2 * LOAD_DEADLINE_S)
+        assert len(children.all) == 1
+        assert bench.worker.status.warm
