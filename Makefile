@@ -23,10 +23,11 @@ up: install
 	$(BIN)/warmlane up
 
 test: install
-	$(BIN)/python -m pytest -m "not long"
-
-test-all: install
 	$(BIN)/python -m pytest
+
+# The long forms too.
+test-all: install
+	$(BIN)/python -m pytest -m "long or not long"
 
 # Stops at the first thing that is wrong. Order: what fails fastest comes first.
 check: install

@@ -55,8 +55,13 @@ class History:
     def _submit(self) -> None:
         model, owner, count = self.random.choice([ANISORA, PHR00T]), self.random.choice("abc"), self.random.choice([1, 1, 1, 4, 12])
         self._tell(f"{owner} asks {count} times for {model}")
+        before = len(self.world.accepted)
         for _ in range(count):
             self.world.submit(model, owner)
+        fresh = self.world.accepted[before:]
+        if fresh and self.random.random() < 0.1:
+            self._tell(f"the store takes none of {fresh}")
+            self.world.refuse_acceptances(*fresh)
 
     def _attach(self) -> None:
         name = self.random.choice(list(_LANES))

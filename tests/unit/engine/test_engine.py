@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import obstore
@@ -320,3 +321,71 @@ async def test_engine_fails_when_another_admission_rules(rig: Rig) -> None:
         await asyncio.wait_for(rig.engine.wait_failed(), _PATIENCE_S)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
+
+
+async def test_files_stay_when_a_lane_repeats_its_result_to_a_restarted_admission(rig: Rig) -> None:
+    # The core forgets ended tasks: the repeated outcome looked like a zombie's, and the committed files were removed.
+    lane = await rig.lane()
+    accepted = await rig.submit()
+    task = await lane.leased()
+    await obstore.put_async(rig.objects, f"results/{task.task_id}/1/video.mp4", b"v")
+    await lane.finish(task)
+    await _settle()
+    await rig.engine.stop()
+    rig.engine = Engine(store=rig.store, clock=rig.clock, objects=rig.objects)
+    await rig.engine.start()
+    again = LaneDouble(rig.engine.open_lane(), "lane-anisora", "anisora")
+    await again.finish(task)
+    wish = await again.wish()
+    assert wish.wish.acknowledged is not None
+    await rig.engine._sweeper.idle()
+    kept = await obstore.list(rig.objects, "results/").collect_async()
+    assert [item["path"] for item in kept] == [f"results/{accepted.task_id}/1/video.mp4"]
+    assert "attempt_refused" not in [event.event_type for event in await rig.engine.task_events(accepted.task_id)]
+
+
+async def test_nothing_is_stored_of_refused_tasks_when_one_batch_held_several(rig: Rig) -> None:
+    await rig.lane()
+    await _settle()
+    rig.store.gate.clear()
+    calls = [rig.submit(prompt=f"boat {number}") for number in range(6)]
+    await _settle()
+    rig.store.fail_writes = True
+    rig.store.gate.set()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(answer, StoreUnavailableError) for answer in answers)
+    rig.store.fail_writes = False
+    await rig.submit()
+    assert len(await rig.store.unfinished()) == 1
+
+
+async def test_journal_stays_small_when_the_store_is_away_and_lanes_go_on_reporting(rig: Rig) -> None:
+    lane = await rig.lane()
+    await rig.submit()
+    task = await lane.leased()
+    rig.store.gate.clear()
+    cancel = asyncio.create_task(rig.engine.cancel(task.task_id))
+    await _settle()
+    for _ in range(200):
+        await lane.report(Work(task_id=task.task_id, attempt=1, stage=Stage.INFERENCE, progress=1))
+    assert len(rig.engine._journal._pending.entries) < 10
+    rig.store.gate.set()
+    await cancel
+
+
+async def test_older_process_of_a_lane_is_sent_away_when_a_newer_one_took_over(rig: Rig) -> None:
+    old = await rig.lane()
+    report = Report(
+        spec=old.spec,
+        boot_id="boot-2",
+        session=(newer := rig.engine.open_lane()).number,
+        seen_sequence=0,
+        warm=True,
+        healthy=True,
+        draining=False,
+        resident_model=None,
+    )
+    await newer.report(report)
+    with pytest.raises(SessionEndedError):
+        await rig.lane()
+    await newer.report(replace(report, seen_sequence=1))
