@@ -1,6 +1,6 @@
 # The loop: install, check, test, up. Every target works from a fresh clone; CI runs the same ones.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 0..99
@@ -11,8 +11,8 @@ install: $(VENV)/.installed
 
 # The stamp depends on what decides the environment, so `make up` after a pull installs what is missing.
 $(VENV)/.installed: pyproject.toml constraints.txt package.json
-	@command -v $(PYTHON) >/dev/null || { echo "Warmlane needs Python 3.11 ($(PYTHON) was not found). Install it, or name it: make install PYTHON=/path/to/python3.11"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@"$(PYTHON)" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Warmlane needs Python 3.11 with venv. Install it (Debian: apt-get install python3.11-venv), or name it: make install PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml','rb'))['dependency-groups']['dev'])")
@@ -35,13 +35,13 @@ check: install
 	$(BIN)/ruff check .
 	node_modules/.bin/buf lint protos
 	node_modules/.bin/buf breaking protos --against protos/baseline.binpb
-	PATH="$(BIN):$$PATH" protos/generate.sh --check
+	PATH="$(CURDIR)/$(BIN):$$PATH" protos/generate.sh --check
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 # Generated code is committed, so that an install needs no compiler; `make check` fails when it is stale.
 protos: install
-	PATH="$(BIN):$$PATH" protos/generate.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" protos/generate.sh
 
 # The wire contract that `make check` compares with: renewed at a release only.
 protos-baseline: install
