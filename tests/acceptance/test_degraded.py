@@ -36,6 +36,17 @@ def test_same_request_gives_the_same_bytes_on_the_pool_and_on_the_dedicated_lane
     assert frontend.render(**body)[1] == pool_frontend.render(**body)[1]
 
 
+@pytest.mark.long
+def test_pool_leaves_no_residue_when_it_alternates_20_times(pool_stack: Stack, pool_frontend: Frontend) -> None:
+    for turn in range(20):
+        model = ("anisora", "phr00t")[turn % 2]
+        status, _ = pool_frontend.render(model=model, prompt=f"scene {turn}", width=256, height=256, num_frames=5, seed=turn)
+        memory = _memory_of(pool_stack, status["task_id"])
+        assert memory.unmeasured_reason == ""
+        assert memory.residency_change.residue_bytes == 0
+        assert not memory.residency_change.process_replaced
+
+
 def _memory_of(stack: Stack, task_id: str) -> MemoryRecord:
     with grpc.insecure_channel(stack.grpc_address) as channel:
         task = AdmissionServiceStub(channel).GetTask(admission.GetTaskRequest(task_id=task_id), timeout=10.0).task
