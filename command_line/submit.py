@@ -16,10 +16,10 @@ from command_line.documents import to_json
 from command_line.failures import CommandError, ExitCode
 from command_line.options import Address, AsJson, Output
 from command_line.output import check_output, save_video
+from command_line.program import program
 from command_line.progress import TaskProgress
 from command_line.session import with_admission
 from command_line.submission import Picture, attach_pictures, chosen_mode, pictures
-from command_line.up.first_steps import program
 
 
 # One parameter per option: typer makes the command line from the signature.
@@ -28,9 +28,9 @@ def submit(  # noqa: PLR0913
     model: Annotated[str, typer.Option(help="anisora or phr00t.")],
     prompt: Annotated[str, typer.Option(help="What to show, 1 to 2000 characters.")],
     mode: Annotated[str | None, typer.Option(help="t2v, i2v, first_last_frame or arbitrary_frame. Default: what the images mean.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames of the clip.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, 256 to 2048; made as the multiple of 16 at or below.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, 256 to 2048; made as the multiple of 16 at or below.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of the clip, 1 to 241; anisora makes 8k+1, phr00t 4k+1, at or below.")] = None,
     fps: Annotated[int | None, typer.Option(help="Frames a second.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same video; -1 or absent: a random one.")] = None,
     output_format: Annotated[str | None, typer.Option("--format", help="mp4 or webm.")] = None,
@@ -67,7 +67,7 @@ def submit(  # noqa: PLR0913
         "lighting_variant": lighting_variant,
         "negative_prompt": negative_prompt,
     }
-    request = _request(given)
+    request = _request(_with_format_of(output, given))
     found = pictures(request.mode if request.HasField("mode") else None, image or ())
     if output is not None:
         check_output(output)
@@ -126,6 +126,7 @@ class _Submission:
         with TaskProgress(Console(stderr=True)) as shown:
             task = await client.submit(await attach_pictures(self._request, self._pictures, client))
             self._task_id = task.task_id
+            _tell_difference(self._request, task.request)
             if not self._wait:
                 return task
             shown.show(task)
@@ -138,6 +139,26 @@ class _Submission:
         if self._task_id:
             return _resume(self._task_id, self._output, self._address)
         return "interrupted before the task was accepted; nothing is kept of it."
+
+
+def _with_format_of(output: Path | None, given: dict[str, str | int | float | None]) -> dict[str, str | int | float | None]:
+    """Without --format the name of the file says it."""
+    if given["output_format"] is None and output is not None and output.suffix.lower() == ".webm":
+        return {**given, "output_format": "webm"}
+    return given
+
+
+def _tell_difference(request: generation_pb2.GenerationRequest, used: generation_pb2.GenerationRequest) -> None:
+    """Says what the model makes instead, where it cannot make what was asked."""
+    sizes = (
+        (request.width, used.width, "pixels wide"),
+        (request.height, used.height, "pixels high"),
+        (request.num_frames, used.num_frames, "frames"),
+    )
+    for asked, made, unit in sizes:
+        # 0 is what an unset field reads as, and no rule admits it.
+        if asked not in (0, made):
+            typer.echo(f"note: {used.model} makes {made} {unit}, the nearest it can below {asked}", err=True)
 
 
 def _request(given: dict[str, str | int | float | None]) -> generation_pb2.GenerationRequest:

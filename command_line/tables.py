@@ -40,7 +40,7 @@ def print_lanes(console: Console, snapshot: operator_service_pb2.GetSnapshotResp
     for lane in snapshot.lanes:
         availability = enum_name(operator_service_pb2.Availability.DESCRIPTOR, lane.availability) or ""
         work = f"{lane.task_id} #{lane.attempt}, {lane.progress} %" if lane.task_id else ""
-        age = f"{_seconds(lane.last_report_age)} ago"
+        age = f"{_seconds(lane.last_report_age)} ago" if lane.HasField("last_report_age") else "never"
         cells = (lane.lane_id, availability, lane.resident_model, work, age, lane.device, lane.reason)
         table.add_row(*(escape(cell) for cell in cells))
     if snapshot.lanes:

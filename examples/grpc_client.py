@@ -2,7 +2,7 @@
 
     python examples/grpc_client.py picture.png clip.mp4 --prompt "the boat drifts away" --address 127.0.0.1:50051
 
-It needs the generated code of this repository (installed with it) and `grpcio`, nothing else.
+It needs the generated code of this repository (installed with it), `grpcio` and `grpcio-status`, nothing else.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def main() -> int:
     parser.add_argument("--prompt", default="the camera moves slowly")
     parser.add_argument("--address", default="127.0.0.1:50051", help="host:port of admission")
     arguments = parser.parse_args()
+    if not arguments.picture.is_file():
+        parser.error(f"{arguments.picture}: no such file")
     with grpc.insecure_channel(arguments.address) as channel:
         service = AdmissionServiceStub(channel)
         try:

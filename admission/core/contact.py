@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from admission.core import leases
 from admission.core.availability import forget_service, refresh
-from admission.core.commands import PersistLane, Publish
+from admission.core.commands import PersistLane
 from admission.core.deadlines import Due
 from admission.core.lanes import Lease, Report, Work
 from admission.core.state import Lane, Turn
@@ -134,5 +134,5 @@ def _hear_leased(turn: Turn, lane: Lane, work: Work) -> None:
     progress = max(task.progress, min(99, work.progress))
     shown = replace(task, progress=progress, stage=work.stage, stage_detail=work.detail)
     if shown != task:
-        turn.state.tasks[task.task_id] = shown
-        turn.emit(Publish(task=shown))
+        # Stored, so that progress does not fall when admission restarts; a clip has a few dozen such changes.
+        turn.store(replace(shown, updated_at=turn.now.utc))

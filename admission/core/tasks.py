@@ -111,7 +111,7 @@ class Task:
         queued_at: when it was accepted, aware UTC; 60 minutes later it fails unless it was started.
         leased_at: when the current attempt's lease was given.
         is_withdrawn: it ended early while a lane may still work on it: the memory record of its last attempt is still to come.
-        progress: 0 to 100 of the current attempt; stored only when the state changes.
+        progress: 0 to 100 of the current attempt.
     """
 
     task_id: TaskId

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from admission.service.doors import Doors
     from admission.service.files import Files
     from admission.service.port import Controller
+    from runtime.images import CheckedImage
     from runtime.rules.request import GenerationRequest
 
 MAX_UPLOAD_CHUNK_BYTES = 1024 * 1024
@@ -96,8 +97,7 @@ class AdmissionService(AdmissionServiceServicer):
         self._doors.check()
         content = await _upload(request_iterator)
         try:
-            async with self._decoding:
-                image = await asyncio.to_thread(check_image, content)
+            image = await self._checked(content)
         except InvalidImageError as error:
             raise invalid(Violation(field="chunk", message=str(error))) from error
         return convert.uploaded(await self._files.put_input(content), image)
@@ -129,6 +129,13 @@ class AdmissionService(AdmissionServiceServicer):
         if view is None:
             raise unknown_task()
         return view
+
+    async def _checked(self, content: bytes) -> CheckedImage:
+        """The image, decoded in a thread. Nothing can stop a thread: its place is free when it ends, not when the caller leaves."""
+        await self._decoding.acquire()
+        decoding = asyncio.get_running_loop().run_in_executor(None, check_image, content)
+        decoding.add_done_callback(lambda _: self._decoding.release())
+        return await asyncio.shield(decoding)
 
     async def _check_images(self, request: GenerationRequest) -> None:
         """Every image must have come in before; raises `validation_error` naming the fields of those that did not."""

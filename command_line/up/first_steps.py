@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
+from command_line.program import program
 from command_line.up.folder import DataFolder
 from command_line.up.ports import LOOPBACK
 from command_line.up.processes import DEDICATED_LANES, DEGRADED_POOL, HTTP_BRIDGE, StackOptions
@@ -31,7 +29,12 @@ def first_steps(options: StackOptions, *, ports: Mapping[str, int], address: str
     lines = [f"admission: {address} (gRPC)", f"logs: {folder.logs}"]
     url = f"http://{LOOPBACK}:{ports[HTTP_BRIDGE]}" if HTTP_BRIDGE in ports else None
     if url is not None:
-        lines = [f"URL: {url}", f"API key: {options.api_key}", f"admin key: {options.admin_key}", *lines]
+        lines = [
+            f"URL: {url}",
+            f"API key: {options.api_key}",
+            f"admin key: {options.admin_key} (for the admin paths of a later release)",
+            *lines,
+        ]
     model = _servable_model(options)
     if model is None:
         return [*lines, "No lane was started here: nothing is rendered until one attaches."]
@@ -43,18 +46,6 @@ def first_steps(options: StackOptions, *, ports: Mapping[str, int], address: str
     submit += ["--address", address] if needs_address else []
     submit += ["--wait", "--output", "first.mp4"]
     return [*lines, f"  {shlex.join(submit)}", "", "Ctrl-C stops everything."]
-
-
-def program() -> list[str]:
-    """`warmlane` as the caller's shell finds it: by its name where that is this one, else by its path."""
-    own = Path(sys.executable).parent / "warmlane"
-    found = shutil.which("warmlane")
-    if found is not None and Path(found).resolve() == own.resolve():
-        return ["warmlane"]
-    if not own.exists():
-        return [sys.executable, "-m", "command_line"]
-    here = Path.cwd()
-    return [str(own.relative_to(here)) if own.is_relative_to(here) else str(own)]
 
 
 def _servable_model(options: StackOptions) -> str | None:

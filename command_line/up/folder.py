@@ -54,6 +54,9 @@ class DataFolder:
             lock.truncate(0)
             lock.write(f"{os.getpid()}\n")
             lock.flush()
+            # Of a run that was killed: nothing of it lives once the folder is held.
+            for stale in self.run.glob("*.pid"):
+                stale.unlink(missing_ok=True)
             yield
 
     def log_path(self, process: str) -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from command_line.failures import CommandError
+from command_line.program import program
 
 LOOPBACK = "127.0.0.1"
 HTTP_OPTION = "--http-port"
@@ -101,7 +103,7 @@ def _taken(listener: Listener, port: int) -> str:
         what = f"port {port} of {listener.process} is taken."
     else:
         what = f"port {port}, the default of {listener.process}, is taken (another stack?)."
-    return f"{what} Give another one with {listener.option} N, or {listener.option} 0 for any free one."
+    return f"{what} Give another one: `{shlex.join(program())} up {listener.option} N`, or 0 in place of N for any free one."
 
 
 def _refuse_twins(fixed: Mapping[str, int]) -> None:

@@ -27,6 +27,15 @@ def check_request(raw: Mapping[str, object]) -> GenerationRequest:
     return _Check(raw).run()
 
 
+MODE_OF_IMAGE = {
+    "arbitrary_frames": "arbitrary_frame",
+    "first_frame_image": "first_last_frame",
+    "last_frame_image": "first_last_frame",
+    "reference_image": "i2v",
+}
+"""Which mode an image field means when the request names none; the first that was sent decides."""
+
+
 class _Check:
     """One run over one raw request; collects values and violations."""
 
@@ -94,9 +103,15 @@ class _Check:
         if self._model is None:
             return rule.default
         if rule.name == "mode":
-            return self._model.default_mode
+            return self._meant_mode(self._model)
         fixed = self._model.fixed_parameters.get(rule.name)
         return rule.default if fixed is None else fixed.value
+
+    def _meant_mode(self, model: ModelRules) -> str:
+        """Without a mode the images say which one is meant: a picture that was sent is never dropped in silence."""
+        sent = {name for name in MODE_OF_IMAGE if self._raw.get(name) not in (None, [], ())}
+        meant = next((mode for name, mode in MODE_OF_IMAGE.items() if name in sent), None)
+        return meant if meant in model.modes else model.default_mode
 
     def _apply_model(self, model: ModelRules) -> None:
         """Holds what the model does not use at its default, leaves out the images that the mode does not use, requires those it does."""

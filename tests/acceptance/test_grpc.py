@@ -91,10 +91,11 @@ def test_command_line_renders_to_a_file(stack: Stack, tmp_path: Path) -> None:
     output = tmp_path / "clip.webm"
     ran = _warmlane(
         stack, "submit", "--model", "phr00t", "--prompt", "a windmill", "--width", "256", "--height", "256", "--frames", "9",
-        "--fps", "24", "--format", "webm", "--output", str(output),
+        "--fps", "24", "--output", str(output),
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    assert decode(output.read_bytes()).frames == 9
+    seen = decode(output.read_bytes())
+    assert (seen.frames, seen.codec) == (9, "vp9")
 
 
 def test_command_line_shows_lanes_and_queue_as_json(stack: Stack) -> None:

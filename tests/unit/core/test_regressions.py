@@ -161,3 +161,13 @@ def test_lane_turns_cold_when_the_end_of_its_contact_rounds_down() -> None:
         lane = world.attach("lane-anisora", ANISORA)
         world.advance(10.001)
         assert not world.core.state.ready[ANISORA], (start_s, lane)
+
+
+def test_progress_does_not_fall_when_admission_restarts() -> None:
+    # It was kept in memory only: the same attempt showed 0 until the lane reported again.
+    world = World()
+    lane = world.attach("lane-anisora", ANISORA)
+    task_id = world.submit()
+    world.works(lane, progress=45)
+    world.restart([world.core.state.lanes[lane].spec])
+    assert world.core.state.tasks[task_id].progress == 45

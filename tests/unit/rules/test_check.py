@@ -346,3 +346,21 @@ def test_the_error_reads_as_a_sentence_when_it_is_printed() -> None:
 def test_no_message_repeats_the_text_when_a_prompt_is_refused() -> None:
     secret = "a very private wish\x00"
     assert all("private" not in violation.message for violation in violations({"model": "anisora", "prompt": secret}))
+
+
+@pytest.mark.parametrize(
+    ("images", "mode"),
+    [
+        ({"reference_image": IMAGE}, "i2v"),
+        ({"first_frame_image": IMAGE, "last_frame_image": IMAGE}, "first_last_frame"),
+        ({"arbitrary_frames": [{"frame_index": 0, "image": IMAGE}]}, "arbitrary_frame"),
+        ({"arbitrary_frames": []}, "t2v"),
+    ],
+)
+def test_mode_is_what_the_images_mean_when_none_is_sent(images: dict[str, object], mode: str) -> None:
+    # A picture without a mode gave a text-to-video clip, without a word.
+    assert check("anisora", **images).mode == mode
+
+
+def test_missing_image_is_named_when_only_one_of_two_was_sent_without_a_mode() -> None:
+    assert refused(body("phr00t", first_frame_image=IMAGE)) == ["last_frame_image"]
