@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
+from http_bridge.bodies import LargeBodies
 from http_bridge.context import Bridge
 from http_bridge.convert import Links
 from http_bridge.errors import install_handlers
@@ -47,7 +48,13 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
 
     The connections are in `app.state.bridge`; set its `stopping` before the server stops, and held requests end at once.
     """
-    bridge = Bridge(settings=settings, client=client, objects=objects, links=Links(base_url=settings.public_base_url or ""))
+    bridge = Bridge(
+        settings=settings,
+        client=client,
+        objects=objects,
+        links=Links(base_url=settings.public_base_url or ""),
+        large_bodies=LargeBodies(settings.large_bodies_at_once),
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -1,13 +1,16 @@
-"""Reads request bodies with limits of size and time that hold while the bytes come in."""
+"""Reads request bodies with limits of size, time and number that hold while the bytes come in."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
 
 from http_bridge.errors import HttpError
+from runtime.errors import ErrorCode
 
 _LOG = structlog.get_logger()
 
@@ -15,17 +18,74 @@ _LOG = structlog.get_logger()
 _DRAIN_S = 10.0
 _DRAIN_FACTOR = 4
 
+# Up to here a body never waits: it is one without pictures, or with small ones.
+_LARGE_BYTES = 1024 * 1024
+# Longer than a body of the largest size takes over a fast connection; a client that waits for longer had better come again.
+_WAIT_S = 20.0
 
-async def read_body(request: Request, *, limit_bytes: int, timeout_s: float) -> bytearray:
-    """The whole body.
+
+class LargeBodies:
+    """Places for bodies over 1 MiB: together they bound the memory of requests that are read or taken in."""
+
+    def __init__(self, at_once: int, *, wait_s: float = _WAIT_S) -> None:
+        """This many places; who waits for one for `wait_s` seconds is refused."""
+        self._places = asyncio.Semaphore(at_once)
+        self._wait_s = wait_s
+
+    @asynccontextmanager
+    async def room(self) -> AsyncIterator[Room]:
+        """For one body; its place, if it came to need one, is free at the end."""
+        room = Room(self._places, self._wait_s)
+        try:
+            yield room
+        finally:
+            room.leave()
+
+
+class Room:
+    """The place of one body, taken when the body turns out to be large. Only `LargeBodies` makes it."""
+
+    def __init__(self, places: asyncio.Semaphore, wait_s: float) -> None:
+        self._places = places
+        self._wait_s = wait_s
+        self._is_held = False
+
+    async def ensure(self, size_bytes: int) -> None:
+        """Returns when a body of so many bytes may be read; nothing is read meanwhile, so that the connection holds the client back.
+
+        Raises:
+            HttpError: 503, no place became free in time.
+        """
+        if self._is_held or size_bytes <= _LARGE_BYTES:
+            return
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._places.acquire()
+        except TimeoutError:
+            detail = "Too many large requests are being read."
+            raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, detail, headers={"Connection": "close"}) from None
+        self._is_held = True
+
+    def leave(self) -> None:
+        """Gives the place back."""
+        if self._is_held:
+            self._is_held = False
+            self._places.release()
+
+
+async def read_body(request: Request, room: Room, *, limit_bytes: int, timeout_s: float) -> bytearray:
+    """The whole body, in a room that must be kept while the body or what is made of it is in memory.
 
     Raises:
-        HttpError: 413 it is over the limit; 408 it took too long; 499 the client left meanwhile.
+        HttpError: 413 it is over the limit; 408 it took too long; 499 the client left meanwhile; 503 there is no room.
     """
+    waits_to_send = "expect" in request.headers
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit_bytes:
         # A client that asks first (Expect) has sent nothing yet and is told at once.
-        await _refuse_size(request, limit_bytes, drain="expect" not in request.headers)
+        await _refuse_size(request, limit_bytes, drain=not waits_to_send)
+    if declared.isdecimal():
+        await _ensure(room, int(declared), request, limit_bytes, drain=not waits_to_send)
     body = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
@@ -34,12 +94,22 @@ async def read_body(request: Request, *, limit_bytes: int, timeout_s: float) -> 
                 if len(body) > limit_bytes:
                     body.clear()
                     await _refuse_size(request, limit_bytes, drain=True)
+                await _ensure(room, len(body), request, limit_bytes, drain=True)
     except TimeoutError:
         headers = {"Connection": "close"}
         raise HttpError("request_timeout", f"The body did not arrive within {timeout_s:g} s.", headers=headers) from None
     except ClientDisconnect:
         raise HttpError("client_gone", "The client left before its request was complete.") from None
     return body
+
+
+async def _ensure(room: Room, size_bytes: int, request: Request, limit_bytes: int, *, drain: bool) -> None:
+    try:
+        await room.ensure(size_bytes)
+    except HttpError:
+        if drain:
+            await _drain(request, limit_bytes)
+        raise
 
 
 async def _refuse_size(request: Request, limit_bytes: int, *, drain: bool) -> None:

@@ -35,6 +35,8 @@ class BridgeSettings(LogSettings):
         public_base_url: absolute base of the URLs in replies, prefix included (`https://host/api`); None: paths from the root.
         max_body_bytes: largest accepted request body. The default of 64 MiB holds three images of the largest size (12 MiB, 16 MiB as
             base64) or the 21 keyframes of a clip of about 2.2 MiB each; larger sets come in through the gRPC upload.
+        large_bodies_at_once: how many bodies over 1 MiB are read and taken in at a time; each may take some four times its size of memory.
+            Others wait up to 20 s and are then told to come again; smaller bodies never wait.
         body_timeout_s: how long a client may take to send its body.
     """
 
@@ -52,6 +54,7 @@ class BridgeSettings(LogSettings):
     cors_origins: tuple[str, ...] = Field(default=(), description="JSON list of origins of browsers that may call; never *.")
     public_base_url: str | None = Field(default=None, description="Absolute base of the URLs in replies; unset: paths.")
     max_body_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, description="Largest accepted request body in bytes.")
+    large_bodies_at_once: int = Field(default=4, ge=1, description="Bodies over 1 MiB that are read and taken in at a time; others wait.")
     body_timeout_s: float = Field(default=120.0, gt=0, description="Seconds a client may take to send its body.")
 
     @field_validator("api_key")

@@ -12,6 +12,7 @@ from starlette.requests import Request
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+    from http_bridge.bodies import LargeBodies
     from http_bridge.client import AdmissionClient
     from http_bridge.config import BridgeSettings
     from http_bridge.convert import Links
@@ -29,6 +30,7 @@ class Bridge:
     """The parts that routes use.
 
     Attributes:
+        large_bodies: places for bodies that take much memory.
         image_threads: where images are decoded; closed by the lifespan.
         stopping: set when the process was told to stop; held requests then end at once with `service_unavailable`.
     """
@@ -37,6 +39,7 @@ class Bridge:
     client: AdmissionClient
     objects: ObjectStore
     links: Links
+    large_bodies: LargeBodies
     image_threads: ThreadPoolExecutor = field(default_factory=_image_threads)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _LOG = structlog.get_logger()
 
+# More than a person reads, and more than the rules find in an honest request; a hostile one must not get a reply larger than itself.
+_MAX_NAMED_FIELDS = 100
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
@@ -120,10 +123,13 @@ class HttpError(Exception):
 
 
 def validation_error(violations: tuple[Violation, ...]) -> HttpError:
-    """The 422 that names every wrong field."""
-    fields = [{"field": violation.field, "message": violation.message} for violation in violations]
-    names = ", ".join(dict.fromkeys(violation.field for violation in violations))
-    return HttpError(ErrorCode.VALIDATION_ERROR, f"The request breaks the rules for: {names}.", metadata={"fields": fields})
+    """The 422 that names every wrong field; of a great many the first, and how many more there are."""
+    named = violations[:_MAX_NAMED_FIELDS]
+    fields = [{"field": violation.field, "message": violation.message} for violation in named]
+    detail = f"The request breaks the rules for: {', '.join(dict.fromkeys(violation.field for violation in named))}."
+    if len(violations) > len(named):
+        detail += f" There are {len(violations) - len(named)} more violations."
+    return HttpError(ErrorCode.VALIDATION_ERROR, detail, metadata={"fields": fields})
 
 
 def from_service_error(error: ServiceError) -> HttpError:

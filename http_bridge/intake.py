@@ -13,7 +13,7 @@ from http_bridge.errors import HttpError, validation_error
 from http_bridge.storage import put_file
 from runtime.images import CheckedImage, InvalidImageError, check_data_uri
 from runtime.objects import input_key
-from runtime.rules.catalogue import SINGLE_IMAGE_FIELDS
+from runtime.rules.catalogue import FIELDS, SINGLE_IMAGE_FIELDS, Kind
 from runtime.rules.check import check_request
 from runtime.rules.request import GenerationRequest, InvalidRequestError, Violation
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 # Served by an upstream that this release does not speak to yet.
 _IMAGE_MODELS = frozenset({"pony", "flux"})
 _KEYFRAMES = "arbitrary_frames"
+_MAX_KEYFRAMES = next(int(rule.maximum or 0) for rule in FIELDS if rule.kind is Kind.KEYFRAMES)
+# An honest body has a few hundred, and at most a few thousand in its prompts; base64 has none. A hostile one is millions of empty lists or
+# escaped letters, and the parser would hold up every request for the seconds that it takes to build them.
+_MAX_STRUCTURE = 20_000
+_STRUCTURE = (b",", b"[", b"{", b"\\u")
 _NOT_A_DATA_URI = "must be a data URI (data:image/png;base64,…)"
 
 _ImageFor = Callable[[str, object], object]
@@ -47,7 +52,7 @@ async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest:
     Raises:
         HttpError: 422 naming every wrong field, or every wrong image; 503 for a model that is not served here. Nothing is stored then.
     """
-    # A body may be tens of MiB: parsing it would hold up every other request.
+    # For the checks. The parser keeps the interpreter's lock in any thread: what bounds its work is the limit on the body's structure.
     draft = await asyncio.to_thread(read_draft, body)
     del body
     images = await _check_pictures(bridge, draft.pictures)
@@ -83,6 +88,9 @@ def read_draft(body: bytes | bytearray) -> Draft:
 
 
 def _parse(body: bytes | bytearray) -> Mapping[str, object]:
+    if sum(body.count(sign) for sign in _STRUCTURE) > _MAX_STRUCTURE:
+        message = f"has more than {_MAX_STRUCTURE} commas, opening brackets and escaped letters"
+        raise validation_error((Violation(field="body", message=message),))
     try:
         raw = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -108,14 +116,16 @@ def _checked(placed: Mapping[str, object], refused: list[Violation]) -> Generati
 
 
 def _with_images(raw: Mapping[str, object], image_for: _ImageFor) -> dict[str, object]:
-    """The body with every image that was sent replaced; everything else as it is."""
+    """The body with every image that was sent replaced; everything else as it is, keyframes beyond the limit too."""
     placed = dict(raw)
     for field in SINGLE_IMAGE_FIELDS:
         if placed.get(field) is not None:
             placed[field] = image_for(field, placed[field])
     frames = placed.get(_KEYFRAMES)
     if isinstance(frames, list):
-        placed[_KEYFRAMES] = [_frame_with_image(f"{_KEYFRAMES}[{number}]", frame, image_for) for number, frame in enumerate(frames)]
+        read = [_frame_with_image(f"{_KEYFRAMES}[{number}]", frame, image_for) for number, frame in enumerate(frames[:_MAX_KEYFRAMES])]
+        # The check refuses a list with more, in one sentence, and reads no further.
+        placed[_KEYFRAMES] = [*read, *frames[_MAX_KEYFRAMES:]]
     return placed
 
 

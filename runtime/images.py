@@ -25,11 +25,29 @@ _LONGEST_PREFIX = 64
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _MAX_BASE64_LENGTH = (MAX_IMAGE_BYTES + 2) // 3 * 4
 
+MAX_JPEG_SCANS = 100
+"""Passes over the picture that a JPEG may ask for.
+
+libjpeg's own script for progressive colour has 10, tools that search for the smallest file write some tens; the format itself allows any
+number of repeats, each a pass over all pixels: 100 take some 6 s at 64 megapixels, and 12 MiB have room for over an hour.
+"""
+
+_JPEG_START_OF_SCAN = 0xDA
+_JPEG_START = 0xD8
+_JPEG_END = 0xD9
+# Where a decoder may find the next segment: not at stuffing (FF 00), fill bytes (FF FF) and restarts (FF D0 to FF D7).
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+# Markers below this one carry no length.
+_JPEG_FIRST_SEGMENT = 0xC0
+# Tables, comments and scans before the end of the picture; a profile or metadata of 12 MiB is some 200 of them.
+_MAX_JPEG_SEGMENTS = 5_000
+
 # The whole last chunk but its length (always 0): type and checksum.
 _PNG_END = b"IEND\xaeB`\x82"
 
 _TOO_LARGE = f"The image is larger than {MAX_IMAGE_BYTES // 1024 // 1024} MiB."
 _TOO_MANY_PIXELS = f"The image has more than {MAX_IMAGE_PIXELS // 1_000_000} megapixels."
+_TOO_MANY_SCANS = f"The JPEG has more than {MAX_JPEG_SCANS} scans; save it again as an ordinary JPEG."
 _CORRUPT = "The image is corrupt or cut short: it could not be decoded as {}."
 
 _EXIF_ORIENTATION = 0x0112
@@ -153,6 +171,8 @@ def _decoded(content: bytes, media_type: str) -> Iterator[Image.Image]:
     """The picture with all its pixels decoded, as it lies in the file; every failure in the block is the image's."""
     if media_type == "image/png" and _PNG_END not in content:
         raise InvalidImageError(_CORRUPT.format(media_type))
+    if media_type == "image/jpeg" and _has_too_many_scans(content):
+        raise InvalidImageError(_TOO_MANY_SCANS)
     try:
         with _open(content, media_type) as image:
             # PNG only: walks all chunks and their checksums to the end marker, which decoding alone does not need.
@@ -165,6 +185,25 @@ def _decoded(content: bytes, media_type: str) -> Iterator[Image.Image]:
     except Exception:
         # Decoders raise all sorts (OSError, SyntaxError, ValueError, struct.error, …) on hostile bytes; each means the same.
         raise InvalidImageError(_CORRUPT.format(media_type)) from None
+
+
+def _has_too_many_scans(content: bytes) -> bool:
+    """Whether a decoder would pass over the picture too often, up to the end that it stops at."""
+    if content.count(b"\xff\xda") <= MAX_JPEG_SCANS:
+        return False
+    # Rare: a phone's photo with a film behind its end, whose bytes say anything, or an attack. Only the segments tell which.
+    scans = position = 0
+    for _ in range(_MAX_JPEG_SEGMENTS):
+        found = _JPEG_MARKER.search(content, position)
+        if found is None or (marker := found[1][0]) == _JPEG_END:
+            return False
+        scans += marker == _JPEG_START_OF_SCAN
+        if scans > MAX_JPEG_SCANS:
+            return True
+        position = found.end()
+        if marker >= _JPEG_FIRST_SEGMENT and marker != _JPEG_START:
+            position += int.from_bytes(content[position : position + 2], "big")
+    return True
 
 
 def _open(content: bytes, media_type: str) -> Image.Image:

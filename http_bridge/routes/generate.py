@@ -42,13 +42,17 @@ async def generate_direct(request: Request, caller: KeyCallerDependency) -> Acce
 
 async def _submit(request: Request, caller: Caller) -> AcceptedReply:
     bridge = bridge_of(request)
-    limits = bridge.settings
-    # Nested, so that neither body nor images are kept while the request is held.
-    wanted = request_to_message(
-        await take_in(bridge, await read_body(request, limit_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s))
-    )
+    wanted = await _wanted(request, bridge)
     task = await _accepted(request, bridge, wanted, caller.owner)
     return AcceptedReply(task_id=task.task_id, status="pending")
+
+
+async def _wanted(request: Request, bridge: Bridge) -> GenerationRequest:
+    """What the body asks for. Neither the body, nor its images, nor their place in memory are kept while the request is held."""
+    limits = bridge.settings
+    async with bridge.large_bodies.room() as room:
+        body = await read_body(request, room, limit_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
+        return request_to_message(await take_in(bridge, body))
 
 
 async def _accepted(request: Request, bridge: Bridge, wanted: GenerationRequest, owner: str) -> Task:

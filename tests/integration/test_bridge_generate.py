@@ -255,3 +255,15 @@ async def test_held_request_is_told_to_come_again_when_the_bridge_stops(bridge: 
         reply = await posting
         await bridge.admission.given_back.wait()
     assert (reply.status_code, reply.json()["detail"]["code"]) == (503, "service_unavailable")
+
+
+async def test_small_body_is_accepted_while_a_large_one_waits_when_places_are_taken(tmp_path: Path) -> None:
+    large = json.dumps({**TEXT, "ignored": "x" * 2_000_000})
+    async with served_bridge(tmp_path / "objects", large_bodies_at_once=1) as bridge:
+        async with asyncio.timeout(10):
+            async with bridge.app.state.bridge.large_bodies.room() as only_place:
+                await only_place.ensure(len(large))
+                waiting = asyncio.create_task(bridge.http.post("/generate", headers=WITH_KEY, content=large))
+                assert (await bridge.http.post("/generate", headers=WITH_KEY, json=TEXT)).status_code == 202
+                assert not waiting.done()
+            assert (await waiting).status_code == 202

@@ -6,11 +6,12 @@ import base64
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 import pytest
 from PIL import Image
 
-from runtime.images import MAX_IMAGE_BYTES, InvalidImageError, check_data_uri, check_image, open_rgb, parse_data_uri
+from runtime.images import MAX_IMAGE_BYTES, MAX_JPEG_SCANS, InvalidImageError, check_data_uri, check_image, open_rgb, parse_data_uri
 
 _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _FORMAT = pytest.mark.parametrize("file_format", _TYPES)
@@ -256,3 +257,48 @@ def test_a_data_uri_is_refused_before_decoding_when_it_is_too_long() -> None:
 def test_an_empty_image_is_refused_when_the_data_uri_holds_nothing() -> None:
     with pytest.raises(InvalidImageError, match="empty"):
         check_data_uri("data:image/png;base64,")
+
+
+def _progressive(scans: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated until it has so many."""
+    content = _file(_picture(), "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    # With the table that the scan uses, and without the end of the file.
+    scan = content[content.rindex(b"\xff\xc4", 0, last) : -2]
+    return content[:-2] + scan * (scans - content.count(b"\xff\xda")) + b"\xff\xd9"
+
+
+def test_a_jpeg_is_accepted_when_it_has_as_many_scans_as_allowed() -> None:
+    assert check_image(_progressive(MAX_JPEG_SCANS)).width == 48
+
+
+# Each repeat of a scan is a pass over the whole picture: 12 MiB of them took 80 minutes to decode.
+@pytest.mark.parametrize("open_image", [check_image, open_rgb])
+def test_a_jpeg_is_refused_before_decoding_when_it_has_too_many_scans(open_image: Callable[[bytes], object]) -> None:
+    with pytest.raises(InvalidImageError, match=r"^The JPEG has more than 100 scans; save it again as an ordinary JPEG\.$"):
+        open_image(_progressive(MAX_JPEG_SCANS + 1))
+
+
+def test_scans_are_found_when_false_markers_lie_between_them() -> None:
+    # A decoder passes over these: neither a length nor an end must be read into them.
+    content = _progressive(MAX_JPEG_SCANS + 1)
+    inside = content.index(b"\xff\xda") + 20
+    hidden = content[:inside] + b"\xff\x02\xff\xff\xff\x00\xff\xd0\xff\xff" + content[inside:]
+    with pytest.raises(InvalidImageError, match="more than 100 scans"):
+        check_image(hidden)
+
+
+def test_a_jpeg_is_refused_when_it_is_cut_into_very_many_segments() -> None:
+    content = _progressive(MAX_JPEG_SCANS + 1)
+    with pytest.raises(InvalidImageError, match="more than 100 scans"):
+        check_image(content[:2] + b"\xff\xfe\x00\x02" * 5000 + content[2:])
+
+
+def test_a_phone_photo_is_accepted_when_a_film_follows_the_picture() -> None:
+    # The film's bytes are arbitrary: in some MiB of them, the two of a scan's marker are found more than 100 times.
+    film = b"ftypmp42" + b"\x12\xff\xda\x34" * 500
+    assert check_image(_file(_picture(), "JPEG") + film).width == 48
+
+
+def test_a_jpeg_is_accepted_when_its_metadata_looks_like_scans() -> None:
+    assert check_image(_file(_picture(), "JPEG", comment=b"\xff\xda" * 500)).width == 48

@@ -84,3 +84,11 @@ def test_fields_are_named_when_request_breaks_rules() -> None:
 
 def test_metadata_is_left_out_when_there_is_none() -> None:
     assert "metadata" not in _body(HttpError("not_found", "Nothing."))["detail"]
+
+
+def test_violations_are_counted_when_there_are_too_many_to_name() -> None:
+    # A body of a million wrong entries got a reply 11 times its own size.
+    violations = tuple(Violation(field=f"frames[{number}]", message="is wrong") for number in range(123))
+    detail = _body(validation_error(violations))["detail"]
+    assert [entry["field"] for entry in detail["metadata"]["fields"]] == [f"frames[{number}]" for number in range(100)]
+    assert detail["detail"].endswith("frames[99]. There are 23 more violations.")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Iterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 import obstore
 import pytest
+from obstore.store import MemoryStore
 from PIL import Image
 from warmlane.admission.v1 import admission_service_pb2 as pb
 from warmlane.admission.v1 import task_pb2
@@ -20,14 +22,18 @@ from warmlane.generation.v1 import generation_pb2
 from admission.core.commands import OverloadCause, ReplyOverloaded
 from admission.core.tasks import Event, MemoryRecord, Result, TaskState
 from admission.engine_types import OverloadedError
+from admission.service import clients
 from admission.service.clients import MAX_UPLOAD_CHUNK_BYTES
+from admission.service.doors import Doors
+from admission.service.files import Files
 from admission.store.port import StoreUnavailableError, TaskSort
 from runtime.errors import ServiceError
+from runtime.images import InvalidImageError
 from runtime.objects import attempt_prefix, input_key
 from runtime.rpc import service_error
 from runtime.rules.catalogue import MODELS
 from tests.unit.service.conftest import Stack
-from tests.unit.service.double import AT, TASK_ID, a_task, a_view
+from tests.unit.service.double import AT, TASK_ID, ControllerDouble, a_task, a_view
 
 if TYPE_CHECKING:
     from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceAsyncStub
@@ -381,3 +387,42 @@ async def test_calls_say_unavailable_when_the_object_store_fails(stack: Stack) -
     error = await _error(_stub(stack).UploadInput(_chunks(_png()), timeout=10))
 
     assert (error.code, error.retry_after_s) == ("service_unavailable", 5.0)
+
+
+async def test_place_is_kept_until_the_decoder_ends_when_the_caller_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The place was free as soon as the caller left, while its thread decoded on: any number of them could run at once.
+    begun, ending = threading.Semaphore(0), threading.Event()
+    running: list[bytes] = []
+
+    def decode(content: bytes) -> None:
+        running.append(content)
+        begun.release()
+        ending.wait(5)
+        raise InvalidImageError
+
+    async def upload(content: bytes) -> object:
+        async def requests() -> AsyncIterator[pb.UploadInputRequest]:
+            yield pb.UploadInputRequest(chunk=content)
+
+        return await service.UploadInput(requests(), None)
+
+    monkeypatch.setattr(clients, "check_image", decode)
+    doors = Doors()
+    doors.open()
+    service = clients.AdmissionService(controller=ControllerDouble(), files=Files(MemoryStore()), doors=doors)
+    try:
+        left = [asyncio.create_task(upload(content)) for content in (b"1", b"2")]
+        for _ in left:
+            assert await asyncio.to_thread(begun.acquire, timeout=5)
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=5)
+        third = asyncio.create_task(upload(b"3"))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert sorted(running) == [b"1", b"2"]
+    finally:
+        ending.set()
+    with pytest.raises(ServiceError):
+        await asyncio.wait_for(third, 5)
+    assert running[2:] == [b"3"]

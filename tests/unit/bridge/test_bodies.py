@@ -1,0 +1,100 @@
+"""How many large bodies are in memory at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from http_bridge.bodies import LargeBodies, read_body
+from http_bridge.errors import HttpError
+
+MIB = 1024 * 1024
+
+
+class Body:
+    """A request whose body comes in pieces of 256 KiB; `read` counts those that were taken."""
+
+    def __init__(self, size: int, *, is_declared: bool = True, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        self.read = 0
+        self._left = size
+        declared = ((b"content-length", str(size).encode()),) if is_declared else ()
+        self.request = Request({"type": "http", "method": "POST", "path": "/", "headers": [*declared, *headers]}, self._receive)
+
+    async def _receive(self) -> MutableMapping[str, Any]:
+        self.read += 1
+        piece = bytes(min(self._left, MIB // 4))
+        self._left -= len(piece)
+        return {"type": "http.request", "body": piece, "more_body": self._left > 0}
+
+
+async def _size(bodies: LargeBodies, body: Body) -> int:
+    async with bodies.room() as room:
+        return len(await read_body(body.request, room, limit_bytes=64 * MIB, timeout_s=5))
+
+
+DECLARED = pytest.mark.parametrize("is_declared", [True, False])
+
+
+# 12 clients that sent 60 MiB each took 12 times 60 MiB: nothing bounded how many were read at once.
+@DECLARED
+async def test_large_body_is_not_read_on_when_every_place_is_taken(is_declared: bool) -> None:
+    bodies = LargeBodies(1)
+    body = Body(2 * MIB, is_declared=is_declared)
+    async with bodies.room() as room:
+        await room.ensure(2 * MIB)
+        reading = asyncio.create_task(_size(bodies, body))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        # Without a declared size, the first piece beyond 1 MiB tells.
+        assert (reading.done(), body.read) == (False, 0 if is_declared else 5)
+    async with asyncio.timeout(5):
+        assert await reading == 2 * MIB
+
+
+@DECLARED
+async def test_small_body_is_read_when_every_place_is_taken(is_declared: bool) -> None:
+    bodies = LargeBodies(1, wait_s=0)
+    async with bodies.room() as room:
+        await room.ensure(2 * MIB)
+        assert await _size(bodies, Body(MIB, is_declared=is_declared)) == MIB
+
+
+@pytest.mark.parametrize(("headers", "pieces_read"), [((), 8), (((b"expect", b"100-continue"),), 0)])
+async def test_client_is_told_to_come_again_when_no_place_is_free_in_time(
+    headers: tuple[tuple[bytes, bytes], ...], pieces_read: int
+) -> None:
+    bodies = LargeBodies(1, wait_s=0.01)
+    body = Body(2 * MIB, headers=headers)
+    async with bodies.room() as room:
+        await room.ensure(2 * MIB)
+        with pytest.raises(HttpError) as caught:
+            await _size(bodies, body)
+    reply = caught.value.response()
+    assert (reply.status_code, json.loads(bytes(reply.body))["detail"]["code"]) == (503, "service_unavailable")
+    assert (reply.headers["Retry-After"], reply.headers["Connection"]) == ("5", "close")
+    # What the client still sends is thrown away, or it would never see the reply; one that asks first has sent nothing.
+    assert body.read == pieces_read
+
+
+async def test_place_is_free_when_its_request_fails() -> None:
+    bodies = LargeBodies(1, wait_s=0.01)
+
+    async def fail() -> None:
+        async with bodies.room() as room:
+            await room.ensure(2 * MIB)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fail()
+    assert await _size(bodies, Body(2 * MIB)) == 2 * MIB
+
+
+@DECLARED
+async def test_one_place_is_taken_when_a_body_grows(is_declared: bool) -> None:
+    bodies = LargeBodies(1, wait_s=0.01)
+    assert [await _size(bodies, Body(8 * MIB, is_declared=is_declared)) for _ in range(2)] == [8 * MIB] * 2
