@@ -45,7 +45,7 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
             status=422, user_action="Ask for fewer frames or a smaller size; metadata says what can be done in time."
         ),
         ErrorCode.QUEUE_OVERLOADED: _Kind(
-            status=503, user_action="All places are taken. Send the request again after the time in Retry-After.", retry_after_s=10
+            status=503, user_action="No worker can take the request now. Send it again after the time in Retry-After.", retry_after_s=10
         ),
         ErrorCode.TASK_NOT_FOUND: _Kind(status=404, user_action="Check the task id; the task may have been deleted."),
         ErrorCode.TASK_NOT_DONE: _Kind(status=425, user_action="Poll /status until it says done, then ask again."),
@@ -57,7 +57,7 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
             status=429, user_action="Wait for the time in Retry-After before the next request.", retry_after_s=60
         ),
         ErrorCode.SERVICE_UNAVAILABLE: _Kind(
-            status=503, user_action="Nothing was stored. Send the request again after the time in Retry-After.", retry_after_s=5
+            status=503, user_action="Send the request again after the time in Retry-After.", retry_after_s=5
         ),
         ErrorCode.INTERNAL: _Kind(
             status=500, user_action="Send the request again; if it fails again, tell the operator the time of the failure."

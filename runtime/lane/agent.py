@@ -15,6 +15,7 @@ from runtime.lane import state as lane
 from runtime.lane.attachment import Attachment, StreamEndedError, Talk
 from runtime.lane.convert import LaneIdentity, report_message, wish_of
 from runtime.lane.outcome import Failure, FailureCode, MemoryRecord, Outcome, Phase, unmeasured
+from runtime.lane.scratch import remove_abandoned
 from runtime.lane.state import Attempt, Ended, ForgetOutcome, Idle, LaneState, StartAttempt, StopAttempt, StopReason, Working
 from runtime.lane.worker import Order, Worker, WorkerSettings, WorkerStatus
 from runtime.rules.check import check_request
@@ -115,6 +116,7 @@ class Agent:
 
     async def run(self) -> None:
         """Serves until drained or cancelled; then the process and every stream are gone. Raises what went wrong inside the lane."""
+        await asyncio.to_thread(remove_abandoned, self._identity.lane_id)
         attaching = asyncio.create_task(self._attach(), name="attach")
         working = asyncio.create_task(self._worker.run(), name="worker")
         tasks = {attaching, working}

@@ -59,7 +59,7 @@ class AttemptRunner:
             resident: loads the model.
             memory: of the device that it works on.
             files: images in, videos out.
-            is_cancelled: whether this attempt shall end; asked at every step and frame, from this thread.
+            is_cancelled: whether this attempt shall end; asked at every step, block and frame, from this thread.
             tell: passes progress on.
         """
         self._resident = resident
@@ -95,8 +95,8 @@ class AttemptRunner:
         pipeline, run.change = self._resident.ensure(request.model, run.on_stage, run.order.released)
         run.check()
         run.on_loaded()
-        images = self._files.images(request)
-        frames = pipeline.render(RenderJob(request=request, images=images, on_step=run.on_step))
+        images = self._files.images(request, run.check)
+        frames = pipeline.render(RenderJob(request=request, images=images, on_step=run.on_step, check=run.on_block))
         run.check()
         expected = (request.num_frames, request.height, request.width, 3)
         if frames.shape != expected or frames.dtype != "uint8":
@@ -140,6 +140,9 @@ class AttemptRunner:
             case LoadError():
                 _log.error("load_failed", reason=str(error))
                 self.is_broken = not error.is_clean
+                if error.is_out_of_memory:
+                    message = "The GPU's memory ran out while the model was loaded."
+                    return Failure(code=FailureCode.GPU_MEMORY_EXCEEDED, message=message)
                 return Failure(code=FailureCode.RENDER_FAILED, message="The model could not be loaded.")
         name = type(error).__name__
         _log.error("render_failed", error=name, frames=_where(error))
@@ -214,6 +217,11 @@ class _Run:
             self._steps_between += 1
         self._last_step_s = now_s
         self._send(Phase.INFERENCE, _DENOISED * step // steps, f"step {step} of {steps}")
+        self.check()
+
+    def on_block(self) -> None:
+        """Before a part of a step. Without the wait a GPU would have a whole step in its queue, which it works off after a cancel too."""
+        self._memory.wait()
         self.check()
 
     def on_frame(self, written: int, frames: int) -> None:

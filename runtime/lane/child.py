@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import importlib
 import logging
@@ -12,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import structlog
@@ -25,6 +27,7 @@ from runtime.lane.child_protocol import (
     Event,
     LoadFailed,
     Render,
+    RenderEnded,
     ReplacementNeeded,
     ResidentChanged,
     Shutdown,
@@ -79,6 +82,13 @@ class Commands:
         with self._send_lock:
             self._connection.sendall(encode_event(event))
 
+    def end(self) -> None:
+        """After the last message: the agent sees the end now, not when the system has taken the process apart."""
+        with contextlib.suppress(OSError):
+            # Not `close`: the reading thread holds the socket open. Not both ways either: a command of the agent that crosses the end would
+            # break the connection on its side before it has read the last message.
+            self._connection.shutdown(socket.SHUT_WR)
+
     def _read(self) -> None:
         try:
             with self._connection.makefile("rb") as lines:
@@ -118,8 +128,9 @@ def run(commands: Commands) -> int:
     while not isinstance(command := commands.next(), Shutdown):
         if isinstance(command, Render):
             end = runner.run(command)
-            commands.tell(end)
-            if isinstance(end, ReplacementNeeded) or runner.is_broken:
+            is_leaving = isinstance(end, ReplacementNeeded) or runner.is_broken
+            commands.tell(replace(end, leaving=is_leaving) if isinstance(end, RenderEnded) else end)
+            if is_leaving:
                 return REPLACE_EXIT_CODE
     return _exit_code_after_release(resident)
 
@@ -173,7 +184,10 @@ def main() -> int:
     with socket.socket(fileno=arguments.fd) as connection:
         commands = Commands(connection)
         commands.start()
-        return run(commands)
+        try:
+            return run(commands)
+        finally:
+            commands.end()
 
 
 if __name__ == "__main__":

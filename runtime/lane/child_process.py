@@ -9,10 +9,12 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
 from runtime.lane.child_protocol import MAX_LINE_BYTES, REPLACE_EXIT_CODE, Command, Event, decode_event, encode_command
+from runtime.lane.scratch import make_folder, remove_folder
 
 _log = structlog.get_logger()
 
@@ -64,15 +66,27 @@ def child_environment(environment: Mapping[str, str], *, torch_threads: int) -> 
 class ChildProcess:
     """A running pipeline process. Its owner calls `end` on it, whatever happens."""
 
-    def __init__(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, folder: Path
+    ) -> None:
         """Use `start`."""
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._folder = folder
 
     @classmethod
     async def start(cls, *, name: str, environment: Mapping[str, str]) -> ChildProcess:
-        """Spawns it. Raises OSError when the system cannot."""
+        """Spawns it, with a temporary folder of its own as TMPDIR. Raises OSError when the system cannot."""
+        folder = await asyncio.to_thread(make_folder, name)
+        try:
+            return await cls._spawn(name, {**environment, "TMPDIR": str(folder)}, folder)
+        except BaseException:
+            remove_folder(folder)  # empty but for what a process wrote that could not be spoken to
+            raise
+
+    @classmethod
+    async def _spawn(cls, name: str, environment: Mapping[str, str], folder: Path) -> ChildProcess:
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -92,7 +106,7 @@ class ChildProcess:
         finally:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
-        return cls(process, reader, writer)
+        return cls(process, reader, writer, folder)
 
     @property
     def pid(self) -> int:
@@ -133,4 +147,6 @@ class ChildProcess:
             self.kill()
         code = await self._process.wait()
         self._writer.close()
+        # A killed process leaves its files: half a video of every attempt.
+        await asyncio.to_thread(remove_folder, self._folder)
         return Exit(code=code)

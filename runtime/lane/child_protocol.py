@@ -69,7 +69,7 @@ class Render:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
-    """End the attempt at the next step; one that is not in work is ignored."""
+    """End the attempt at the next step or block; one that is not in work is ignored."""
 
     kind: Literal["cancel"] = "cancel"
     attempt: Attempt
@@ -123,11 +123,16 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderEnded:
-    """The attempt ended, its files are stored and the GPU is free. A failure's code is `cancelled` for whatever reason it was cancelled."""
+    """The attempt ended, its files are stored and the GPU is free. A failure's code is `cancelled` for whatever reason it was cancelled.
+
+    Attributes:
+        leaving: the process's last message: it takes no other attempt and exits with REPLACE_EXIT_CODE.
+    """
 
     kind: Literal["render_ended"] = "render_ended"
     attempt: Attempt
     outcome: Outcome
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

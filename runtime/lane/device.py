@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     import torch
 
 
+_OUT_OF_MEMORY_TEXTS = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDA error: out of memory",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryFigures:
     """What can be read now, in bytes; None where the device cannot tell. Peaks count from `DeviceMemory.reset_peaks`."""
@@ -200,9 +208,12 @@ def host_rss_peak_bytes() -> int | None:
 
 
 def is_out_of_gpu_memory(error: BaseException) -> bool:
-    """Whether torch raised this because the GPU's memory ran out."""
+    """Whether this was raised because the GPU's memory ran out, by torch's allocator or by a library beside it."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    # What cuBLAS, cuDNN and the driver allocate themselves fails with a plain RuntimeError; only its text says why.
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)
 
 
 def _has_cuda() -> bool:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, TypeVar
 import obstore
 import structlog
 from obstore.exceptions import BaseError
+from PIL import Image
 
 from runtime.images import open_rgb
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
-    from PIL.Image import Image
 
     from runtime.rules.request import GenerationRequest
 
@@ -56,14 +56,19 @@ class AttemptFiles:
         self._store = store
         self._pause_s = pause_s
 
-    def images(self, request: GenerationRequest) -> Mapping[str, Image]:
-        """Every picture that the request names, decoded, by key.
+    def images(self, request: GenerationRequest, check: Callable[[], None]) -> Mapping[str, Image.Image]:
+        """Every picture that the request names, by key, stretched to the clip's size. Only one is decoded at its own size at a time.
+
+        Args:
+            request: names the pictures and the size.
+            check: called before each try to fetch one; what it raises ends the fetching.
 
         Raises:
             InputImageMissingError: one is not there.
             StoreUnavailableError: the store does not answer.
         """
-        return {key: open_rgb(self._fetch(key)) for key in sorted({image.key for image in request.images()})}
+        size = (request.width, request.height)
+        return {key: self._picture(key, size, check) for key in sorted({image.key for image in request.images()})}
 
     def store(self, prefix: str, video: Path, preview: Path, check: Callable[[], None]) -> StoredFiles:
         """Stores both files under the attempt's prefix; the same names overwrite.
@@ -83,14 +88,18 @@ class AttemptFiles:
             self._repeat(lambda path=path: obstore.put(self._store, prefix + path.name, path), check)  # type: ignore[misc]
         return StoredFiles(video_key=prefix + video.name, preview_key=prefix + preview.name, size_bytes=video.stat().st_size, sha256=sha256)
 
-    def _fetch(self, key: str) -> bytes:
+    def _picture(self, key: str, size: tuple[int, int], check: Callable[[], None]) -> Image.Image:
+        # The largest picture takes 244 MiB decoded, and a request may name 21: none is kept at its own size.
+        return open_rgb(self._fetch(key, check)).resize(size, Image.Resampling.BICUBIC)
+
+    def _fetch(self, key: str, check: Callable[[], None]) -> bytes:
         def get() -> bytes:
             try:
                 return bytes(obstore.get(self._store, key).bytes())
             except FileNotFoundError:
                 raise InputImageMissingError from None
 
-        return self._repeat(get, lambda: None)
+        return self._repeat(get, check)
 
     def _repeat(self, call: Callable[[], _T], check: Callable[[], None]) -> _T:
         for left in reversed(range(_TRIES)):

@@ -58,7 +58,8 @@ class ResidencyChange:
 
     Attributes:
         released_model: empty when none was resident.
-        residue_bytes: live tensor bytes that survived the release.
+        residue_bytes: live tensor bytes after the release, above the least that was ever alive before a load in this process; 0 when they
+            are within what the device's libraries may keep.
         process_replaced: the memory did not come back, so a new process loaded the next pipeline.
     """
 

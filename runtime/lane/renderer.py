@@ -40,18 +40,22 @@ class RenderJob:
 
     Attributes:
         request: effective request: size and frame count snapped, seed chosen.
-        images: decoded RGB pictures by object key, one for every reference in the request.
+        images: RGB pictures by object key, one for every reference in the request, each stretched to the request's width and height
+            (bicubic; the aspect ratio is not kept).
         on_step: called after each denoising step with (step, steps), step from 1. It raises `RenderCancelled` when the attempt shall end; a
             pipeline lets that pass.
+        check: as `on_step`, and tells nothing: called before each block of each network, as one step may take minutes. It costs
+            microseconds, and returns when the device has done what it was given so far.
     """
 
     request: GenerationRequest
     images: Mapping[str, Image]
     on_step: Callable[[int, int], None]
+    check: Callable[[], None]
 
 
 class RenderCancelled(BaseException):
-    """Raised out of `on_step`. A BaseException, so that no `except Exception` in a library swallows it."""
+    """Raised out of `on_step` and `check`. A BaseException, so that no `except Exception` in a library swallows it."""
 
 
 class Pipeline(Protocol):

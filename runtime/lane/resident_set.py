@@ -12,7 +12,7 @@ from enum import StrEnum
 import structlog
 
 from runtime.lane.child_protocol import Release
-from runtime.lane.device import DeviceMemory
+from runtime.lane.device import DeviceMemory, is_out_of_gpu_memory
 from runtime.lane.outcome import ResidencyChange
 from runtime.lane.renderer import Catalog, LoadSettings, Pipeline
 
@@ -54,12 +54,14 @@ class LoadError(Exception):
 
     Attributes:
         is_clean: the memory of the failed load came back; if not, the process should be replaced.
+        is_out_of_memory: the GPU's memory ran out.
     """
 
-    def __init__(self, reason: str, *, is_clean: bool) -> None:
+    def __init__(self, reason: str, *, is_clean: bool, is_out_of_memory: bool) -> None:
         """Keeps the reason."""
         super().__init__(reason)
         self.is_clean = is_clean
+        self.is_out_of_memory = is_out_of_memory
 
 
 def drop_frames(error: BaseException) -> None:
@@ -76,11 +78,14 @@ class _Slot:
     model: str
     pipeline: Pipeline
     weight_bytes: int
-    live_before_load_bytes: int
 
 
 class ResidentSet:
-    """Holds at most one pipeline. One thread uses it."""
+    """Holds at most one pipeline; there is one set per process. One thread uses it.
+
+    Its floor is the lowest number of live bytes that it saw before a load. The residue of every release is what lies above that floor, so
+    that little leaks add up and are found. A residue within the device's allowance is recorded as 0; one beyond it is recorded whole.
+    """
 
     def __init__(self, catalog: Catalog, settings: LoadSettings, memory: DeviceMemory, on_change: Callable[[str], None]) -> None:
         """Starts empty.
@@ -96,6 +101,7 @@ class ResidentSet:
         self._memory = memory
         self._on_change = on_change
         self._slot: _Slot | None = None
+        self._floor_bytes: int | None = None
 
     @property
     def model(self) -> str:
@@ -140,10 +146,9 @@ class ResidentSet:
         started_s = time.monotonic()
         watch = weakref.ref(slot.pipeline)
         has_failed = _has_failed_to_release(slot.pipeline)
-        model, weight_bytes, before = slot.model, slot.weight_bytes, slot.live_before_load_bytes
+        model, weight_bytes = slot.model, slot.weight_bytes
         del slot
-        self._memory.cleanup()
-        residue_bytes = max(0, self._memory.live_tensor_bytes() - before)
+        residue_bytes = self._residue_bytes()
         is_back = is_released(
             residue_bytes=residue_bytes,
             allowance_bytes=self._memory.residue_allowance_bytes,
@@ -162,22 +167,31 @@ class ResidentSet:
 
     def _load(self, model: str, on_stage: Callable[[str], None]) -> float:
         """Loads into the empty slot; returns how long it took, in seconds."""
-        self._memory.cleanup()
-        before = self._memory.live_tensor_bytes()
+        self._lower_floor()
         started_s = time.monotonic()
         try:
             pipeline = self._catalog.load(model, self._settings, on_stage)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason, is_out_of_memory = f"{type(error).__name__}: {error}", is_out_of_gpu_memory(error)
             drop_frames(error)
         else:
-            self._slot = _Slot(model=model, pipeline=pipeline, weight_bytes=pipeline.weight_bytes(), live_before_load_bytes=before)
+            self._slot = _Slot(model=model, pipeline=pipeline, weight_bytes=pipeline.weight_bytes())
             self._on_change(model)
             return time.monotonic() - started_s
         # Only here is the error, whose frames hold what was loaded so far, gone.
+        is_clean = self._residue_bytes() <= self._memory.residue_allowance_bytes
+        raise LoadError(reason, is_clean=is_clean, is_out_of_memory=is_out_of_memory)
+
+    def _lower_floor(self) -> None:
+        """Measures before a load; the floor never rises, or a leak below the allowance would pass at every switch."""
         self._memory.cleanup()
-        residue_bytes = self._memory.live_tensor_bytes() - before
-        raise LoadError(reason, is_clean=residue_bytes <= self._memory.residue_allowance_bytes)
+        live_bytes = self._memory.live_tensor_bytes()
+        self._floor_bytes = live_bytes if self._floor_bytes is None else min(self._floor_bytes, live_bytes)
+
+    def _residue_bytes(self) -> int:
+        """What is alive above the floor now, after cleanup."""
+        self._memory.cleanup()
+        return max(0, self._memory.live_tensor_bytes() - (self._floor_bytes or 0))
 
     def _pipeline(self) -> Pipeline:
         if self._slot is None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from runtime.lane.outcome import Outcome, Phase
+from runtime.lane.outcome import Failure, FailureCode, Outcome, Phase
 
 OUTCOMES_KEPT = 32
 
@@ -40,6 +40,17 @@ class StopReason(StrEnum):
     def replaces(self, earlier: StopReason | None) -> bool:
         """Whether it takes the place of the earlier reason: only one that can wait gives way, since an unwanted load is let end."""
         return earlier is None or (earlier is StopReason.UNWANTED and self is not StopReason.UNWANTED)
+
+
+def stop_failure(reason: StopReason) -> Failure:
+    """What an attempt that was stopped for this reason ends with."""
+    match reason:
+        case StopReason.UNWANTED:
+            return Failure(code=FailureCode.CANCELLED, message="The render was cancelled.")
+        case StopReason.SHUTDOWN:
+            return Failure(code=FailureCode.CANCELLED, message="The lane was stopped.")
+        case StopReason.DEADLINE:
+            return Failure(code=FailureCode.DEADLINE_EXCEEDED, message="The render took longer than it may.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from runtime.lane.child_protocol import (
     Started,
 )
 from runtime.lane.outcome import Failure, FailureCode, Outcome, Phase, unmeasured
-from runtime.lane.state import Attempt, StopReason
+from runtime.lane.state import Attempt, StopReason, stop_failure
 
 _log = structlog.get_logger()
 
@@ -42,6 +42,7 @@ _PROVEN_S = 60.0
 _BACKOFF_MIN_S = 0.5
 _BACKOFF_MAX_S = 30.0
 _LOOK_AGAIN_S = 1.0
+_REPLACED = "the pipeline's process is being replaced: memory did not come back, or the device did not answer"
 _SHUTDOWN_GRACE_S = 3.0
 """When the lane stops, its supervisor waits: the process is killed soon after it was asked."""
 
@@ -143,6 +144,7 @@ class Worker:
         self._on_progress = on_progress
         self._status = WorkerStatus()
         self._child: ChildProcess | None = None
+        self._leaving: ChildProcess | None = None
         self._current: _Current | None = None
         self._deaths = 0
         self._failure = ""
@@ -242,9 +244,9 @@ class Worker:
         return end
 
     def _submit(self) -> None:
-        """Gives the attempt in work to the process that runs, if it has none yet."""
+        """Gives the attempt in work to the process that runs, if it has none yet. One that leaves gets none: it waits for the next."""
         current, child = self._current, self._child
-        if current is None or child is None or current.sent_to is child:
+        if current is None or child is None or child is self._leaving or current.sent_to is child:
             return
         current.sent_to = child
         current.waited_s = time.monotonic() - current.arrived_s
@@ -270,13 +272,21 @@ class Worker:
             case Progressed():
                 self._progress(event)
             case RenderEnded():
+                if event.leaving:
+                    self._leave()
                 self._end(event)
             case ReplacementNeeded():
+                self._leave()
                 if self._current is not None:
                     self._current.released = event.released
                     _log.warning("memory_not_returned", model=event.released.model, residue_bytes=event.released.residue_bytes)
             case _:
                 assert_never(event)
+
+    def _leave(self) -> None:
+        """The process gave its last message; it is gone soon."""
+        self._leaving = self._child
+        self._update(warm=False, resident_model="", reason=_REPLACED)
 
     def _warmth(self, resident_model: str) -> dict[str, bool | str]:
         warm = not self._settings.warm_model or resident_model == self._settings.warm_model
@@ -298,7 +308,7 @@ class Worker:
         if outcome.render_s is not None:
             outcome = replace(outcome, render_s=outcome.render_s + current.waited_s)
         if current.stop is not None and outcome.failure is not None and outcome.failure.code is FailureCode.CANCELLED:
-            outcome = replace(outcome, failure=_stopped(current.stop))
+            outcome = replace(outcome, failure=stop_failure(current.stop))
         current.ended.set_result(outcome)
 
     def _after(self, end: Exit | OSError) -> None:
@@ -319,7 +329,7 @@ class Worker:
             return
         stop = current.stop or (StopReason.SHUTDOWN if self._stopping.is_set() else None)
         if stop is not None:
-            failure = _stopped(stop)
+            failure = stop_failure(stop)
         else:
             # As lost as with its machine: the task runs again, and the third loss ends it.
             failure = Failure(code=FailureCode.LANE_LOST, message="The pipeline's process ended unexpectedly.")
@@ -350,7 +360,7 @@ class Worker:
     def _count(self, end: Exit | OSError, *, lived_s: float) -> float:
         """Counts a death that nobody asked for; returns the pause before the next start, in seconds."""
         if isinstance(end, Exit) and end.asks_for_replacement and lived_s >= _BACKOFF_MIN_S:
-            self._update(reason="the pipeline's process is being replaced: the memory did not come back")
+            self._update(reason=_REPLACED)
             return 0.0
         self._deaths = 1 if lived_s >= _PROVEN_S else self._deaths + 1
         because = f" ({self._failure})" if self._failure else ""
@@ -382,14 +392,3 @@ def _start_of(settings: WorkerSettings) -> Start:
         object_store_url=settings.object_store_url,
         warm_model=settings.warm_model,
     )
-
-
-def _stopped(reason: StopReason) -> Failure:
-    """What an attempt that was stopped for this reason ends with."""
-    match reason:
-        case StopReason.UNWANTED:
-            return Failure(code=FailureCode.CANCELLED, message="The render was cancelled.")
-        case StopReason.SHUTDOWN:
-            return Failure(code=FailureCode.CANCELLED, message="The lane was stopped.")
-        case StopReason.DEADLINE:
-            return Failure(code=FailureCode.DEADLINE_EXCEEDED, message="The render took longer than it may.")

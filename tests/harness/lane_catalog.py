@@ -1,14 +1,15 @@
 """A catalog of pipelines without torch for tests of the lane's processes; the prompt says how a pipeline behaves.
 
 `renders`: a picture that depends on the seed. `raises`, `hangs` (after one step, never looks at anything), `hangs at once` (before the
-first step), `kills itself`, `steps` (until it is cancelled), `deaf` (steps, and swallows the cancel), `waits` (until a file named `go` lies
-in the models folder), `leaks` (survives its release).
+first step), `writes` (a temporary file, and hangs), `kills itself`, `steps` (until it is cancelled), `deaf` (steps, and swallows the
+cancel), `waits` (until a file named `go` lies in the models folder), `leaks` (survives its release).
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,10 @@ class NumpyPipeline:
             time.sleep(60)
 
     _hangs_at_once = _hangs
+
+    def _writes(self, job: RenderJob) -> None:
+        Path(tempfile.mkdtemp(), "half.mp4").touch()
+        self._hangs(job)
 
     def _kills_itself(self, job: RenderJob) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

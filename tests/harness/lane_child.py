@@ -30,6 +30,7 @@ class FakeChild:
         """Runs, and is silent."""
         self.commands: list[Command] = []
         self.killed_s: float | None = None
+        self._code = _KILLED
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._ended = asyncio.Event()
 
@@ -47,14 +48,22 @@ class FakeChild:
             yield event
 
     def kill(self) -> None:
-        """Ends it."""
+        """Ends it, unless it has ended."""
+        if self._ended.is_set():
+            return
         if self.killed_s is None:
             self.killed_s = asyncio.get_running_loop().time()
         self._ended.set()
         self._events.put_nowait(None)
 
+    def exits(self, code: int) -> None:
+        """Has it end by itself."""
+        self._code = code
+        self._ended.set()
+        self._events.put_nowait(None)
+
     async def wait(self, timeout_s: float) -> bool:
-        """Whether it was killed in that time."""
+        """Whether it ended in that time."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._ended.wait()
@@ -63,9 +72,9 @@ class FakeChild:
         return True
 
     async def end(self) -> Exit:
-        """It can only be killed."""
+        """As the test had it exit; otherwise it is killed."""
         self.kill()
-        return Exit(code=_KILLED)
+        return Exit(code=self._code)
 
 
 class Children:

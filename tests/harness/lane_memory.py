@@ -16,13 +16,15 @@ class FakeMemory:
         """Nothing is alive."""
         self.live_bytes = 0
         self.cleanups = 0
+        self.waits = 0
         self.is_lost = False
 
     def reset_peaks(self) -> None:
         """Nothing to reset."""
 
     def wait(self) -> None:
-        """Nothing to wait for."""
+        """Counts."""
+        self.waits += 1
 
     def cleanup(self) -> None:
         """Counts; raises when the device is lost."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -354,3 +355,21 @@ async def test_the_lease_is_seen_and_declined_when_it_comes_while_the_lane_drain
     assert report.draining
     assert report.seen_sequence == lane.admission.sequence
     assert not any(report.work.task_id == "b" for report in lane.admission.reports)
+
+
+async def test_no_temporary_files_are_left_when_processes_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A killed process left the folder of its attempt for ever, with half a video in it.
+    temporary = tmp_path / "temporary"
+    abandoned = temporary / f"warmlane.lane-test.{max(psutil.pids()) + 100_000_000}.x"
+    abandoned.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    async with running_lane(tmp_path, cancel_grace_s=0.3) as lane:
+        await lane.ready()
+        lane.admission.wish(lease("writes"))
+        await holds(lambda: len(list(temporary.rglob("half.mp4"))) == 1)
+        lane.admission.wish(None)
+        await lane.admission.until_ended("a")
+        await lane.admission.until(lambda report: report.warm and report.cold_starts == 2)
+        assert len(list(temporary.iterdir())) == 1
+        assert list(temporary.rglob("half.mp4")) == []
+    assert list(temporary.iterdir()) == []

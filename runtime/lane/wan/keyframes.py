@@ -31,7 +31,7 @@ class Keyframe:
 
 
 def to_pixels(image: Image.Image, *, height: int, width: int) -> torch.Tensor:
-    """The picture as float32 [3, height, width] in -1..1, resized bicubically to exactly that size (the aspect ratio is not kept)."""
+    """The picture as float32 [3, height, width] in -1..1, stretched bicubically to that size unless it has it."""
     resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(torch.float32).div(127.5).sub(1.0)
 

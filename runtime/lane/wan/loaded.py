@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from runtime.lane.wan.latents import decode_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     import numpy.typing as npt
@@ -72,10 +73,16 @@ class LoadedWanPipeline:
 
     def _render(self, job: RenderJob) -> npt.NDArray[np.uint8]:
         pipe = self._pipe
+        blocks = tuple(blocks_of(pipe))
         try:
+            for block in blocks:
+                # Not torch's hooks: a frame in which torch calls one holds the block by a closure, beside a kept exception.
+                block.forward = partial(_checked, job.check, block.forward)
             with torch.inference_mode():
                 return decode_frames(pipe.vae, self._denoise(pipe, job))
         finally:
+            for block in blocks:
+                vars(block).pop("forward", None)  # the class's own again
             # diffusers does these at the end of a call only: not when something raises, and not after a decode of ours.
             pipe.vae.clear_cache()
             pipe.maybe_free_model_hooks()
@@ -103,6 +110,21 @@ class LoadedWanPipeline:
             callback_on_step_end_tensor_inputs=[],
         )[0]
         return latents
+
+
+def blocks_of(pipe: Any) -> Iterator[torch.nn.Module]:
+    """The blocks that the networks of a Wan pipeline (text encoder, VAE, transformers) run one by one; each is a small part of a step."""
+    yield from pipe.text_encoder.encoder.block
+    yield from (*pipe.vae.encoder.down_blocks, pipe.vae.encoder.mid_block, pipe.vae.decoder.mid_block, *pipe.vae.decoder.up_blocks)
+    for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
+        if transformer is not None:
+            yield from (*transformer.blocks, *getattr(transformer, "vace_blocks", ()))
+
+
+def _checked(check: Callable[[], None], forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    """A block's forward pass after a check."""
+    check()
+    return forward(*inputs, **named)
 
 
 def _let_go(error: BaseException | None) -> None:

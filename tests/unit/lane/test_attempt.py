@@ -31,6 +31,7 @@ class OnePipeline:
     def __init__(self, behaviour: Behaviour) -> None:
         """Keeps it."""
         self._behaviour = behaviour
+        self.load_error: Exception | None = None
 
     def models(self) -> tuple[str, ...]:
         """One."""
@@ -39,6 +40,8 @@ class OnePipeline:
     def load(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> Pipeline:
         """Itself."""
         on_stage("loading")
+        if self.load_error is not None:
+            raise self.load_error
         return self
 
     def render(self, job: RenderJob) -> npt.NDArray[np.uint8]:
@@ -62,7 +65,8 @@ class Bench:
         self.told: list[Progressed] = []
         self.is_cancelled = False
         settings = LoadSettings(profile="tiny", models_dir=folder, device="cpu")
-        resident = ResidentSet(OnePipeline(behaviour), settings, self.memory, lambda model: None)
+        self.pipeline = OnePipeline(behaviour)
+        resident = ResidentSet(self.pipeline, settings, self.memory, lambda model: None)
         files = AttemptFiles(open_object_store((folder / "store").as_uri()), pause_s=0)
         self.runner = AttemptRunner(resident, self.memory, files, lambda order: self.is_cancelled, self.told.append)
 
@@ -168,6 +172,23 @@ def test_the_attempt_ends_as_cancelled_when_a_step_sees_the_cancel(tmp_path: Pat
     assert outcome.memory.unmeasured_reason == ""
 
 
+def test_the_attempt_ends_as_cancelled_when_a_block_sees_the_cancel(tmp_path: Path) -> None:
+    # Only the end of a step looked.
+    waits: list[int] = []
+
+    def cancel_in_a_step(job: RenderJob) -> npt.NDArray[np.uint8]:
+        job.check()
+        waits.append(bench.memory.waits)
+        bench.is_cancelled = True
+        job.check()
+        raise AssertionError
+
+    bench = Bench(tmp_path, cancel_in_a_step)
+    assert code_of(bench.run()) is FailureCode.CANCELLED
+    # A GPU would otherwise hold the rest of the step in its queue.
+    assert waits == [1]
+
+
 def test_wrong_frames_are_a_failure_when_the_pipeline_gives_another_size(tmp_path: Path) -> None:
     bench = Bench(tmp_path, lambda job: np.zeros((1, 8, 8, 3), dtype=np.uint8))
     assert code_of(bench.run()) is FailureCode.RENDER_FAILED
@@ -209,3 +230,17 @@ def test_the_failure_is_told_apart_when_the_gpu_s_memory_runs_out(tmp_path: Path
     import torch
 
     assert code_of(Bench(tmp_path, failing(torch.OutOfMemoryError())).run()) is FailureCode.GPU_MEMORY_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), FailureCode.GPU_MEMORY_EXCEEDED),
+        (OSError("no such file"), FailureCode.RENDER_FAILED),
+    ],
+)
+def test_the_failure_is_told_apart_when_the_gpu_s_memory_runs_out_in_a_load(tmp_path: Path, error: Exception, code: FailureCode) -> None:
+    # Every failed load was a render_failed, which blames the request.
+    bench = Bench(tmp_path, black)
+    bench.pipeline.load_error = error
+    assert code_of(bench.run()) is code

@@ -31,6 +31,20 @@ def test_an_error_is_no_gpu_memory_error_when_torch_did_not_raise_it() -> None:
     assert not is_out_of_gpu_memory(MemoryError())
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: out of memory",
+    ],
+)
+def test_an_error_is_a_gpu_memory_error_when_a_library_beside_torch_could_not_allocate(text: str) -> None:
+    # Only torch's own class counted.
+    assert is_out_of_gpu_memory(RuntimeError(text))
+    assert not is_out_of_gpu_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
 @pytest.mark.torch
 def test_torch_s_own_error_is_told_apart_when_it_is_raised() -> None:
     import torch

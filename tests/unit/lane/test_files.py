@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import weakref
 from pathlib import Path
 
 import obstore
 import pytest
 from PIL import Image
 
+import runtime.lane.files
+from runtime.images import open_rgb
 from runtime.lane.files import AttemptFiles, InputImageMissingError, StoreUnavailableError
 from runtime.lane.renderer import RenderCancelled
 from runtime.objects import input_key, open_object_store
@@ -26,21 +29,74 @@ def never() -> None:
     """Nothing is cancelled."""
 
 
+def cancelled() -> None:
+    """Everything is."""
+    raise RenderCancelled
+
+
 def test_pictures_are_decoded_when_they_are_stored(tmp_path: Path) -> None:
     content = io.BytesIO()
     Image.new("RGB", (4, 3), (1, 2, 3)).save(content, "PNG")
     store = open_object_store(tmp_path.as_uri())
     key = input_key(content.getvalue())
     obstore.put(store, key, content.getvalue())
-    picture = AttemptFiles(store).images(asking_for(key))[key]
-    assert picture.size == (4, 3)
+    picture = AttemptFiles(store).images(asking_for(key), never)[key]
+    assert picture.mode == "RGB"
     assert picture.getpixel((0, 0)) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("size", [(1500, 700), (40, 30)])
+def test_pictures_have_the_clip_s_size_when_they_are_stored_at_another(tmp_path: Path, size: tuple[int, int]) -> None:
+    # Every picture was kept at its own size until the render had ended: 21 of 64 megapixels took 5 GiB.
+    original = Image.effect_noise(size, 90).convert("RGB")
+    content = io.BytesIO()
+    original.save(content, "PNG")
+    store = open_object_store(tmp_path.as_uri())
+    key = input_key(content.getvalue())
+    obstore.put(store, key, content.getvalue())
+    request = asking_for(key)
+    clip_size = (request.width, request.height)
+    picture = AttemptFiles(store).images(request, never)[key]
+    assert picture.size == clip_size
+    # The pixels that a pipeline made itself from the picture at its own size.
+    assert picture.tobytes() == original.resize(clip_size, Image.Resampling.BICUBIC).tobytes()
+    assert picture.resize(clip_size, Image.Resampling.BICUBIC).tobytes() == picture.tobytes()
+
+
+def test_one_picture_is_decoded_at_a_time_when_several_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Image.Image]] = []
+    beside: list[int] = []
+
+    def decode(content: bytes) -> Image.Image:
+        beside.append(sum(reference() is not None for reference in alive))
+        picture = open_rgb(content)
+        alive.append(weakref.ref(picture))
+        return picture
+
+    monkeypatch.setattr(runtime.lane.files, "open_rgb", decode)
+    store = open_object_store(tmp_path.as_uri())
+    keys: list[str] = []
+    for shade in range(3):
+        content = io.BytesIO()
+        Image.new("RGB", (9, 9), (shade, 0, 0)).save(content, "PNG")
+        keys.append(input_key(content.getvalue()))
+        obstore.put(store, keys[-1], content.getvalue())
+    frames = [{"frame_index": 8 * index, "image": {"key": key}} for index, key in enumerate(keys)]
+    request = check_request({"model": "anisora", "mode": "arbitrary_frame", "prompt": "p", "arbitrary_frames": frames})
+    assert len(AttemptFiles(store).images(request, never)) == 3
+    assert beside == [0, 0, 0]
+
+
+def test_the_fetching_ends_when_the_attempt_is_cancelled(tmp_path: Path) -> None:
+    # Nothing asked for a cancel while pictures were fetched.
+    with pytest.raises(RenderCancelled):
+        AttemptFiles(open_object_store(tmp_path.as_uri())).images(asking_for(input_key(b"x")), cancelled)
 
 
 def test_a_missing_picture_is_told_at_once_when_it_is_not_stored(tmp_path: Path) -> None:
     files = AttemptFiles(open_object_store(tmp_path.as_uri()), pause_s=60)
     with pytest.raises(InputImageMissingError):
-        files.images(asking_for(input_key(b"nothing")))
+        files.images(asking_for(input_key(b"nothing")), never)
 
 
 def test_both_files_lie_under_the_prefix_when_stored(tmp_path: Path) -> None:
@@ -66,9 +122,6 @@ def test_the_failure_is_told_when_the_store_never_takes_the_files(tmp_path: Path
 
 
 def test_the_storing_ends_when_the_attempt_is_cancelled(tmp_path: Path) -> None:
-    def cancelled() -> None:
-        raise RenderCancelled
-
     video = tmp_path / "video.mp4"
     video.write_bytes(b"moving")
     with pytest.raises(RenderCancelled):

@@ -51,6 +51,7 @@ class FakeCatalog:
         self._residue = residue
         self.held: list[Pipeline] = []
         self.holds = False
+        self.error: Exception = OSError("no such weights")
 
     def models(self) -> tuple[str, ...]:
         """All of them."""
@@ -60,8 +61,7 @@ class FakeCatalog:
         """Loads or fails."""
         if model == "broken":
             self._memory.live_bytes += self._residue
-            msg = "no such weights"
-            raise OSError(msg)
+            raise self.error
         pipeline = FakePipeline(self._memory, self._keeps)
         if self.holds:
             self.held.append(pipeline)
@@ -151,6 +151,44 @@ def test_the_record_says_replaced_when_the_last_process_could_not_release() -> N
     assert change is not None
     assert change.process_replaced
     assert (change.released_model, change.residue_bytes) == ("a", 60)
+
+
+def test_small_leaks_add_up_when_models_are_switched_again_and_again() -> None:
+    # Each load measured a new floor, so a leak just under the allowance passed at every switch, for ever.
+    memory = FakeMemory()
+    resident = ResidentSet(FakeCatalog(memory, keeps=6), SETTINGS, memory, ignore)
+    resident.ensure("a", ignore)
+    _, change = resident.ensure("b", ignore)
+    assert change is not None
+    assert change.residue_bytes == 0
+    with pytest.raises(MemoryNotReturnedError) as caught:
+        resident.ensure("a", ignore)
+    assert caught.value.released.residue_bytes == 12
+
+
+def test_the_floor_is_the_lowest_when_less_is_alive_before_a_later_load() -> None:
+    memory = FakeMemory()
+    memory.live_bytes = 50
+    resident = ResidentSet(FakeCatalog(memory), SETTINGS, memory, ignore)
+    resident.ensure("a", ignore)
+    memory.live_bytes -= 50
+    resident.ensure("b", ignore)
+    memory.live_bytes += 11
+    with pytest.raises(MemoryNotReturnedError) as caught:
+        resident.ensure("a", ignore)
+    assert caught.value.released.residue_bytes == 11
+
+
+@pytest.mark.parametrize(
+    ("error", "is_out_of_memory"), [(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), True), (RuntimeError("no"), False)]
+)
+def test_the_load_error_tells_when_the_gpu_s_memory_ran_out(error: Exception, is_out_of_memory: bool) -> None:
+    memory = FakeMemory()
+    catalog = FakeCatalog(memory)
+    catalog.error = error
+    with pytest.raises(LoadError) as caught:
+        ResidentSet(catalog, SETTINGS, memory, ignore).ensure("broken", ignore)
+    assert caught.value.is_out_of_memory is is_out_of_memory
 
 
 @pytest.mark.parametrize(("residue", "clean"), [(0, True), (60, False)])

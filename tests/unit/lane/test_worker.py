@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.lane.child_process import ChildProcess
-from runtime.lane.child_protocol import Progressed, RenderEnded, ResidentChanged, Started
+from runtime.lane.child_protocol import REPLACE_EXIT_CODE, Progressed, Render, RenderEnded, ResidentChanged, Started
 from runtime.lane.outcome import Failure, FailureCode, Outcome, Phase, unmeasured
 from runtime.lane.state import Attempt, StopReason
 from runtime.lane.worker import Order, Worker, WorkerSettings
@@ -213,3 +213,54 @@ async def test_the_process_lives_on_when_it_became_warm_in_time(children: Childr
         await bench.at(2 * LOAD_DEADLINE_S)
         assert len(children.all) == 1
         assert bench.worker.status.warm
+
+
+def leaving() -> RenderEnded:
+    """The process ended the attempt and goes: its device is lost."""
+    failure = Failure(code=FailureCode.RENDER_FAILED, message="The pipeline failed.")
+    return RenderEnded(attempt=ATTEMPT, outcome=Outcome(failure=failure, memory=unmeasured("test")), leaving=True)
+
+
+def renders_of(child: FakeChild) -> int:
+    """Attempts that it was given."""
+    return sum(isinstance(command, Render) for command in child.commands)
+
+
+@in_virtual_time
+async def test_the_next_attempt_goes_to_the_next_process_when_the_first_one_leaves(children: Children) -> None:
+    # It went to the process that was about to exit, and was counted as lost with it.
+    async with running_worker(children, warm_model="anisora") as bench:
+        first = bench.child
+        first.says(Started(device="cpu"))
+        first.says(ResidentChanged(model="anisora"))
+        rendering = bench.render()
+        await bench.at(5)
+        first.says(leaving())
+        assert code_of(await rendering) is FailureCode.RENDER_FAILED
+        assert not bench.worker.status.warm
+        assert bench.worker.status.healthy
+        assert bench.worker.status.resident_model == ""
+        following = bench.render()
+        await bench.at(6)
+        assert renders_of(first) == 1
+        assert not following.done()
+        first.exits(REPLACE_EXIT_CODE)
+        await bench.at(7)
+        assert len(children.all) == 2
+        assert renders_of(bench.child) == 1
+        bench.child.says(cancelled())
+        assert code_of(await following) is FailureCode.CANCELLED
+
+
+@in_virtual_time
+async def test_the_attempt_ends_at_once_when_it_is_cancelled_while_it_waits_for_the_next_process(children: Children) -> None:
+    async with running_worker(children) as bench:
+        rendering = bench.render()
+        await bench.at(5)
+        bench.child.says(leaving())
+        await rendering
+        following = bench.render()
+        await bench.at(6)
+        bench.worker.cancel(ATTEMPT, StopReason.UNWANTED)
+        assert code_of(await following) is FailureCode.CANCELLED
+        assert bench.child.killed_s is None

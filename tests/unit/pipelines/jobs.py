@@ -61,9 +61,13 @@ def make_pictures() -> dict[str, Image.Image]:
     return {key.key: Image.fromarray(pixels.astype(np.uint8)) for key, pixels in ((WARM, warm), (COLD, cold))}
 
 
-def make_job(request: GenerationRequest, on_step: Callable[[int, int], None] = lambda _step, _steps: None) -> RenderJob:
+def make_job(
+    request: GenerationRequest,
+    on_step: Callable[[int, int], None] = lambda _step, _steps: None,
+    check: Callable[[], None] = lambda: None,
+) -> RenderJob:
     """The request with both pictures at hand."""
-    return RenderJob(request=request, images=make_pictures(), on_step=on_step)
+    return RenderJob(request=request, images=make_pictures(), on_step=on_step, check=check)
 
 
 def settings(models_dir: Path, profile: str = "tiny") -> LoadSettings:

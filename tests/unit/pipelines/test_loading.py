@@ -221,7 +221,7 @@ def test_weight_bytes_count_every_part_when_loaded(model: str, models_dir: Path)
 
 
 @pytest.mark.parametrize("model", BOTH)
-@pytest.mark.parametrize("end", ["never rendered", "rendered", "cancelled", "failed"])
+@pytest.mark.parametrize("end", ["never rendered", "rendered", "cancelled", "cancelled in a block", "failed"])
 def test_all_weights_go_when_released(model: str, end: str, models_dir: Path) -> None:
     pipeline = load(model, models_dir)
     weights = weights_of(pipeline)
@@ -232,13 +232,17 @@ def test_all_weights_go_when_released(model: str, end: str, models_dir: Path) ->
         if step == 2 and end == "failed":
             raise ZeroDivisionError
 
+    def stop_block() -> None:
+        if end == "cancelled in a block":
+            raise RenderCancelled
+
     held: BaseException | None = None  # whoever logs an exception may keep it for long
     if end != "never rendered":
         try:
-            pipeline.render(make_job(make_request(model, "i2v"), stop))
+            pipeline.render(make_job(make_request(model, "i2v"), stop, stop_block))
         except (RenderCancelled, ZeroDivisionError) as error:
             held = error
-    assert (held is not None) == (end in {"cancelled", "failed"})
+    assert (held is not None) == (end in {"cancelled", "cancelled in a block", "failed"})
     pipeline.release()
     gc.collect()
 

@@ -1,0 +1,106 @@
+"""The pipeline's process, as far as it can be run inside a test: what it says last and how the agent sees its end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import runtime.lane.child
+from runtime.lane.child import Commands, run
+from runtime.lane.child_protocol import (
+    REPLACE_EXIT_CODE,
+    Command,
+    Render,
+    RenderEnded,
+    Shutdown,
+    Start,
+    Started,
+    decode_event,
+    encode_command,
+    encode_event,
+)
+from runtime.lane.state import Attempt
+from runtime.rules.check import check_request
+from runtime.rules.effective import effective
+from runtime.rules.parameters import to_parameters
+from tests.harness.lane_memory import FakeMemory
+
+WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """Of the socket between the two."""
+
+    agent: socket.socket
+    process: socket.socket
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    """Both open."""
+    agent, process = socket.socketpair()
+    agent.settimeout(WAIT_S)
+    with agent, process:
+        yield Ends(agent=agent, process=process)
+
+
+def ended_in(folder: Path, ends: Ends, memory: FakeMemory, monkeypatch: pytest.MonkeyPatch) -> tuple[int, RenderEnded]:
+    """Runs a process that is given one attempt; its exit code and how the attempt ended."""
+    start = Start(
+        catalog="tests.harness.lane_catalog:catalog",
+        profile="tiny",
+        models_dir=folder,
+        device="cpu",
+        object_store_url=(folder / "objects").as_uri(),
+        warm_model="",
+    )
+    raw = {"model": "phr00t", "prompt": "raises", "width": 256, "height": 256, "num_frames": 5}
+    parameters = to_parameters(effective(check_request(raw), seed=1))
+    render = Render(attempt=Attempt(task_id="a", number=1), parameters=parameters, artifact_prefix="results/a/1/")
+    given: list[Command] = [start, render, Shutdown()]
+    commands = Commands(ends.process)
+    monkeypatch.setattr(commands, "next", lambda: given.pop(0))
+    monkeypatch.setattr(runtime.lane.child, "open_device", lambda name: memory)
+    code = run(commands)
+    commands.end()
+    with ends.agent.makefile("rb") as lines:
+        (event,) = [event for line in lines if isinstance(event := decode_event(line), RenderEnded)]
+    return code, event
+
+
+def test_the_end_says_that_the_process_leaves_when_the_device_is_lost(tmp_path: Path, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = FakeMemory()
+    memory.is_lost = True
+    code, event = ended_in(tmp_path, ends, memory, monkeypatch)
+    assert code == REPLACE_EXIT_CODE
+    assert event.leaving
+
+
+def test_the_process_stays_when_only_the_render_failed(tmp_path: Path, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, event = ended_in(tmp_path, ends, FakeMemory(), monkeypatch)
+    assert code == 0
+    assert not event.leaving
+
+
+def test_the_agent_sees_the_end_at_once_when_the_last_message_was_sent(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The thread that reads held the socket open, so the agent saw the end only when the process was gone, and gave it work until then.
+    gone = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: gone.set())
+    commands = Commands(ends.process)
+    commands.start()
+    commands.tell(Started(device="cpu"))
+    commands.end()
+    with ends.agent.makefile("rb") as lines:
+        assert lines.read() == encode_event(Started(device="cpu"))
+    # The agent can still speak: it does not lose what it has not read yet.
+    ends.agent.sendall(encode_command(Shutdown()))
+    assert commands.next() == Shutdown()
+    ends.agent.shutdown(socket.SHUT_WR)
+    assert gone.wait(WAIT_S)
