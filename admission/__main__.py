@@ -21,6 +21,7 @@ from runtime.logs import configure_logging
 from runtime.objects import open_object_store
 from runtime.process import stop_event
 from runtime.rpc import OVERALL, GrpcServer
+from runtime.settings import problems
 
 # Time for downloads and single calls in work to end; waits and streams are ended at once.
 _GRACE_S = 3.0
@@ -33,7 +34,7 @@ def main() -> int:
     try:
         settings = AdmissionSettings()
     except ValidationError as error:
-        return _fail("; ".join(f"WARMLANE_{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()))
+        return _fail("; ".join(problems(error)))
     configure_logging(settings, process="admission")
     try:
         asyncio.run(_serve(settings))

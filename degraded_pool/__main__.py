@@ -10,7 +10,7 @@ from runtime.lane.main import run_lane
 
 def main() -> int:
     """Runs until SIGTERM or SIGINT; returns the exit code."""
-    return run_lane(Settings(), models=("anisora", "phr00t"), catalog="degraded_pool.catalog:catalog", is_dedicated=False)
+    return run_lane(Settings, models=("anisora", "phr00t"), catalog="degraded_pool.catalog:catalog", is_dedicated=False)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from http_bridge.config import BridgeSettings, split_bind
 from runtime.logs import configure_logging
 from runtime.objects import open_object_store
 from runtime.process import stop_event
+from runtime.settings import problems
 
 _LOG = structlog.get_logger()
 
@@ -103,9 +104,7 @@ def main() -> None:
     try:
         settings = BridgeSettings()
     except ValidationError as error:
-        # Names and reasons only: values may be secrets.
-        for item in error.errors(include_input=False, include_url=False):
-            sys.stderr.write(f"http-bridge: WARMLANE_{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}\n")
+        sys.stderr.writelines(f"http-bridge: {problem}\n" for problem in problems(error))
         raise SystemExit(2) from None
     configure_logging(settings, process="http-bridge")
     if settings.api_key is None:

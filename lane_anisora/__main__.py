@@ -10,7 +10,7 @@ from runtime.lane.main import run_lane
 
 def main() -> int:
     """Runs until SIGTERM or SIGINT; returns the exit code."""
-    return run_lane(Settings(), models=("anisora",), catalog="lane_anisora.pipeline:catalog", is_dedicated=True)
+    return run_lane(Settings, models=("anisora",), catalog="lane_anisora.pipeline:catalog", is_dedicated=True)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,9 @@ class Agent:
                     # Not all lanes of a deployment at the same moment.
                     await following.held(self._settings.stream_life_s * random.uniform(0.8, 1.0))  # noqa: S311
                 except StreamEndedError as error:
-                    _log.warning("stream_ended", stream=following.number, reason=str(error))
+                    # Before the first answer admission is still starting, as lanes and it start together: no cause for alarm.
+                    told = _log.warning if self._state.epoch else _log.info
+                    told("stream_ended", stream=following.number, reason=str(error))
                     await self._leave(following)
                     if current is not None and current.is_over:
                         await self._leave(current)
@@ -227,6 +229,8 @@ class Agent:
         self._records.append(outcome.memory)
         code = outcome.failure.code if outcome.failure is not None else "done"
         _log.info("attempt_ended", task=attempt.task_id, attempt=attempt.number, end=code, render_s=outcome.render_s)
+        if (change := outcome.memory.residency_change) is not None:
+            _log.info("model_switched", released=change.released_model, loaded=change.loaded_model, residue_bytes=change.residue_bytes)
         self._become(lane.ended(self._state, attempt, outcome))
         self._nudge(urgent=True)
 

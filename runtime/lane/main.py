@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import uuid
 from datetime import UTC, datetime
 
 import structlog
+from pydantic import ValidationError
 from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 from warmlane.lane.v1.inspection_service_pb2_grpc import add_InspectionServiceServicer_to_server
 
@@ -19,21 +21,27 @@ from runtime.lane.worker import WorkerSettings
 from runtime.logs import configure_logging
 from runtime.process import stop_event
 from runtime.rpc import OVERALL, GrpcServer, create_channel
+from runtime.settings import problems
 
 _log = structlog.get_logger()
 
 _SERVER_GRACE_S = 1.0
 
 
-def run_lane(settings: LaneSettings, *, models: tuple[str, ...], catalog: str, is_dedicated: bool) -> int:
+def run_lane(settings_class: type[LaneSettings], *, models: tuple[str, ...], catalog: str, is_dedicated: bool) -> int:
     """Runs a lane until SIGTERM or SIGINT; returns the exit code of the process.
 
     Args:
-        settings: of this lane.
+        settings_class: of this lane; read from the environment here.
         models: ids of the models that it serves; exactly one when dedicated.
         catalog: dotted name of the `renderer.Catalog` that loads them.
         is_dedicated: it keeps its model warm.
     """
+    try:
+        settings = settings_class()
+    except ValidationError as error:
+        sys.stderr.writelines(f"lane: {problem}\n" for problem in problems(error))
+        return 2
     configure_logging(settings, process=settings.lane_id)
     identity = LaneIdentity(lane_id=settings.lane_id, boot_id=uuid.uuid4().hex, is_dedicated=is_dedicated, models=models, catalog=catalog)
     try:
