@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
@@ -28,17 +29,17 @@ _log = structlog.get_logger()
 _SERVER_GRACE_S = 1.0
 
 
-def run_lane(settings_class: type[LaneSettings], *, models: tuple[str, ...], catalog: str, is_dedicated: bool) -> int:
+def run_lane(read_settings: Callable[[], LaneSettings], *, models: tuple[str, ...], catalog: str, is_dedicated: bool) -> int:
     """Runs a lane until SIGTERM or SIGINT; returns the exit code of the process.
 
     Args:
-        settings_class: of this lane; read from the environment here.
+        read_settings: reads this lane's settings from the environment; pass the settings class.
         models: ids of the models that it serves; exactly one when dedicated.
         catalog: dotted name of the `renderer.Catalog` that loads them.
         is_dedicated: it keeps its model warm.
     """
     try:
-        settings = settings_class()
+        settings = read_settings()
     except ValidationError as error:
         sys.stderr.writelines(f"lane: {problem}\n" for problem in problems(error))
         return 2

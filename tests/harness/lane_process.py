@@ -8,4 +8,4 @@ from degraded_pool.config import Settings
 from runtime.lane.main import run_lane
 
 if __name__ == "__main__":
-    sys.exit(run_lane(Settings(), models=("anisora",), catalog="tests.harness.lane_catalog:catalog", is_dedicated=True))
+    sys.exit(run_lane(Settings, models=("anisora",), catalog="tests.harness.lane_catalog:catalog", is_dedicated=True))
