@@ -119,7 +119,7 @@ class ModelRules:
         category: what it is for, one word; the frontend groups by it.
         description: what it is good for, one sentence or two.
         modes: in the order to show them.
-        default_mode: mode of a request that names none.
+        default_mode: mode of a request that names none and brings no images.
         fixed_parameters: by field name.
         form_controls: by field name: what the frontend's settings file lists.
         stand_ins: field to another field that means the same when the first is absent under all its names.
@@ -137,6 +137,10 @@ class ModelRules:
     form_controls: Mapping[str, FormControl]
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     frame_multiple: int
+
+    def modes_by_images(self) -> tuple[str, ...]:
+        """Its modes that take images, the one with the most to say first: without a mode, the first whose images were sent is meant."""
+        return tuple(mode for mode in reversed(tuple(MODES)) if mode in self.modes and MODES[mode].images)
 
 
 MODES: Mapping[str, ModeRules] = MappingProxyType(

@@ -17,7 +17,8 @@ _ALL_MODES = tuple(MODES)
 def check_request(raw: Mapping[str, object]) -> GenerationRequest:
     """Checks every field and fills in the defaults.
 
-    Names and aliases are those of the contract; unknown names are ignored, None counts as absent. Images are `ImageReference` or
+    Names and aliases are those of the contract; unknown names are ignored, None counts as absent. Without a mode the images say which
+    one is meant. Images are `ImageReference` or
     `{"key": "inputs/<64 hex>"}`. A field that the model does not use is checked and then held at its default; images that the mode does
     not use are checked and then left out.
 
@@ -25,15 +26,6 @@ def check_request(raw: Mapping[str, object]) -> GenerationRequest:
         InvalidRequestError: with every violation, in field order.
     """
     return _Check(raw).run()
-
-
-MODE_OF_IMAGE = {
-    "arbitrary_frames": "arbitrary_frame",
-    "first_frame_image": "first_last_frame",
-    "last_frame_image": "first_last_frame",
-    "reference_image": "i2v",
-}
-"""Which mode an image field means when the request names none; the first that was sent decides."""
 
 
 class _Check:
@@ -109,9 +101,10 @@ class _Check:
 
     def _meant_mode(self, model: ModelRules) -> str:
         """Without a mode the images say which one is meant: a picture that was sent is never dropped in silence."""
-        sent = {name for name in MODE_OF_IMAGE if self._raw.get(name) not in (None, [], ())}
-        meant = next((mode for name, mode in MODE_OF_IMAGE.items() if name in sent), None)
-        return meant if meant in model.modes else model.default_mode
+        for mode in model.modes_by_images():
+            if any(self._raw.get(name) not in (None, [], ()) for name in MODES[mode].images):
+                return mode
+        return model.default_mode
 
     def _apply_model(self, model: ModelRules) -> None:
         """Holds what the model does not use at its default, leaves out the images that the mode does not use, requires those it does."""

@@ -29,7 +29,7 @@ def parameters_schema(model_id: str) -> dict[str, object]:
         "type": "object",
         "required": [rule.name for rule in FIELDS if rule.required],
         "properties": properties,
-        "allOf": [*_mode_conditions(model), *_stand_in_conditions(model)],
+        "allOf": [*_mode_conditions(model), *_meant_mode_conditions(model), *_stand_in_conditions(model)],
     }
 
 
@@ -119,6 +119,24 @@ def _mode_conditions(model: ModelRules) -> list[dict[str, object]]:
             then["properties"] = {"arbitrary_frames": {"minItems": 1}}
         conditions.append({"if": {"required": ["mode"], "properties": {"mode": {"const": mode}}}, "then": then})
     return conditions
+
+
+def _meant_mode_conditions(model: ModelRules) -> list[dict[str, object]]:
+    """What a body without a mode requires, by the mode that its images mean."""
+    conditions: list[dict[str, object]] = []
+    earlier: list[object] = []
+    for mode in model.modes_by_images():
+        images = MODES[mode].images
+        sent: dict[str, object] = {"anyOf": [_sent(name) for name in images]}
+        meant: dict[str, object] = {"allOf": [{"not": {"required": ["mode"]}}, sent, *({"not": other} for other in earlier)]}
+        conditions.append({"if": meant, "then": {"required": list(images)}})
+        earlier.append(sent)
+    return conditions
+
+
+def _sent(name: str) -> dict[str, object]:
+    """The field is there and not an empty list."""
+    return {"required": [name], "properties": {name: {"minItems": 1}}}
 
 
 def _stand_in_conditions(model: ModelRules) -> list[dict[str, object]]:

@@ -55,9 +55,9 @@ class GenerationRequest(_message.Message):
     model: _builtins.str
     """`anisora` or `phr00t`."""
     mode: _builtins.str
-    """`t2v`, `i2v`, `first_last_frame`, and for anisora `arbitrary_frame`. Unset: the model's default mode."""
+    """`t2v`, `i2v`, `first_last_frame`, and for anisora `arbitrary_frame`. Unset: the mode that the images mean, else the model's default."""
     prompt: _builtins.str
-    """1 to 2000 characters, not blank, no control characters but newline and tab."""
+    """1 to 2000 characters, not blank, no control characters but newline, carriage return and tab."""
     negative_prompt: _builtins.str
     """Up to 1000 characters. Used only where the guidance is over 1. Default: empty."""
     width: _builtins.int
