@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -233,7 +233,16 @@ def test_picture_is_named_when_admission_refuses_it(submit: Run, threaded_admiss
     assert caught.value.message == f"--image {picture}: The image is not PNG, JPEG or WebP."
 
 
-def test_way_to_resume_is_told_when_waiting_is_interrupted(threaded_admission: Served, tmp_path: Path) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Processes started here hear SIGINT, also where the tests run in a shell's background, which ignores it for all below."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_way_to_resume_is_told_when_waiting_is_interrupted(threaded_admission: Served) -> None:
     threaded_admission.script.watched = [made_task(progress=10)]
     threaded_admission.script.hangs = True
     command = [sys.executable, "-m", "command_line", "submit", "--model", "anisora", "--prompt", "a boat", "--wait"]
