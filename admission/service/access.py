@@ -31,7 +31,7 @@ class AccessService(AccessServiceServicer):
         self._clock = clock
         self._doors = doors
 
-    async def CreateSession(self, request: pb.CreateSessionRequest, context: object) -> pb.CreateSessionResponse:  # noqa: N802
+    async def CreateSession(self, request: pb.CreateSessionRequest, context: object) -> pb.CreateSessionResponse:
         """Opens a session for 24 h."""
         self._doors.check()
         token = secrets.token_urlsafe(_TOKEN_BYTES)
@@ -43,7 +43,7 @@ class AccessService(AccessServiceServicer):
         await self._sessions.add_session(session)
         return convert.created_session(session, token)
 
-    async def CheckSession(self, request: pb.CheckSessionRequest, context: object) -> pb.CheckSessionResponse:  # noqa: N802
+    async def CheckSession(self, request: pb.CheckSessionRequest, context: object) -> pb.CheckSessionResponse:
         """Says what a token is worth; at exactly its end a session is over."""
         self._doors.check()
         session = await self._sessions.session(_sha256(request.token)) if request.token else None

@@ -47,7 +47,7 @@ class AdmissionService(AdmissionServiceServicer):
         self._doors = doors
         self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
 
-    async def SubmitTask(self, request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:  # noqa: N802
+    async def SubmitTask(self, request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:
         """Routing step 1 here, all others in the engine. A caller that hangs up cancels this, which frees its place."""
         self._doors.check()
         if len(request.owner) > MAX_OWNER_CHARACTERS:
@@ -57,42 +57,40 @@ class AdmissionService(AdmissionServiceServicer):
         task = await self._doors.hold(self._controller.submit(checked, request.owner), name="submit")
         return pb.SubmitTaskResponse(task=convert.task(convert.fresh(task)))
 
-    async def GetTask(self, request: pb.GetTaskRequest, context: object) -> pb.GetTaskResponse:  # noqa: N802
+    async def GetTask(self, request: pb.GetTaskRequest, context: object) -> pb.GetTaskResponse:
         """The task with its events."""
         self._doors.check()
         view = await self._view(request.task_id)
         return pb.GetTaskResponse(task=convert.task(view, await self._controller.task_events(view.task.task_id)))
 
-    async def WatchTask(self, request: pb.WatchTaskRequest, context: object) -> AsyncIterator[pb.WatchTaskResponse]:  # noqa: N802
+    async def WatchTask(self, request: pb.WatchTaskRequest, context: object) -> AsyncIterator[pb.WatchTaskResponse]:
         """The task now and after every change, until it is terminal."""
         self._doors.check()
         async with aclosing(self._controller.watch(_known(request.task_id))) as views:
             while (view := await self._doors.hold(anext(views, None), name="watch")) is not None:
                 yield pb.WatchTaskResponse(task=convert.task(view))
 
-    async def ListTasks(self, request: pb.ListTasksRequest, context: object) -> pb.ListTasksResponse:  # noqa: N802
+    async def ListTasks(self, request: pb.ListTasksRequest, context: object) -> pb.ListTasksResponse:
         """One page of tasks, without events."""
         self._doors.check()
         return convert.task_page(await self._controller.page(convert.task_query(request)))
 
-    async def CancelTask(self, request: pb.CancelTaskRequest, context: object) -> pb.CancelTaskResponse:  # noqa: N802
+    async def CancelTask(self, request: pb.CancelTaskRequest, context: object) -> pb.CancelTaskResponse:
         """The task afterwards."""
         self._doors.check()
         return pb.CancelTaskResponse(task=convert.task(await self._controller.cancel(_known(request.task_id))))
 
-    async def DeleteTask(self, request: pb.DeleteTaskRequest, context: object) -> pb.DeleteTaskResponse:  # noqa: N802
+    async def DeleteTask(self, request: pb.DeleteTaskRequest, context: object) -> pb.DeleteTaskResponse:
         """Forgets the task and its files."""
         self._doors.check()
         await self._controller.delete(_known(request.task_id))
         return pb.DeleteTaskResponse()
 
-    async def ListModels(self, request: pb.ListModelsRequest, context: object) -> pb.ListModelsResponse:  # noqa: N802
+    async def ListModels(self, request: pb.ListModelsRequest, context: object) -> pb.ListModelsResponse:
         """The rule set, for clients."""
         return convert.models()
 
-    async def UploadInput(  # noqa: N802
-        self, request_iterator: AsyncIterator[pb.UploadInputRequest], context: object
-    ) -> pb.UploadInputResponse:
+    async def UploadInput(self, request_iterator: AsyncIterator[pb.UploadInputRequest], context: object) -> pb.UploadInputResponse:
         """Checks the image whole before anything is stored."""
         self._doors.check()
         content = await _upload(request_iterator)
@@ -102,7 +100,7 @@ class AdmissionService(AdmissionServiceServicer):
             raise invalid(Violation(field="chunk", message=str(error))) from error
         return convert.uploaded(await self._files.put_input(content), image)
 
-    async def ReadResult(self, request: pb.ReadResultRequest, context: object) -> AsyncIterator[pb.ReadResultResponse]:  # noqa: N802
+    async def ReadResult(self, request: pb.ReadResultRequest, context: object) -> AsyncIterator[pb.ReadResultResponse]:
         """One file of a done task, from an offset on."""
         self._doors.check()
         view = await self._view(request.task_id)

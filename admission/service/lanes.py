@@ -33,9 +33,7 @@ class DispatchService(DispatchServiceServicer):
         self._doors = doors
         self._silence_s = silence_s
 
-    async def Attach(  # noqa: N802
-        self, request_iterator: AsyncIterator[pb.AttachRequest], context: object
-    ) -> AsyncIterator[pb.AttachResponse]:
+    async def Attach(self, request_iterator: AsyncIterator[pb.AttachRequest], context: object) -> AsyncIterator[pb.AttachResponse]:
         """Takes reports and sends wishes until either side ends the stream."""
         self._doors.check()
         session = self._controller.open_lane()

@@ -24,7 +24,7 @@ class OperatorService(OperatorServiceServicer):
         self._clock = clock
         self._doors = doors
 
-    async def GetSnapshot(self, request: pb.GetSnapshotRequest, context: object) -> pb.GetSnapshotResponse:  # noqa: N802
+    async def GetSnapshot(self, request: pb.GetSnapshotRequest, context: object) -> pb.GetSnapshotResponse:
         """Everything at one instant."""
         self._doors.check()
         return convert.snapshot(self._controller.snapshot(), self._clock.now().utc)

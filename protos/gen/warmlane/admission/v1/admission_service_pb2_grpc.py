@@ -100,7 +100,7 @@ class AdmissionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTask(self, request, context):
-        """The task as it stands. NOT_FOUND when it is unknown, was deleted or belongs to another owner.
+        """The task as it stands. NOT_FOUND when it is unknown or was deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

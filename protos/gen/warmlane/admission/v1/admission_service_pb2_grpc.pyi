@@ -43,7 +43,7 @@ class AdmissionServiceStub:
     A deadline under 35 s cuts the wait short.
     """
     GetTask: _grpc.UnaryUnaryMultiCallable[_admission_service_pb2.GetTaskRequest, _admission_service_pb2.GetTaskResponse]
-    """The task as it stands. NOT_FOUND when it is unknown, was deleted or belongs to another owner."""
+    """The task as it stands. NOT_FOUND when it is unknown or was deleted."""
     WatchTask: _grpc.UnaryStreamMultiCallable[_admission_service_pb2.WatchTaskRequest, _admission_service_pb2.WatchTaskResponse]
     """The task now and after every change; ends after the terminal state. Changes that come faster than the reader are merged: the
     reader always gets the newest, and the last. Safe to repeat after a break.
@@ -80,7 +80,7 @@ class AdmissionServiceAsyncStub(AdmissionServiceStub):
     A deadline under 35 s cuts the wait short.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_admission_service_pb2.GetTaskRequest, _admission_service_pb2.GetTaskResponse]  # type: ignore[assignment]
-    """The task as it stands. NOT_FOUND when it is unknown, was deleted or belongs to another owner."""
+    """The task as it stands. NOT_FOUND when it is unknown or was deleted."""
     WatchTask: _aio.UnaryStreamMultiCallable[_admission_service_pb2.WatchTaskRequest, _admission_service_pb2.WatchTaskResponse]  # type: ignore[assignment]
     """The task now and after every change; ends after the terminal state. Changes that come faster than the reader are merged: the
     reader always gets the newest, and the last. Safe to repeat after a break.
@@ -126,7 +126,7 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admission_service_pb2.GetTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admission_service_pb2.GetTaskResponse, _abc.Awaitable[_admission_service_pb2.GetTaskResponse]]:
-        """The task as it stands. NOT_FOUND when it is unknown, was deleted or belongs to another owner."""
+        """The task as it stands. NOT_FOUND when it is unknown or was deleted."""
 
     @_abc_1.abstractmethod
     def WatchTask(
