@@ -6,10 +6,12 @@ import asyncio
 import sys
 
 import structlog
+import uvloop
 from pydantic import ValidationError
 
 from admission.config import AdmissionSettings
 from admission.engine import Engine
+from admission.retention import Keeper
 from admission.service.doors import Doors
 from admission.service.errors import translate
 from admission.service.mount import NAMES, services
@@ -37,7 +39,7 @@ def main() -> int:
         return _fail("; ".join(problems(error)))
     configure_logging(settings, process="admission")
     try:
-        asyncio.run(_serve(settings))
+        uvloop.run(_serve(settings))
     except (BindError, ValueError, OSError, StoreUnavailableError, StaleEpochError) as error:
         return _fail(str(error))
     except Exception as error:
@@ -64,23 +66,26 @@ async def _serve(settings: AdmissionSettings) -> None:
         doors.open()
         await _set_serving(server, True)
         _log.info("serving", port=server.port)
-        await _until_stopped(stop, engine)
+        keeper = Keeper(store=store, objects=objects, clock=clock, keep=settings.keep(), used=engine.inputs_in_use)
+        await _until_stopped(stop, engine, keeper)
     finally:
         await _take_down(server, doors, engine, store)
 
 
-async def _until_stopped(stop: asyncio.Event, engine: Engine) -> None:
+async def _until_stopped(stop: asyncio.Event, engine: Engine, keeper: Keeper) -> None:
     """Returns when the process shall stop; raises what makes it impossible to go on."""
     stopped = asyncio.create_task(stop.wait(), name="admission-stop")
     failed = asyncio.create_task(engine.wait_failed(), name="admission-failure")
+    keeping = asyncio.create_task(keeper.run(engine.epoch), name="admission-retention")
     try:
-        await asyncio.wait((stopped, failed), return_when=asyncio.FIRST_COMPLETED)
-        if failed.done():
-            failed.result()
+        await asyncio.wait((stopped, failed, keeping), return_when=asyncio.FIRST_COMPLETED)
+        for ended in (failed, keeping):
+            if ended.done():
+                ended.result()
     finally:
-        for task in (stopped, failed):
+        for task in (stopped, failed, keeping):
             task.cancel()
-        await asyncio.gather(stopped, failed, return_exceptions=True)
+        await asyncio.gather(stopped, failed, keeping, return_exceptions=True)
 
 
 async def _take_down(server: GrpcServer, doors: Doors, engine: Engine, store: Store) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import Field
 
+from admission.retention import Keep
 from runtime.logs import LogSettings
 
 
@@ -15,12 +17,26 @@ class AdmissionSettings(LogSettings):
     Attributes:
         admission_bind: `host:port` to listen on; loopback only; port 0 picks a free one.
         database_url: where task state lives, `sqlite:///path` (three slashes: below the working folder, four: an absolute path).
+        keep_done_days: finished tasks and their videos are kept for so many days; 0: until someone deletes them.
+        keep_failed_days: failed and cancelled tasks; 0: until someone deletes them.
+        keep_events_days: events of lanes and models (a task's own events go with the task); 0: for ever.
         object_store_url: where input images and results live, `file:///folder` or `s3://bucket/prefix`; the same for every process.
     """
 
     admission_bind: str = Field(default="127.0.0.1:50051", description="host:port that admission listens on; loopback only.")
     database_url: str = Field(default="sqlite:///warmlane-data/admission.db", description="Where task state lives.")
+    keep_done_days: float = Field(default=0, ge=0, description="Days for which finished tasks and their videos are kept; 0: until deleted.")
+    keep_failed_days: float = Field(default=30, ge=0, description="Days for which failed and cancelled tasks are kept; 0: until deleted.")
+    keep_events_days: float = Field(default=30, ge=0, description="Days for which events of lanes and models are kept; 0: for ever.")
     object_store_url: str = Field(
         default_factory=lambda: Path("warmlane-data/objects").absolute().as_uri(),
         description="Where input images and results live: file:///folder or s3://bucket/prefix.",
     )
+
+    def keep(self) -> Keep:
+        """How long things are kept."""
+        return Keep(done=_days(self.keep_done_days), failed=_days(self.keep_failed_days), events=_days(self.keep_events_days))
+
+
+def _days(days: float) -> timedelta | None:
+    return timedelta(days=days) if days else None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, assert_never
-from uuid import uuid4
 
 import structlog
 
@@ -16,7 +14,9 @@ from admission.core.commands import (
     Command,
     DiscardAttempt,
     DiscardTask,
+    ForgetLane,
     PersistLane,
+    PersistPolicy,
     PersistTask,
     Publish,
     Record,
@@ -28,8 +28,11 @@ from admission.core.events import (
     AcceptancesNotStored,
     CallerLeft,
     CancelRequested,
+    CapacityReported,
     CoreEvent,
+    FallbackSet,
     LaneDetached,
+    LaneDrainSet,
     LaneReported,
     TaskDeleted,
     TaskSubmitted,
@@ -40,30 +43,37 @@ from admission.core.limits import Limits
 from admission.core.queue import QueueState
 from admission.core.tasks import TERMINAL, Event, LaneId, Model, Task, TaskId, TaskState
 from admission.core.time import Now
+from admission.draws import Draws
 from admission.engine_types import (
+    Accepted,
     InvalidReportError,
+    LaneView,
     LaneWish,
     NotYetStoredError,
     OverloadedError,
+    QueueView,
     SessionEndedError,
     Snapshot,
+    Submission,
+    TaskChange,
     TaskView,
+    UnknownLaneError,
     UnknownTaskError,
 )
 from admission.journal import Journal
 from admission.lane_session import EngineLaneSession
 from admission.object_sweeper import ObjectSweeper
-from admission.store.port import Store, StoreUnavailableError, TaskPage, TaskQuery
+from admission.store.port import EventPage, EventQuery, Store, StoreUnavailableError, TaskPage, TaskQuery
+from admission.submissions import Asking, Submissions
+from admission.watching import Watching
 from runtime.clock import Clock
-from runtime.objects import attempt_prefix, task_prefix
+from runtime.objects import attempt_prefix, input_keys, task_prefix
 from runtime.rules.catalogue import MODELS
 from runtime.rules.effective import effective, latent_tokens
 from runtime.rules.parameters import to_parameters
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
-
-    from runtime.rules.request import GenerationRequest
 
 _log = structlog.get_logger()
 
@@ -76,19 +86,30 @@ _STORE_PATIENCE_S = 10.0
 class Engine:
     """Owns the core, the journal and everyone who waits for them. One event loop; `start` before use, `stop` at the end."""
 
-    def __init__(self, *, store: Store, clock: Clock, objects: ObjectStore, limits: Limits | None = None) -> None:
-        """The store must be open."""
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        objects: ObjectStore,
+        limits: Limits | None = None,
+        new_id: Callable[[], str] | None = None,
+    ) -> None:
+        """The store must be open. `new_id` makes task ids; tests that must come out the same name their own."""
         self._store = store
         self._clock = clock
         self._limits = limits or Limits()
         self._core = QueueState(self._limits, [Model(model) for model in MODELS], self._now())
         self._sweeper = ObjectSweeper(objects)
         self._shown: dict[TaskId, Task] = {}
-        self._callers: dict[TaskId, asyncio.Future[Task]] = {}
-        self._watchers: dict[TaskId, set[asyncio.Event]] = {}
+        self._draws = Draws()
+        self._submissions = Submissions(store, new_id or self._draws.task_id, self._ask, self._callers_left)
+        self._watching = Watching(store, self.task)
         self._sessions: dict[int, EngineLaneSession] = {}
+        self._session_of: dict[LaneId, EngineLaneSession] = {}
         self._session_count = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._armed_s = 0.0
         self._epoch = 0
         self._journal: Journal
         self._writer: asyncio.Task[None] | None = None
@@ -98,10 +119,10 @@ class Engine:
         """Claims the epoch and takes over what the store holds; from then on it serves."""
         self._failure = asyncio.get_running_loop().create_future()
         self._epoch = await self._store.claim_epoch()
-        tasks, lanes = await self._store.unfinished(), await self._store.lanes()
+        tasks, lanes, policies = await self._store.unfinished(), await self._store.lanes(), await self._store.policies()
         self._journal = Journal(self._store, self._epoch, self._carry_out, self._acceptances_not_stored)
         self._shown = {task.task_id: task for task in tasks}
-        self._journal.append(self._core.restore(tasks, lanes, self._now()))
+        self._journal.append(self._core.restore(tasks, lanes, self._now(), policies))
         self._writer = asyncio.create_task(self._journal.run(), name="admission-journal")
         self._writer.add_done_callback(self._writer_ended)
         self._arm_timer()
@@ -119,9 +140,7 @@ class Engine:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
             self._writer = None
-        for future in self._callers.values():
-            if not future.done():
-                future.set_exception(StoreUnavailableError("admission stops"))
+        await self._submissions.close()
         await self._sweeper.close()
 
     async def wait_failed(self) -> None:
@@ -131,37 +150,24 @@ class Engine:
             raise RuntimeError(msg)
         await asyncio.shield(self._failure)
 
-    async def submit(self, request: GenerationRequest, owner: str) -> Task:
+    @property
+    def epoch(self) -> int:
+        """Of this admission; 0 before `start`."""
+        return self._epoch
+
+    def inputs_in_use(self) -> frozenset[str]:
+        """Input images of every task that has not ended, held requests among them."""
+        return frozenset(key for task in self._core.state.tasks.values() for key in input_keys(task.parameters))
+
+    async def submit(self, submission: Submission) -> Accepted:
         """Accepts a checked request: returns once that is on disk.
 
         Raises:
             OverloadedError: the degraded queue is full, or the wait reached its limit.
+            RequestReusedError: the owner used the idempotency key for another request.
             StoreUnavailableError: nothing was stored.
         """
-        seed = request.seed if request.seed >= 0 else secrets.randbelow(2**31)
-        used = effective(request, seed=seed)
-        now = self._now()
-        task = Task(
-            task_id=TaskId(uuid4().hex),
-            owner=owner,
-            model=Model(used.model),
-            mode=used.mode,
-            parameters=to_parameters(used),
-            tokens=latent_tokens(used),
-            state=TaskState.HELD,
-            created_at=now.utc,
-            updated_at=now.utc,
-        )
-        future: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
-        self._callers[task.task_id] = future
-        try:
-            self._handle(TaskSubmitted(task=task), now)
-            return await future
-        except asyncio.CancelledError:
-            self._handle(CallerLeft(task_id=task.task_id))
-            raise
-        finally:
-            del self._callers[task.task_id]
+        return await self._submissions.submit(submission)
 
     async def task(self, task_id: TaskId) -> TaskView | None:
         """The task as last made durable, with its newest progress."""
@@ -170,28 +176,18 @@ class Engine:
 
     async def task_events(self, task_id: TaskId) -> tuple[Event, ...]:
         """What happened to it, oldest first."""
-        return await self._store.events(task_id)
+        found: list[Event] = []
+        while (page := await self._store.events(EventQuery(after=found[-1].sequence if found else 0, task_id=task_id))).events:
+            found += page.events
+        return tuple(found)
 
-    async def watch(self, task_id: TaskId) -> AsyncGenerator[TaskView, None]:
-        """The newest state now and after every change, merged for a slow reader; ends after a terminal one or when it is deleted."""
-        changed = asyncio.Event()
-        watchers = self._watchers.setdefault(task_id, set())
-        watchers.add(changed)
-        try:
-            view = await self.task(task_id)
-            if view is None:
-                raise UnknownTaskError
-            while view is not None:
-                changed.clear()
-                yield view
-                if view.task.state in TERMINAL:
-                    return
-                await changed.wait()
-                view = await self.task(task_id)
-        finally:
-            watchers.discard(changed)
-            if not watchers and self._watchers.get(task_id) is watchers:
-                del self._watchers[task_id]
+    def watch(self, task_id: TaskId, after_sequence: int = 0) -> AsyncGenerator[TaskChange, None]:
+        """The newest state now and after every change with the events after this one; ends after the last or when it is deleted."""
+        return self._watching.watch_task(task_id, after_sequence)
+
+    def watch_events(self, query: EventQuery, *, only_new: bool, follow: bool) -> AsyncGenerator[EventPage, None]:
+        """Stored events, then (`follow`) those that are recorded."""
+        return self._watching.watch_events(query, only_new=only_new, follow=follow)
 
     async def page(self, query: TaskQuery) -> TaskPage:
         """One page of tasks as stored, running ones with their newest progress."""
@@ -205,6 +201,9 @@ class Engine:
         view = await self.task(task_id)
         if view is None:
             raise UnknownTaskError
+        if view.task.state not in TERMINAL:
+            # An admission that replaced this one accepted it; only that one can end it.
+            raise NotYetStoredError
         return view
 
     async def delete(self, task_id: TaskId) -> None:
@@ -212,6 +211,27 @@ class Engine:
         await self.cancel(task_id)
         self._handle(TaskDeleted(task_id=task_id))
         await self._durable(self._journal.delete(task_id))
+
+    async def drain_lane(self, lane_id: LaneId, *, drained: bool) -> LaneView:
+        """Gives the lane no more work, or work again; returns once that is on disk."""
+        self._handle(LaneDrainSet(lane_id=lane_id, drained=drained))
+        await self._durable(self._journal.flushed())
+        lane = self._core.state.lanes.get(lane_id)
+        if lane is None:
+            raise UnknownLaneError
+        return views.view_lane(self._core.state, lane, self._now().monotonic_s)
+
+    async def set_fallback(self, model: Model, *, enabled: bool) -> QueueView:
+        """Sends the model to the pool, or no longer; returns once that is on disk."""
+        self._handle(FallbackSet(model=model, enabled=enabled))
+        await self._durable(self._journal.flushed())
+        return views.view_queue(self._core.state, model, self._now().monotonic_s)
+
+    async def report_capacity(self, model: Model, *, denied_for_s: float | None, reason: str) -> QueueView:
+        """The quota for lanes of the model is denied for so long, or granted; returns once that is on disk."""
+        self._handle(CapacityReported(model=model, denied_for_s=denied_for_s, reason=reason))
+        await self._durable(self._journal.flushed())
+        return views.view_queue(self._core.state, model, self._now().monotonic_s)
 
     def open_lane(self) -> EngineLaneSession:
         """A new stream of some lane; its first report says which."""
@@ -228,6 +248,33 @@ class Engine:
         """Handles what is due by now; the timer calls it, and tests that move the clock."""
         self._handle(TimePassed())
 
+    def _ask(self, asking: Asking, task_id: TaskId) -> None:
+        """Puts a new request before the core."""
+        submission = asking.submission
+        request = submission.request
+        used = effective(request, seed=request.seed if request.seed >= 0 else self._draws.seed())
+        now = self._now()
+        task = Task(
+            task_id=task_id,
+            owner=submission.owner,
+            model=Model(used.model),
+            mode=used.mode,
+            parameters=to_parameters(used),
+            tokens=latent_tokens(used),
+            state=TaskState.HELD,
+            created_at=now.utc,
+            updated_at=now.utc,
+            request_id=submission.request_id,
+            fingerprint=asking.fingerprint,
+        )
+        self._handle(TaskSubmitted(task=task, waited_s=submission.waited_s), now)
+
+    def _callers_left(self, asking: Asking, task_id: TaskId) -> bool:
+        """Whether it was accepted already: then its answer is on its way to the disk."""
+        task = self._core.state.tasks.get(task_id)
+        self._handle(CallerLeft(task_id=task_id, may_return=asking.may_return))
+        return task is None or task.state is not TaskState.HELD
+
     def _now(self) -> Now:
         reading = self._clock.now()
         return Now(monotonic_s=reading.monotonic_s, utc=reading.utc)
@@ -239,53 +286,45 @@ class Engine:
             # The core's state may be half changed: nothing may be decided with it. The store is sound; a fresh process goes on from there.
             self._fail(error)
             raise
-        answers = [command for command in commands if isinstance(command, ReplyOverloaded)]
-        for answer in answers:
-            self._carry_out(answer)
-        if len(commands) > len(answers):
+        if len(commands) == 1 and isinstance(commands[0], ReplyOverloaded):
+            # The hot path under overload: nothing to write, nothing to order.
+            self._carry_out(commands[0])
+        elif commands:
+            for command in commands:
+                if isinstance(command, ReplyOverloaded):
+                    self._carry_out(command)
             self._journal.append([command for command in commands if not isinstance(command, ReplyOverloaded)])
         self._arm_timer()
 
     def _carry_out(self, command: Command) -> None:
         match command:
             case ReplyAccepted(task=task):
-                self._answer(task.task_id, task)
+                self._submissions.answer(task.task_id, task)
             case ReplyOverloaded(task_id=task_id):
-                self._answer(task_id, OverloadedError(command))
+                self._submissions.answer(task_id, OverloadedError(command))
             case Publish(task=task):
                 self._publish(task)
+            case Record(event=event):
+                self._watching.recorded(event)
             case SendWish():
                 self._send_wish(command)
             case DiscardAttempt(task_id=task_id, attempt=attempt):
                 self._sweeper.discard(attempt_prefix(task_id, attempt), unless=lambda: self._is_wanted(task_id, attempt))
             case DiscardTask(task_id=task_id):
-                self._wake_watchers(task_id)
+                self._watching.task_changed(task_id)
                 self._sweeper.discard(task_prefix(task_id))
-            case PersistTask() | PersistLane() | Record():
+            case PersistTask() | PersistLane() | ForgetLane() | PersistPolicy():
                 msg = f"the journal passed on a write: {command!r}"
                 raise AssertionError(msg)
             case _:
                 assert_never(command)
-
-    def _answer(self, task_id: TaskId, answer: Task | Exception) -> None:
-        future = self._callers.get(task_id)
-        if future is None or future.done():
-            return
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
 
     def _publish(self, task: Task) -> None:
         if task.state in TERMINAL:
             self._shown.pop(task.task_id, None)
         else:
             self._shown[task.task_id] = task
-        self._wake_watchers(task.task_id)
-
-    def _wake_watchers(self, task_id: TaskId) -> None:
-        for changed in self._watchers.get(task_id, ()):
-            changed.set()
+        self._watching.task_changed(task.task_id)
 
     async def _is_wanted(self, task_id: TaskId, attempt: int) -> bool:
         """The store, not the core, knows whether an attempt was committed: the core forgets ended tasks."""
@@ -304,8 +343,8 @@ class Engine:
         )
 
     def _acceptances_not_stored(self, task_ids: frozenset[TaskId]) -> None:
-        for task_id in task_ids:
-            self._answer(task_id, StoreUnavailableError("the acceptance could not be stored"))
+        for task_id in sorted(task_ids):
+            self._submissions.answer(task_id, StoreUnavailableError("the acceptance could not be stored"))
         self._handle(AcceptancesNotStored(task_ids=task_ids))
 
     def _take_report(self, session: EngineLaneSession, report: Report) -> None:
@@ -327,14 +366,17 @@ class Engine:
     def _adopt(self, session: EngineLaneSession, lane_id: LaneId) -> None:
         """The newest stream of a lane is the only one."""
         session.lane_id = lane_id
-        for other in list(self._sessions.values()):
-            if other.lane_id == lane_id and other is not session:
-                other.end()
-                del self._sessions[other.number]
+        other = self._session_of.get(lane_id)
+        if other is not None and other is not session:
+            other.end()
+            self._sessions.pop(other.number, None)
+        self._session_of[lane_id] = session
 
     def _detach(self, session: EngineLaneSession) -> None:
         self._sessions.pop(session.number, None)
         if session.lane_id is not None:
+            if self._session_of.get(session.lane_id) is session:
+                del self._session_of[session.lane_id]
             self._handle(LaneDetached(lane_id=session.lane_id, session=session.number))
 
     async def _durable(self, write: Coroutine[None, None, None]) -> None:
@@ -344,14 +386,19 @@ class Engine:
             raise NotYetStoredError from error
 
     def _arm_timer(self) -> None:
+        """Has the core looked at when something is due. A tick that comes too early does no harm, so only an earlier one is set anew."""
+        due_s = self._core.next_due_s()
+        if due_s is None or (self._timer is not None and self._armed_s <= due_s):
+            return
         if self._timer is not None:
             self._timer.cancel()
-        due_s = self._core.next_due_s()
-        if due_s is None:
-            self._timer = None
-            return
         delay_s = max(0.0, due_s - self._clock.now().monotonic_s)
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self.tick)
+        self._armed_s = due_s
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self.tick()
 
     def _writer_ended(self, writer: asyncio.Task[None]) -> None:
         if not writer.cancelled():

@@ -6,9 +6,37 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from admission.core.commands import ReplyOverloaded
     from admission.core.lanes import Availability, LaneSpec, Wish
-    from admission.core.tasks import MemoryRecord, Model, Task, TaskId
+    from admission.core.tasks import Event, FallbackReason, MemoryRecord, Model, Task, TaskId
+    from runtime.rules.request import GenerationRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A checked request and who asks.
+
+    Attributes:
+        request_id: the owner's idempotency key; empty: none.
+        waited_s: how long an admission that went away held the request already; counts against the limit of the wait.
+        abandon: when every caller is gone before the reply and no lane has the task, it is cancelled although it has a request_id.
+    """
+
+    request: GenerationRequest
+    owner: str
+    request_id: str = ""
+    waited_s: float = 0.0
+    abandon: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The durable task; `is_duplicate`: it was made by an earlier request with the same key."""
+
+    task: Task
+    is_duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +51,15 @@ class TaskView:
     task: Task
     queue_position: int | None
     eta_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskChange:
+    """What a watcher of a task is told: how it stands, and every event recorded since it was told last, oldest first."""
+
+    view: TaskView
+    events: tuple[Event, ...]
+    last_sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +94,7 @@ class LaneView:
         reason: why it is not ready; empty when it is.
         last_report_age_s: None when this admission has not heard of it.
         last_memory: figures after its last attempt.
+        is_drained: an operator wants it to get no more work.
     """
 
     spec: LaneSpec
@@ -68,17 +106,30 @@ class LaneView:
     last_report_age_s: float | None
     cold_starts: int
     last_memory: MemoryRecord | None
+    is_drained: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
-    """One model's queue: waiting (depth), its bound, whether a lane of it is ready, tasks with a lease."""
+    """One model's queue: waiting (depth), its bound, whether a lane of it is ready, tasks with a lease.
+
+    Attributes:
+        fallback_reason: why a request that comes now goes the degraded way; None: it does not.
+        fallback_since: since when requests do; None while none did.
+        quota_denied_until: aware UTC; None: not denied.
+        predicted_wait_s: of a request that comes now; None until something was measured.
+    """
 
     model: Model
     depth: int
     max_depth: int
     served: bool
     running: int
+    fallback_reason: FallbackReason | None
+    fallback_since: datetime | None
+    is_fallback_manual: bool
+    quota_denied_until: datetime | None
+    predicted_wait_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +177,14 @@ class OverloadedError(Exception):
 
 class NotYetStoredError(Exception):
     """A cancel or a delete is decided but not on disk yet; it will be when the store takes writes again."""
+
+
+class RequestReusedError(Exception):
+    """The owner used this idempotency key before, for another request."""
+
+
+class UnknownLaneError(Exception):
+    """No lane of this id is known."""
 
 
 class UnknownTaskError(Exception):

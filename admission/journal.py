@@ -8,8 +8,20 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from admission.core.commands import Command, DiscardTask, PersistLane, PersistTask, Publish, Record, ReplyAccepted, SendWish
-from admission.core.tasks import TaskId
+from admission.core.commands import (
+    Command,
+    DiscardTask,
+    ForgetLane,
+    PersistLane,
+    PersistPolicy,
+    PersistTask,
+    Publish,
+    Record,
+    ReplyAccepted,
+    SendWish,
+)
+from admission.core.lanes import KnownLane, ModelPolicy
+from admission.core.tasks import Event, LaneId, Model, Task, TaskId
 from admission.store.port import Batch, Store, StoreUnavailableError
 
 _log = structlog.get_logger()
@@ -17,41 +29,29 @@ _log = structlog.get_logger()
 # How long the writer waits before it tries a failed batch again: quick at first, so that a short lock costs little.
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 2.0
+# More decisions than a busy admission makes during one commit: the store stalls, and what a later decision overtakes need not be kept.
+_FOLDED_AT = 256
+
+
+_PERSISTS = (PersistTask, PersistLane, ForgetLane, PersistPolicy)
+_WRITES = (*_PERSISTS, Record)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Entry:
-    """The commands of one decision, or a deletion; `done` is answered when it is on disk."""
+    """The commands of one decision, or a deletion; every `waiters` is answered when it is on disk."""
 
     commands: Sequence[Command] = ()
     deleted: Sequence[TaskId] = ()
-    done: asyncio.Future[None] | None = None
+    waiters: Sequence[asyncio.Future[None]] = ()
+    writes: bool = False
 
-    @property
-    def writes(self) -> bool:
-        return bool(self.deleted) or any(isinstance(command, PersistTask | PersistLane | Record) for command in self.commands)
-
-    @property
-    def is_foldable(self) -> bool:
-        """Nobody waits for it and it writes nothing."""
-        return self.done is None and not self.writes
-
-    def fold(self, later: _Entry) -> None:
-        """Takes a later entry in: of each task only the newest state is shown, on each stream only the newest wish is sent.
-
-        So what waits for a store that is away for long stays as small as the tasks and lanes there are.
-        """
-        replaced = {_channel(command) for command in later.commands} - {None}
-        self.commands = [command for command in self.commands if _channel(command) not in replaced] + list(later.commands)
+    def __post_init__(self) -> None:
+        self.writes = bool(self.deleted) or any(isinstance(command, _WRITES) for command in self.commands)
 
     def accepted(self) -> list[TaskId]:
         """Tasks whose acceptance this entry would make durable."""
         return [command.task.task_id for command in self.commands if isinstance(command, PersistTask) and command.accepts]
-
-    def without(self, tasks: frozenset[TaskId]) -> _Entry:
-        """The entry less everything about these tasks."""
-        kept = [command for command in self.commands if _task_of(command) not in tasks]
-        return _Entry(commands=kept, deleted=self.deleted, done=self.done)
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class Journal:
     def __init__(
         self, store: Store, epoch: int, carry_out: Callable[[Command], None], not_stored: Callable[[frozenset[TaskId]], None]
     ) -> None:
-        """`carry_out` is called for each command that is not a write; `not_stored` for the acceptances that the store refused."""
+        """`carry_out` is called for each command with an effect beside its write, `not_stored` for acceptances that the store refused."""
         self._store = store
         self._epoch = epoch
         self._carry_out = carry_out
@@ -118,43 +118,78 @@ class Journal:
         if not entry.writes and not self._pending.entries and not self._is_writing:
             self._take_effect([entry])
             return
-        last = self._pending.entries[-1] if self._pending.entries else None
-        if last is not None and last.is_foldable and entry.is_foldable:
-            last.fold(entry)
-        else:
-            self._pending.entries.append(entry)
+        self._pending.entries.append(entry)
+        if len(self._pending.entries) > _FOLDED_AT:
+            self._pending.entries = [_folded(self._pending.entries)]
         self._pending.wake.set()
 
     async def _append_and_wait(self, entry: _Entry) -> None:
-        entry.done = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry.waiters = (done,)
         self._append(entry)
-        await entry.done
+        await done
 
     def _take_effect(self, entries: Iterable[_Entry]) -> None:
         for entry in entries:
             for command in entry.commands:
-                if not isinstance(command, PersistTask | PersistLane | Record):
+                if not isinstance(command, _PERSISTS):
                     self._carry_out(command)
-            if entry.done is not None and not entry.done.done():
-                entry.done.set_result(None)
+            for waiter in entry.waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def _give_up_acceptances(self, failed: list[_Entry]) -> bool:
-        """Puts back what must still be written, less the acceptances, whose callers are told now. True: something is left to write."""
+        """Puts back what must still be written, less the acceptances, whose callers are told now. True: something is left to write.
+
+        What is put back is one entry of what still matters, so that what waits for a store that is away for long stays as small as the
+        tasks and lanes there are, and what happened to them.
+        """
         self._pending.entries = failed + self._pending.entries
         refused = frozenset(task_id for entry in failed for task_id in entry.accepted())
         if refused:
             # What the core decides on hearing it goes behind what is there; that too may speak of tasks that never were.
             self._not_stored(refused)
-            entries = [entry.without(refused) for entry in self._pending.entries]
-            self._pending.entries = [entry for entry in entries if entry.commands or entry.deleted or entry.done]
+        left = _folded(self._pending.entries, without=refused)
+        self._pending.entries = [left] if left.commands or left.deleted or left.waiters else []
         if self._pending.entries:
             self._pending.wake.set()
-        return any(entry.writes for entry in self._pending.entries)
+        return left.writes
+
+
+def _folded(entries: Sequence[_Entry], *, without: frozenset[TaskId] = frozenset()) -> _Entry:
+    """All entries as one, less what speaks of these tasks and what a later command of the same kind makes needless.
+
+    They would be written as one batch anyway. An acceptance that was not tried yet is kept whole: it may still be refused.
+    """
+    kept: list[Command] = []
+    seen: set[tuple[str, object]] = set()
+    for entry in reversed(entries):
+        for command in reversed(entry.commands):
+            channel = _channel(command)
+            if _task_of(command) in without or (channel is not None and channel in seen):
+                continue
+            if channel is not None:
+                seen.add(channel)
+            kept.append(command)
+    kept.reverse()
+    return _Entry(
+        commands=kept,
+        deleted=[task_id for entry in entries for task_id in entry.deleted],
+        waiters=[waiter for entry in entries for waiter in entry.waiters],
+    )
 
 
 def _channel(command: Command) -> tuple[str, object] | None:
     """What a later command of the same kind makes needless; None for what must not be dropped."""
     match command:
+        case PersistTask(task=task, accepts=False):
+            return ("task", task.task_id)
+        case PersistLane(lane=lane):
+            return ("lane", lane.spec.lane_id)
+        case ForgetLane(lane_id=lane_id):
+            return ("lane", lane_id)
+        case PersistPolicy(policy=policy):
+            return ("policy", policy.model)
         case Publish(task=task):
             return ("publish", task.task_id)
         case SendWish(session=session):
@@ -176,15 +211,36 @@ def _task_of(command: Command) -> TaskId | None:
 
 
 def _merged(entries: Sequence[_Entry]) -> Batch:
-    """One transaction of many decisions: of each task the newest state, of each lane the newest specification, every event."""
-    commands = [command for entry in entries for command in entry.commands]
+    """One transaction of many decisions: of each task, lane and policy the newest state, every event."""
+    tasks: dict[TaskId, Task] = {}
+    lanes: dict[LaneId, KnownLane | None] = {}
+    policies: dict[Model, ModelPolicy] = {}
+    events: list[Event] = []
+    for entry in entries:
+        for command in entry.commands:
+            match command:
+                case PersistTask(task=task):
+                    tasks[task.task_id] = task
+                case Record(event=event):
+                    events.append(event)
+                case PersistLane(lane=lane):
+                    lanes[lane.spec.lane_id] = lane
+                case ForgetLane(lane_id=lane_id):
+                    lanes[lane_id] = None
+                case PersistPolicy(policy=policy):
+                    policies[policy.model] = policy
+                case _:
+                    pass
     deleted = [task_id for entry in entries for task_id in entry.deleted]
-    tasks = {command.task.task_id: command.task for command in commands if isinstance(command, PersistTask)}
-    lanes = {command.spec.lane_id: command.spec for command in commands if isinstance(command, PersistLane)}
-    gone = set(deleted)
+    if deleted:
+        gone = set(deleted)
+        tasks = {task_id: task for task_id, task in tasks.items() if task_id not in gone}
+        events = [event for event in events if event.task_id not in gone]
     return Batch(
-        tasks=[task for task in tasks.values() if task.task_id not in gone],
-        lanes=list(lanes.values()),
-        events=[command.event for command in commands if isinstance(command, Record) and command.event.task_id not in gone],
+        tasks=list(tasks.values()),
+        lanes=[lane for lane in lanes.values() if lane is not None],
+        policies=list(policies.values()),
+        events=events,
         deleted=deleted,
+        forgotten_lanes=[lane_id for lane_id, lane in lanes.items() if lane is None],
     )

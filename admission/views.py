@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from admission.core.availability import availability
-from admission.core.routing import predicted_wait_s
+from admission.core.routing import predicted_wait_s, route
 from admission.core.state import Lane, State
-from admission.core.tasks import Task, TaskState
+from admission.core.tasks import Model, Task, TaskId, TaskState
 from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot, TaskView, WorkView
 
 
@@ -15,16 +15,30 @@ def view_task(state: State, task: Task) -> TaskView:
         return TaskView(task=task, queue_position=None, eta_s=state.times.remaining_s(task))
     if task.state is not TaskState.QUEUED or task.task_id not in state.tasks:
         return TaskView(task=task, queue_position=None, eta_s=None)
-    position = next((index for index, task_id in enumerate(state.queues[task.model]) if task_id == task.task_id), None)
-    wait_s = predicted_wait_s(state, task.model, before=task.task_id)
+    position, wait_s = _ahead(state, task.model, task.task_id)
     own_s = state.times.predicted_s(task)
     eta_s = None if wait_s is None or own_s is None else wait_s + own_s
     return TaskView(task=task, queue_position=position, eta_s=eta_s)
 
 
+def _ahead(state: State, model: Model, task_id: TaskId) -> tuple[int | None, float | None]:
+    """How many queued tasks are ahead of this one, and the seconds until a lane takes it: all work but its own and that behind it."""
+    wait_s = predicted_wait_s(state, model)
+    per_token_s = state.times.seconds_per_token(model)
+    position, behind = None, 0
+    for index, other in enumerate(state.queues[model]):
+        if other == task_id:
+            position = index
+        if position is not None:
+            behind += state.tasks[other].tokens
+    if wait_s is None or per_token_s is None:
+        return position, None
+    return position, max(0.0, wait_s - behind * per_token_s / max(1, len(state.ready.get(model, {}))))
+
+
 def view_lane(state: State, lane: Lane, now_s: float) -> LaneView:
     """The lane as operators see it."""
-    status, reason = availability(lane, now_s, state.limits.contact_s, state.limits.unhealthy_s)
+    status, reason = availability(state, lane, now_s)
     report = lane.report
     task = None if lane.lease is None else state.tasks.get(lane.lease.task_id)
     work = None if task is None else WorkView(task_id=task.task_id, attempt=task.attempt, progress=task.progress)
@@ -38,6 +52,24 @@ def view_lane(state: State, lane: Lane, now_s: float) -> LaneView:
         last_report_age_s=None if lane.reported_at_s is None else now_s - lane.reported_at_s,
         cold_starts=0 if report is None else report.cold_starts,
         last_memory=lane.last_memory,
+        is_drained=lane.is_drained,
+    )
+
+
+def view_queue(state: State, model: Model, now_s: float) -> QueueView:
+    """The model's queue as operators see it."""
+    queue, policy, fallback = state.queues[model], state.policy(model), state.fallbacks.get(model)
+    return QueueView(
+        model=model,
+        depth=len(queue),
+        max_depth=state.limits.queue_depth,
+        served=bool(state.ready.get(model)),
+        running=state.backlogs[model].running,
+        fallback_reason=route(state, model, now_s),
+        fallback_since=None if fallback is None else fallback.since.utc,
+        is_fallback_manual=policy.is_fallback_manual,
+        quota_denied_until=policy.quota_denied_until,
+        predicted_wait_s=predicted_wait_s(state, model),
     )
 
 
@@ -48,16 +80,7 @@ def view_all(state: State, epoch: int, now_s: float) -> Snapshot:
     return Snapshot(
         controller_epoch=epoch,
         lanes=tuple(view_lane(state, state.lanes[lane_id], now_s) for lane_id in sorted(state.lanes)),
-        queues=tuple(
-            QueueView(
-                model=model,
-                depth=len(queue),
-                max_depth=state.limits.queue_depth,
-                served=bool(state.ready.get(model)),
-                running=sum(1 for _ in state.running(model)),
-            )
-            for model, queue in sorted(state.queues.items())
-        ),
+        queues=tuple(view_queue(state, model, now_s) for model in sorted(state.queues)),
         degraded=DegradedView(
             depth=state.degraded_depth,
             max_depth=state.limits.degraded_depth,

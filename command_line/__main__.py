@@ -9,23 +9,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from command_line.address import DEFAULT_DATA_DIR
 from command_line.documents import to_json
 from command_line.failures import CommandError
+from command_line.operators import drain, events, fallback
 from command_line.options import Address, AsJson, Output, TaskId
 from command_line.output import check_output
 from command_line.session import with_admission
 from command_line.submit import submit, watch_to_end
-from command_line.tables import print_lanes, print_queues, print_task
+from command_line.tables import output_console, print_lanes, print_pool, print_queues, print_task
 from command_line.up.command import UpArguments, run_up
 
 _EXIT_CODES = (
     "Exit codes: 0 done as asked; 1 the task failed or was cancelled; 2 what was asked is wrong; 3 admission is away or overloaded."
 )
-
-_WIDTH_OF_FILES = 240
 
 app = typer.Typer(
     name="warmlane",
@@ -75,7 +73,7 @@ def status(task_id: TaskId, as_json: AsJson = False, address: Address = None) ->
     if as_json:
         typer.echo(to_json(task))
     else:
-        print_task(_console(), task)
+        print_task(output_console(), task)
 
 
 @app.command()
@@ -93,32 +91,33 @@ def cancel(task_id: TaskId, as_json: AsJson = False, address: Address = None) ->
     if as_json:
         typer.echo(to_json(task))
     else:
-        print_task(_console(), task)
+        print_task(output_console(), task)
 
 
 @app.command()
 def lanes(as_json: AsJson = False, address: Address = None) -> None:
-    """Show every lane: its model, whether it is ready, and why not."""
+    """Show every lane: its model, whether it is ready or drained, and why not."""
     snapshot = with_admission(address, lambda client: client.snapshot())
     if as_json:
         typer.echo(to_json(snapshot))
     else:
-        print_lanes(_console(), snapshot)
+        print_lanes(output_console(), snapshot.lanes)
 
 
 @app.command()
 def queue(as_json: AsJson = False, address: Address = None) -> None:
-    """Show the queues, the degraded pool's waiting room and the counters."""
+    """Show the queues and where new requests go, the degraded pool's waiting room and the counters."""
     snapshot = with_admission(address, lambda client: client.snapshot())
     if as_json:
         typer.echo(to_json(snapshot))
     else:
-        print_queues(_console(), snapshot)
+        print_queues(output_console(), snapshot.queues)
+        print_pool(output_console(), snapshot)
 
 
-def _console() -> Console:
-    """Standard output: as wide as the terminal, or wide enough for whole tables where something else reads it."""
-    return Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_FILES)
+app.command()(drain)
+app.command()(fallback)
+app.command()(events)
 
 
 def main() -> None:

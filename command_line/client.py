@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import Protocol, TypeVar
 
 import grpc
 from warmlane.admission.v1 import (
@@ -18,14 +20,20 @@ from warmlane.generation.v1 import generation_pb2
 
 from runtime.errors import ErrorCode, ServiceError
 from runtime.rpc import create_channel, service_error
+from runtime.submitter import ChannelLine, Patience, Submitter
 
-_CALL_TIMEOUT_S = 5.0
-# The longest wait for a place in the degraded pool is 30 s; a deadline under 35 s would cut it short.
-_SUBMIT_TIMEOUT_S = 40.0
+# Admission takes up to 10 s to make an operator's word durable before it says that it cannot.
+_CALL_TIMEOUT_S = 12.0
 _UPLOAD_TIMEOUT_S = 60.0
-# A stream is opened anew after this time, so that no call lasts for ever.
-_STREAM_TIMEOUT_S = 300.0
+# No call lasts for ever: admission ends a watch after 30 minutes, and this is for an admission that does not.
+_WATCH_TIMEOUT_S = 2_000.0
+_READ_TIMEOUT_S = 300.0
 _RETRY_PAUSE_S = 0.5
+PATIENCE_S = 60.0
+"""How long a stream may stay broken; an admission that restarts is back by then."""
+
+# Somebody sits in front of it: an admission that is not there is told soon, one that goes away with the request is waited for.
+_PATIENCE = Patience(reach_s=1.0)
 _CHUNK_BYTES = 256 * 1024
 
 _CUT_SHORT = ServiceError(code=ErrorCode.SERVICE_UNAVAILABLE, message="The service ended its answer too early.")
@@ -33,19 +41,53 @@ _CUT_SHORT = ServiceError(code=ErrorCode.SERVICE_UNAVAILABLE, message="The servi
 TERMINAL = frozenset({task_pb2.TASK_STATE_DONE, task_pb2.TASK_STATE_FAILED, task_pb2.TASK_STATE_CANCELLED})
 
 
+class _Sequenced(Protocol):
+    @property
+    def last_sequence(self) -> int: ...
+
+
+class _Resumable(Protocol):
+    after_sequence: int
+
+
+_Answer = TypeVar("_Answer", bound=_Sequenced)
+_Sent_co = TypeVar("_Sent_co", covariant=True)
+
+
+class _Stream(Protocol[_Sent_co]):
+    def __aiter__(self) -> AsyncIterator[_Sent_co]: ...
+
+    def cancel(self) -> bool: ...
+
+
+class Listener(Protocol):
+    """Is told when a stream breaks and when it goes on."""
+
+    def broken(self, error: ServiceError) -> None:
+        """Admission is away; it is tried again."""
+        ...
+
+    def resumed(self, after_sequence: int) -> None:
+        """It is back, and the stream goes on after this event."""
+        ...
+
+
 class AdmissionClient:
     """Calls admission over a channel that its maker closes. Every method raises ServiceError."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, patience_s: float = 60.0) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, patience_s: float = PATIENCE_S, listener: Listener | None = None) -> None:
         """Keeps the channel.
 
         Args:
             channel: to admission.
-            patience_s: how long a stream may stay broken before its reader is told; an admission that restarts is back by then.
+            patience_s: how long a stream may stay broken before its reader gets the error.
+            listener: is told of breaks; None: nobody.
         """
         self._tasks = admission_service_pb2_grpc.AdmissionServiceStub(channel)
         self._operator = operator_service_pb2_grpc.OperatorServiceStub(channel)
+        self._submitter = Submitter(ChannelLine(channel), patience=_PATIENCE, now_s=time.monotonic)
         self._patience_s = patience_s
+        self._listener = listener
 
     async def upload(self, content: bytes) -> generation_pb2.InputImage:
         """Brings an image in; the answer names it in a request."""
@@ -59,10 +101,8 @@ class AdmissionClient:
         return answer.image
 
     async def submit(self, request: generation_pb2.GenerationRequest) -> task_pb2.Task:
-        """Asks for a video; returns when it was accepted."""
-        with _refusals():
-            answer = await self._tasks.SubmitTask(admission_service_pb2.SubmitTaskRequest(request=request), timeout=_SUBMIT_TIMEOUT_S)
-        return answer.task
+        """Asks for a video; returns when it was accepted, also by an admission that was restarted meanwhile."""
+        return await self._submitter.submit(request, owner="")
 
     async def task(self, task_id: str) -> task_pb2.Task:
         """The task as it stands, with its events."""
@@ -81,35 +121,75 @@ class AdmissionClient:
         with _refusals():
             return await self._operator.GetSnapshot(operator_service_pb2.GetSnapshotRequest(), timeout=_CALL_TIMEOUT_S)
 
-    async def watch(self, task_id: str) -> AsyncIterator[task_pb2.Task]:
-        """The task now and after every change, to its terminal state; goes on by itself after a break of at most the patience."""
+    async def drain(self, lane_id: str, *, resume: bool) -> operator_service_pb2.LaneSnapshot:
+        """Gives a lane no more work, or work again; the lane afterwards."""
+        request = operator_service_pb2.DrainLaneRequest(lane_id=lane_id, resume=resume)
+        with _refusals():
+            return (await self._operator.DrainLane(request, timeout=_CALL_TIMEOUT_S)).lane
+
+    async def set_fallback(self, model: str, *, enabled: bool) -> operator_service_pb2.QueueSnapshot:
+        """Sends a model to the pool, or no longer; its queue afterwards."""
+        request = operator_service_pb2.SetFallbackRequest(model=model, enabled=enabled)
+        with _refusals():
+            return (await self._operator.SetFallback(request, timeout=_CALL_TIMEOUT_S)).queue
+
+    async def watch(self, task_id: str) -> AsyncGenerator[task_pb2.Task, None]:
+        """The task now and after every change, to its terminal state; `events` are those recorded since the one before.
+
+        Goes on by itself after a break of at most the patience; no event is told twice.
+        """
         request = admission_service_pb2.WatchTaskRequest(task_id=task_id)
-        breaks = _Breaks(self._patience_s)
+        answers = self._resumed(lambda: self._tasks.WatchTask(request, timeout=_WATCH_TIMEOUT_S), request)
+        async with aclosing(answers):
+            async for answer in answers:
+                answer.task.events.extend(answer.events)
+                yield answer.task
+                if answer.task.state in TERMINAL:
+                    return
+        # It ends so when the task is deleted: then this says that there is none.
+        await self.task(task_id)
+        raise _CUT_SHORT
+
+    async def events(self, request: operator_service_pb2.WatchEventsRequest) -> AsyncGenerator[task_pb2.TaskEvent, None]:
+        """What was recorded, in order, from the request's sequence on; goes on by itself after a break, without a gap."""
+        answers = self._resumed(lambda: self._operator.WatchEvents(request, timeout=_WATCH_TIMEOUT_S), request)
+        async with aclosing(answers):
+            async for answer in answers:
+                request.only_new = False
+                for event in answer.events:
+                    yield event
+
+    async def _resumed(self, call: Callable[[], _Stream[_Answer]], request: _Resumable) -> AsyncGenerator[_Answer, None]:
+        """The answers of a stream that ends in order; after a break, of the next one, which begins behind the last answer."""
+        breaks = _Breaks(self._patience_s, self._listener)
         while True:
-            call = self._tasks.WatchTask(request, timeout=_STREAM_TIMEOUT_S)
+            stream = call()
             try:
-                async for answer in call:
-                    breaks.over()
-                    yield answer.task
-                    if answer.task.state in TERMINAL:
-                        return
-                breaks.forgive(_CUT_SHORT)
+                async for answer in stream:
+                    breaks.over(request.after_sequence)
+                    # Before it is handed on: whoever takes it has it.
+                    request.after_sequence = max(request.after_sequence, answer.last_sequence)
+                    yield answer
+                return
             except grpc.RpcError as error:
-                breaks.forgive(service_error(error))
+                told = service_error(error)
+                if _is_recycled(told):
+                    continue
+                breaks.forgive(told)
             finally:
-                call.cancel()
+                stream.cancel()
             await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def read_video(self, task_id: str, write: Callable[[bytes], object]) -> None:
         """Hands the video of a done task to `write`, chunk by chunk in order; goes on at the same byte after a break."""
         request = admission_service_pb2.ReadResultRequest(task_id=task_id, file=admission_service_pb2.RESULT_FILE_VIDEO)
-        breaks = _Breaks(self._patience_s)
+        breaks = _Breaks(self._patience_s, self._listener)
         total: int | None = None
         while True:
-            call = self._tasks.ReadResult(request, timeout=_STREAM_TIMEOUT_S)
+            call = self._tasks.ReadResult(request, timeout=_READ_TIMEOUT_S)
             try:
                 async for answer in call:
-                    breaks.over()
+                    breaks.over(0)
                     total = answer.total_bytes if total is None else total
                     await asyncio.to_thread(write, answer.chunk)
                     request.offset += len(answer.chunk)
@@ -124,28 +204,44 @@ class AdmissionClient:
 
 
 class _Breaks:
-    """How long a stream has been broken."""
+    """How long a stream has been broken, and who is told."""
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, patience_s: float, listener: Listener | None) -> None:
         self._patience_s = patience_s
-        self._last_contact_s = asyncio.get_running_loop().time()
+        self._listener = listener
+        self._broken_at_s: float | None = None
 
-    def over(self) -> None:
+    def over(self, after_sequence: int) -> None:
         """Something came."""
-        self._last_contact_s = asyncio.get_running_loop().time()
+        if self._broken_at_s is not None and self._listener is not None:
+            self._listener.resumed(after_sequence)
+        self._broken_at_s = None
 
     def forgive(self, error: ServiceError) -> None:
         """Raises the error unless trying again may help."""
-        waited_s = asyncio.get_running_loop().time() - self._last_contact_s
-        if error.code != ErrorCode.SERVICE_UNAVAILABLE or waited_s >= self._patience_s:
+        if error.code != ErrorCode.SERVICE_UNAVAILABLE:
+            raise error
+        now_s = asyncio.get_running_loop().time()
+        if self._broken_at_s is None:
+            self._broken_at_s = now_s
+            if self._patience_s > 0 and self._listener is not None:
+                self._listener.broken(error)
+        if now_s - self._broken_at_s >= self._patience_s:
             raise error
 
 
+def _is_recycled(error: ServiceError) -> bool:
+    """The stream was ended because of its age, by admission or by its own deadline; nothing is wrong."""
+    return error.code == ErrorCode.STREAM_RECYCLED or error.metadata.get("grpc_status") == "deadline_exceeded"
+
+
 @asynccontextmanager
-async def admission_client(address: str, *, patience_s: float = 60.0) -> AsyncIterator[AdmissionClient]:
+async def admission_client(
+    address: str, *, patience_s: float = PATIENCE_S, listener: Listener | None = None
+) -> AsyncIterator[AdmissionClient]:
     """A client of the admission at `host:port`, whose channel is closed afterwards."""
     async with create_channel(address) as channel:
-        yield AdmissionClient(channel, patience_s=patience_s)
+        yield AdmissionClient(channel, patience_s=patience_s, listener=listener)
 
 
 @contextmanager
@@ -158,7 +254,7 @@ def _refusals() -> Iterator[None]:
 
 async def last_state(client: AdmissionClient, task_id: str, on_change: Callable[[task_pb2.Task], object]) -> task_pb2.Task:
     """Follows a task to its end, telling every change; returns it as it ended."""
-    async with aclosing(client.watch(task_id)) as changes:  # type: ignore[type-var]
+    async with aclosing(client.watch(task_id)) as changes:
         async for task in changes:
             on_change(task)
     return task

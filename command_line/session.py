@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from command_line.address import find_admission
-from command_line.client import AdmissionClient, admission_client
+from command_line.client import PATIENCE_S, AdmissionClient, Listener, admission_client
 from command_line.failures import CommandError, ExitCode, command_error
 from runtime.errors import ServiceError
 
@@ -15,7 +15,11 @@ _T = TypeVar("_T")
 
 
 def with_admission(
-    address: str | None, work: Callable[[AdmissionClient], Awaitable[_T]], *, interrupted: Callable[[], str] | None = None
+    address: str | None,
+    work: Callable[[AdmissionClient], Awaitable[_T]],
+    *,
+    interrupted: Callable[[], str] | None = None,
+    listener: Listener | None = None,
 ) -> _T:
     """Runs `work` with a client.
 
@@ -23,6 +27,7 @@ def with_admission(
         address: as named by option or environment; None looks for it.
         work: what the command does.
         interrupted: what to say after Ctrl-C.
+        listener: is told when a stream breaks and when it goes on.
 
     Raises:
         CommandError: admission refused, could not be reached, or Ctrl-C came.
@@ -30,7 +35,7 @@ def with_admission(
     found = find_admission(address)
 
     async def run() -> _T:
-        async with admission_client(found) as client:
+        async with admission_client(found, patience_s=PATIENCE_S, listener=listener) as client:
             return await work(client)
 
     try:

@@ -11,6 +11,7 @@ from rich.console import Console
 from warmlane.admission.v1 import task_pb2
 from warmlane.generation.v1 import generation_pb2
 
+from command_line.breaks import SaidBreaks, told_if_given_up
 from command_line.client import AdmissionClient, last_state
 from command_line.documents import to_json
 from command_line.failures import CommandError, ExitCode
@@ -82,12 +83,13 @@ def watch_to_end(address: str | None, task_id: str, *, output: Path | None, as_j
         # An unknown task, or an admission that is away, is told at once; breaks that come later are waited out.
         await client.task(task_id)
         with TaskProgress(progress, visible=not as_json) as shown:
-            task = await last_state(client, task_id, _printed_change if as_json else shown.show)
+            following = last_state(client, task_id, _printed_change if as_json else shown.show)
+            task = await told_if_given_up(following, _resume(task_id, output, address))
         if output is not None and task.state == task_pb2.TASK_STATE_DONE:
             await save_video(client, task, output)
         return task
 
-    task = with_admission(address, work, interrupted=lambda: _resume(task_id, output, address))
+    task = with_admission(address, work, interrupted=lambda: _resume(task_id, output, address), listener=SaidBreaks(progress))
     _conclude(task, output=output, quiet=as_json)
 
 
@@ -111,9 +113,10 @@ class _Submission:
         self._as_json = as_json
         self._address = address
         self._task_id = ""
+        self._progress = Console(stderr=True)
 
     def run(self) -> None:
-        task = with_admission(self._address, self._work, interrupted=self._interrupted)
+        task = with_admission(self._address, self._work, interrupted=self._interrupted, listener=SaidBreaks(self._progress))
         if self._as_json:
             typer.echo(to_json(task))
         if self._wait:
@@ -123,14 +126,15 @@ class _Submission:
             typer.echo(f"accepted; watch it with: {_watch_command(task.task_id, None, self._address)}", err=True)
 
     async def _work(self, client: AdmissionClient) -> task_pb2.Task:
-        with TaskProgress(Console(stderr=True)) as shown:
+        with TaskProgress(self._progress) as shown:
             task = await client.submit(await attach_pictures(self._request, self._pictures, client))
             self._task_id = task.task_id
             _tell_difference(self._request, task.request)
             if not self._wait:
                 return task
             shown.show(task)
-            task = await last_state(client, task.task_id, shown.show)
+            following = last_state(client, task.task_id, shown.show)
+            task = await told_if_given_up(following, _resume(task.task_id, self._output, self._address))
         if self._output is not None and task.state == task_pb2.TASK_STATE_DONE:
             await save_video(client, task, self._output)
         return task

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+
 from google.protobuf.duration_pb2 import Duration
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +13,13 @@ from warmlane.admission.v1 import operator_service_pb2, task_pb2
 
 from command_line.documents import enum_name
 from command_line.progress import describe
+
+_WIDTH_OF_FILES = 240
+
+
+def output_console() -> Console:
+    """Standard output: as wide as the terminal, or wide enough for whole tables where something else reads it."""
+    return Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_FILES)
 
 
 def print_task(console: Console, task: task_pb2.Task) -> None:
@@ -34,27 +44,48 @@ def print_task(console: Console, task: task_pb2.Task) -> None:
         _line(console, f"{event.created_at.ToJsonString()}  {event.event_type}  {about}")
 
 
-def print_lanes(console: Console, snapshot: operator_service_pb2.GetSnapshotResponse) -> None:
-    """Every lane ever seen."""
+def event_line(event: task_pb2.TaskEvent) -> str:
+    """One event: its number, when, what, and what it concerns."""
+    about = [
+        event.value,
+        f"({event.reason})" if event.reason else "",
+        f"model {event.model}" if event.model else "",
+        f"lane {event.lane_id}" if event.lane_id else "",
+        f"task {event.task_id}" if event.task_id else "",
+        f"attempt {event.attempt}" if event.attempt else "",
+    ]
+    words = [str(event.sequence), event.created_at.ToJsonString(), event.event_type, *about]
+    return "  ".join(word for word in words if word)
+
+
+def print_lanes(console: Console, lanes: Iterable[operator_service_pb2.LaneSnapshot]) -> None:
+    """Lanes, one a row."""
     table = _table("lane", "availability", "resident", "task", "last report", "device", "why")
-    for lane in snapshot.lanes:
+    for lane in lanes:
         availability = enum_name(operator_service_pb2.Availability.DESCRIPTOR, lane.availability) or ""
         work = f"{lane.task_id} #{lane.attempt}, {lane.progress} %" if lane.task_id else ""
         age = f"{_seconds(lane.last_report_age)} ago" if lane.HasField("last_report_age") else "never"
-        cells = (lane.lane_id, availability, lane.resident_model, work, age, lane.device, lane.reason)
+        shown = f"{availability}, drained" if lane.drained else availability
+        cells = (lane.lane_id, shown, lane.resident_model, work, age, lane.device, lane.reason)
         table.add_row(*(escape(cell) for cell in cells))
-    if snapshot.lanes:
+    if table.row_count:
         console.print(table)
     else:
         _line(console, "no lane was ever seen")
 
 
-def print_queues(console: Console, snapshot: operator_service_pb2.GetSnapshotResponse) -> None:
-    """The queues, the degraded pool's waiting room, and what was counted."""
-    table = _table("queue", "waiting", "limit", "running", "served by its own lane")
-    for queue in snapshot.queues:
-        table.add_row(queue.model, str(queue.depth), str(queue.max_depth), str(queue.running), "yes" if queue.served else "no")
+def print_queues(console: Console, queues: Iterable[operator_service_pb2.QueueSnapshot]) -> None:
+    """Queues, one a row."""
+    table = _table("queue", "waiting", "limit", "running", "predicted wait", "quota denied until", "new requests go to")
+    for queue in queues:
+        wait = _seconds(queue.predicted_wait) if queue.HasField("predicted_wait") else "not measured yet"
+        denied = queue.quota_denied_until.ToJsonString() if queue.HasField("quota_denied_until") else "-"
+        table.add_row(queue.model, str(queue.depth), str(queue.max_depth), str(queue.running), wait, denied, _way(queue))
     console.print(table)
+
+
+def print_pool(console: Console, snapshot: operator_service_pb2.GetSnapshotResponse) -> None:
+    """The degraded pool's waiting room, and what was counted."""
     pool = snapshot.degraded
     told = f"degraded pool: {pool.depth} of {pool.max_depth} places taken ({pool.held} held, {pool.rescued} rescued)"
     if pool.held:
@@ -66,6 +97,15 @@ def print_queues(console: Console, snapshot: operator_service_pb2.GetSnapshotRes
         f"since admission started: {counted.accepted} accepted, {counted.fallbacks} fallbacks, "
         f"{counted.overloaded_depth + counted.overloaded_wait} refused as overloaded, {counted.lanes_lost} attempts lost with their lane",
     )
+
+
+def _way(queue: operator_service_pb2.QueueSnapshot) -> str:
+    """Where a request of the model goes now, why, and since when."""
+    reason = enum_name(task_pb2.FallbackReason.DESCRIPTOR, queue.fallback_reason)
+    if reason is None:
+        return "its own lanes"
+    since = f" since {queue.fallback_since.ToJsonString()}" if queue.HasField("fallback_since") else ""
+    return f"the degraded pool ({reason}{since})"
 
 
 def _lane(task: task_pb2.Task) -> str:

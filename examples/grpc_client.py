@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
+from uuid import uuid4
 
 import grpc
 from google.rpc import error_details_pb2
@@ -41,12 +42,22 @@ def submit(service: AdmissionServiceStub, prompt: str, image: InputImage) -> tas
     request = GenerationRequest(
         model="anisora", mode="i2v", prompt=prompt, width=512, height=512, num_frames=17, seed=7, reference_image=image
     )
-    # Where no dedicated lane is ready, admission waits up to 30 s for a place in the shared pool before it answers.
-    return service.SubmitTask(admission.SubmitTaskRequest(request=request), timeout=40).task
+    # Where no dedicated lane is ready, admission waits up to 30 s for a place in the shared pool before it answers. With a request_id the
+    # call may be repeated after a break: it gives the same task, whether or not the first call arrived.
+    call = admission.SubmitTaskRequest(request=request, request_id=uuid4().hex)
+    try:
+        return service.SubmitTask(call, timeout=40).task
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            raise
+        return service.SubmitTask(call, timeout=40, wait_for_ready=True).task
 
 
 def watch(service: AdmissionServiceStub, task_id: str) -> task_pb2.Task:
-    """Tells every change until the task ends. The stream may be opened again after a break: it begins with the present state."""
+    """Tells every change until the task ends. After a break the stream may be opened again: it begins with the present state.
+
+    `answer.events` is what was recorded; `after_sequence` of the next stream, set to the last `last_sequence`, leaves out what was seen.
+    """
     task = task_pb2.Task()
     for answer in service.WatchTask(admission.WatchTaskRequest(task_id=task_id), timeout=3600):
         task = answer.task

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -13,6 +14,7 @@ from warmlane.admission.v1 import admission_service_pb2 as admission
 from warmlane.admission.v1.task_pb2 import Task, TaskState
 
 from runtime.rpc import create_channel, service_error
+from runtime.submitter import ChannelLine, Patience, Submitter
 
 if TYPE_CHECKING:
     from warmlane.generation.v1.generation_pb2 import GenerationRequest
@@ -21,8 +23,6 @@ _Reply = TypeVar("_Reply")
 
 # Reads and small writes answer within milliseconds; the rest is for a disk that stalls.
 _CALL_TIMEOUT_S = 10.0
-# A request is held at most 30 s for a place in the degraded pool and answered 0.5 s later; a deadline under 35 s would cut that short.
-_SUBMIT_TIMEOUT_S = 40.0
 
 
 class AdmissionClient:
@@ -31,9 +31,11 @@ class AdmissionClient:
     Every method raises `runtime.errors.ServiceError`: what admission refused, or `service_unavailable` when it is out of reach.
     """
 
-    def __init__(self, address: str) -> None:
-        """Keeps the address, `host:port`; `open` connects."""
+    def __init__(self, address: str, *, patience: Patience | None = None, now_s: Callable[[], float] = time.monotonic) -> None:
+        """Keeps the address, `host:port`; `open` connects. `patience` is for submissions, measured by `now_s`."""
         self._address = address
+        self._patience = patience or Patience()
+        self._now_s = now_s
         self._channel: grpc.aio.Channel | None = None
 
     async def open(self) -> None:
@@ -42,6 +44,7 @@ class AdmissionClient:
         self._channel = channel
         self._admission = admission_service_pb2_grpc.AdmissionServiceStub(channel)
         self._access = access_service_pb2_grpc.AccessServiceStub(channel)
+        self._submitter = Submitter(ChannelLine(channel), patience=self._patience, now_s=self._now_s)
 
     async def close(self) -> None:
         """Ends every call and the connection."""
@@ -57,10 +60,12 @@ class AdmissionClient:
         """Says what a session token is worth."""
         return await _answer(self._access.CheckSession(access.CheckSessionRequest(token=token), timeout=_CALL_TIMEOUT_S))
 
-    async def submit_task(self, request: GenerationRequest, owner: str) -> Task:
-        """Asks for a video; returns when it is accepted. Cancelling the coroutine gives the held place back."""
-        message = admission.SubmitTaskRequest(request=request, owner=owner)
-        return (await _answer(self._admission.SubmitTask(message, timeout=_SUBMIT_TIMEOUT_S))).task
+    async def submit_task(self, request: GenerationRequest, owner: str, key: str = "") -> Task:
+        """Asks for a video; returns when it is accepted, by an admission that was restarted meanwhile if need be.
+
+        Cancelling the coroutine gives the held place back. `key` is the client's own key of the request.
+        """
+        return await self._submitter.submit(request, owner, key)
 
     async def get_task(self, task_id: str) -> Task:
         """The task with its events."""

@@ -48,6 +48,7 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
             status=503, user_action="No worker can take the request now. Send it again after the time in Retry-After.", retry_after_s=10
         ),
         ErrorCode.TASK_NOT_FOUND: _Kind(status=404, user_action="Check the task id; the task may have been deleted."),
+        ErrorCode.LANE_NOT_FOUND: _Kind(status=404, user_action="Check the lane's name; the admin pages list every lane."),
         ErrorCode.TASK_NOT_DONE: _Kind(status=425, user_action="Poll /status until it says done, then ask again."),
         ErrorCode.UNAUTHENTICATED: _Kind(
             status=401, user_action="Send the header X-API-Key, or open a session with POST /auth/session and send its cookie."

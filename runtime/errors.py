@@ -20,6 +20,7 @@ class ErrorCode(StrEnum):
     QUEUE_OVERLOADED = "queue_overloaded"
     TASK_NOT_FOUND = "task_not_found"
     TASK_NOT_DONE = "task_not_done"
+    LANE_NOT_FOUND = "lane_not_found"
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     RATE_LIMITED = "rate_limited"
@@ -27,6 +28,7 @@ class ErrorCode(StrEnum):
     INVALID_REPORT = "invalid_report"
     PROTOCOL_VERSION_UNSUPPORTED = "protocol_version_unsupported"
     SESSION_ENDED = "session_ended"
+    STREAM_RECYCLED = "stream_recycled"
     INTERNAL = "internal"
 
 

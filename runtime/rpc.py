@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import NoReturn, Protocol, TypeVar, cast
 
 import grpc
@@ -37,6 +38,7 @@ _STATUS: Mapping[str, grpc.StatusCode] = {
     ErrorCode.QUEUE_OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ErrorCode.TASK_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     ErrorCode.TASK_NOT_DONE: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.LANE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     ErrorCode.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     ErrorCode.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     ErrorCode.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -44,6 +46,7 @@ _STATUS: Mapping[str, grpc.StatusCode] = {
     ErrorCode.INVALID_REPORT: grpc.StatusCode.INVALID_ARGUMENT,
     ErrorCode.PROTOCOL_VERSION_UNSUPPORTED: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorCode.SESSION_ENDED: grpc.StatusCode.ABORTED,
+    ErrorCode.STREAM_RECYCLED: grpc.StatusCode.ABORTED,
     ErrorCode.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 
@@ -89,9 +92,9 @@ class RpcContext(Protocol):
 
 async def abort(context: RpcContext, error: ServiceError) -> NoReturn:
     """Ends the call with the error's gRPC status, carrying ErrorInfo (domain `warmlane`), BadRequest and RetryInfo where they apply."""
-    code = _STATUS.get(error.code, grpc.StatusCode.UNKNOWN)
-    status = _rich_status(code, error)
-    await context.abort(code, status.message, ((_DETAILS_KEY, status.SerializeToString()),))
+    encode = _encoded if error.violations else _remembered
+    code, message, details = encode(error.code, error.message, tuple(error.metadata.items()), error.retry_after_s, error.violations)
+    await context.abort(code, message, ((_DETAILS_KEY, details),))
 
 
 def service_error(error: grpc.RpcError) -> ServiceError:
@@ -218,6 +221,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, translate: Translate | None = None) -> None:
         """Keeps the translation of the process's own errors."""
         self._translate = translate
+        # By method: what a server finds for a method stays the same, and this runs at every call.
+        self._wrapped: dict[str, tuple[object, object]] = {}
 
     async def intercept_service(
         self,
@@ -229,6 +234,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return handler
         method = handler_call_details.method
+        known, wrapped = self._wrapped.get(method, (None, None))
+        if known is not handler:
+            wrapped = self._wrap(handler, method)
+            self._wrapped[method] = (handler, wrapped)
+        return cast("grpc.RpcMethodHandler[_In, _Out]", wrapped)
+
+    def _wrap(self, handler: grpc.RpcMethodHandler[_In, _Out], method: str) -> object:
         for kind, make in _HANDLER_KINDS.items():
             behaviour = getattr(handler, kind)
             if behaviour is None:
@@ -239,7 +251,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 wrapped = self._wrap_call(behaviour, method)
             else:
                 return handler
-            return cast("grpc.RpcMethodHandler[_In, _Out]", make(wrapped, handler.request_deserializer, handler.response_serializer))
+            return make(wrapped, handler.request_deserializer, handler.response_serializer)
         return handler
 
     def _wrap_call(self, behaviour: Callable[..., Awaitable[object]], method: str) -> object:
@@ -292,17 +304,24 @@ _HANDLER_KINDS: Mapping[str, Callable[..., object]] = {
 }
 
 
-def _rich_status(code: grpc.StatusCode, error: ServiceError) -> status_pb2.Status:
-    info = error_details_pb2.ErrorInfo(reason=error.code.upper(), domain=ERROR_DOMAIN, metadata=error.metadata)
-    details: list[Message] = [info]
-    if error.retry_after_s is not None:
+def _encoded(
+    reason: str, message: str, metadata: tuple[tuple[str, str], ...], retry_after_s: float | None, violations: tuple[Violation, ...]
+) -> tuple[grpc.StatusCode, str, bytes]:
+    """Code, message and serialized google.rpc.Status of a refusal."""
+    code = _STATUS.get(reason, grpc.StatusCode.UNKNOWN)
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason.upper(), domain=ERROR_DOMAIN, metadata=dict(metadata))]
+    if retry_after_s is not None:
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        retry.retry_delay.FromMilliseconds(round(retry_after_s * 1000))
         details.append(retry)
-    status = status_pb2.Status(code=code.value[0], message=_cut(error.message), details=[_packed(detail) for detail in details])
-    if error.violations:
-        status.details.append(_packed(_bad_request(error.violations, _MAX_STATUS_BYTES - status.ByteSize())))
-    return status
+    status = status_pb2.Status(code=code.value[0], message=_cut(message), details=[_packed(detail) for detail in details])
+    if violations:
+        status.details.append(_packed(_bad_request(violations, _MAX_STATUS_BYTES - status.ByteSize())))
+    return code, status.message, status.SerializeToString()
+
+
+# An overloaded queue gives thousands of answers a second, of which few differ.
+_remembered = lru_cache(maxsize=256)(_encoded)
 
 
 def _bad_request(violations: tuple[Violation, ...], room_bytes: int) -> error_details_pb2.BadRequest:

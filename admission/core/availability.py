@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from admission.core import rescues
 from admission.core.lanes import Availability
-from admission.core.state import Lane, Turn
+from admission.core.state import Lane, State, Turn
 from admission.core.tasks import Event, LaneId, Model
 
 
-def availability(lane: Lane, now_s: float, contact_s: float, unhealthy_s: float) -> tuple[Availability, str]:
-    """The availability and, unless it is ready, why."""
-    report = lane.report
-    if report is None or lane.reported_at_s is None:
-        return Availability.COLD, "not in contact since admission started"
-    if lane.unhealthy_since_s is not None and now_s >= lane.unhealthy_since_s + unhealthy_s:
+def availability(state: State, lane: Lane, now_s: float) -> tuple[Availability, str]:
+    """The availability and, unless it is ready, why. A denied quota says nothing about a lane that is in contact: it runs already."""
+    report, limits = lane.report, state.limits
+    if report is None or lane.reported_at_s is None or now_s >= lane.reported_at_s + limits.contact_s:
+        if any(state.is_quota_denied(model, now_s) for model in lane.spec.models):
+            return Availability.UNAVAILABLE, "not in contact, and the quota for its model is denied"
+        if report is None:
+            return Availability.COLD, "not in contact since admission started"
+    if lane.unhealthy_since_s is not None and now_s >= lane.unhealthy_since_s + limits.unhealthy_s:
         return Availability.UNAVAILABLE, report.reason or "its health check fails"
-    if now_s >= lane.reported_at_s + contact_s:
-        return Availability.COLD, f"out of contact for more than {contact_s:g} s"
+    if lane.reported_at_s is None or now_s >= lane.reported_at_s + limits.contact_s:
+        return Availability.COLD, f"out of contact for more than {limits.contact_s:g} s"
     if not report.healthy:
         return Availability.COLD, report.reason or "its health check fails"
+    if lane.is_drained:
+        return Availability.COLD, "drained by an operator"
     if report.draining:
-        return Availability.COLD, "draining"
+        return Availability.COLD, "it is being stopped"
     if not report.warm:
         return Availability.COLD, report.reason or "not warm yet"
     return Availability.READY, ""
@@ -40,17 +45,19 @@ def is_idle(lane: Lane) -> bool:
 
 def refresh(turn: Turn, lane: Lane) -> None:
     """Puts the lane on the lists where it belongs now; call it after every change of the lane and when its contact may have run out."""
-    limits = turn.state.limits
-    status, reason = availability(lane, turn.now_s, limits.contact_s, limits.unhealthy_s)
+    state = turn.state
+    status, reason = availability(state, lane, turn.now_s)
     ready = status is Availability.READY
     key = None if lane.is_pool else lane.spec.models[0]
-    _put(turn.state.ready.setdefault(key, {}), lane, present=ready)
-    _put(turn.state.idle.setdefault(key, {}), lane, present=ready and is_idle(lane))
+    serves = ready and (key is None or not state.policy(key).is_fallback_manual)
+    _put(state.ready[key], lane, present=serves)
+    _put(state.idle[key], lane, present=serves and is_idle(lane))
     if ready is not lane.is_ready:
         lane.is_ready = ready
-        turn.record(
-            Event(event_type="lane_ready" if ready else "lane_not_ready", created_at=turn.now.utc, lane_id=lane.spec.lane_id, reason=reason)
-        )
+        event_type = "lane_ready" if ready else "lane_not_ready"
+        # How long it took from the first word of its process: the cold start as admission saw it.
+        value = f"{turn.now_s - lane.booted_at_s:.3f}" if ready else status.value
+        turn.record(Event(event_type=event_type, created_at=turn.now.utc, lane_id=lane.spec.lane_id, value=value, reason=reason))
     if key is not None:
         note_service(turn, key)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from admission.core.lanes import LaneSpec, Wish
+from admission.core.lanes import KnownLane, ModelPolicy, Wish
 from admission.core.tasks import Event, LaneId, Task, TaskId
 
 
@@ -23,9 +23,23 @@ class PersistTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersistLane:
-    """Write what the lane is."""
+    """Write what is known of the lane."""
 
-    spec: LaneSpec
+    lane: KnownLane
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetLane:
+    """Remove what was kept of the lane."""
+
+    lane_id: LaneId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersistPolicy:
+    """Write what operators said about a model."""
+
+    policy: ModelPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,4 +116,7 @@ class DiscardTask:
     task_id: TaskId
 
 
-Command = PersistTask | PersistLane | Record | ReplyAccepted | ReplyOverloaded | Publish | SendWish | DiscardAttempt | DiscardTask
+Write = PersistTask | PersistLane | ForgetLane | PersistPolicy | Record
+"""What goes to the store, all of one decision in one transaction."""
+
+Command = Write | ReplyAccepted | ReplyOverloaded | Publish | SendWish | DiscardAttempt | DiscardTask

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from admission.core import leases
 from admission.core.availability import forget_service, refresh
-from admission.core.commands import PersistLane
+from admission.core.commands import ForgetLane, PersistLane
 from admission.core.deadlines import Due
-from admission.core.lanes import Lease, Report, Work
+from admission.core.lanes import KnownLane, Lease, Report, Work
 from admission.core.state import Lane, Turn
-from admission.core.tasks import Event, LaneId
+from admission.core.tasks import Event, LaneId, changed
 
 # Enough for the processes of one lane id that can be alive at once in a rolling update.
 _BOOTS_KEPT = 8
@@ -23,6 +21,7 @@ def hear(turn: Turn, report: Report) -> None:
         return
     lane = _lane_of(turn, report)
     is_first = report.session > lane.session
+    _note_cold_start(turn, lane, report, is_known=known is not None)
     if report.boot_id != lane.boot_id:
         _boot(turn, lane, report)
     lane.session = report.session
@@ -35,9 +34,7 @@ def hear(turn: Turn, report: Report) -> None:
         lane.unhealthy_since_s = turn.now_s
         turn.state.deadlines.set(turn.now_s + turn.state.limits.unhealthy_s, Due.HEALTH, lane.spec.lane_id)
     lane.lease_expires_at_s = turn.now_s + turn.state.limits.lease_s
-    if not lane.contact_watched:
-        lane.contact_watched = True
-        turn.state.deadlines.set(turn.now_s + turn.state.limits.contact_s, Due.CONTACT, lane.spec.lane_id)
+    watch_contact(turn, lane, turn.now_s)
     before = lane.wish.sequence
     if is_first:
         # What was sent on the older stream may never have come: before the lane saw this answer, nothing it says counts against a lease.
@@ -59,13 +56,37 @@ def detach(turn: Turn, lane_id: LaneId, session: int) -> None:
 def look_at_contact(turn: Turn, lane: Lane) -> None:
     """Contact may have run out."""
     lane.contact_watched = False
-    if lane.reported_at_s is None:
-        return
-    runs_out_s = lane.reported_at_s + turn.state.limits.contact_s
-    if runs_out_s > turn.now_s:
-        lane.contact_watched = True
-        turn.state.deadlines.set(runs_out_s, Due.CONTACT, lane.spec.lane_id)
+    state = turn.state
+    heard_s = _heard_s(turn, lane)
+    if heard_s + state.limits.contact_s > turn.now_s:
+        watch_contact(turn, lane, heard_s)
+    elif not lane.absence_watched:
+        lane.absence_watched = True
+        state.deadlines.set(heard_s + state.limits.lane_forgotten_s, Due.ABSENCE, lane.spec.lane_id)
     refresh(turn, lane)
+
+
+def look_at_absence(turn: Turn, lane: Lane) -> None:
+    """It may not have been heard of for so long that it is as if it had never been."""
+    lane.absence_watched = False
+    forgotten_s = _heard_s(turn, lane) + turn.state.limits.lane_forgotten_s
+    if turn.now_s < forgotten_s:
+        # It came back meanwhile, and may be gone again.
+        lane.absence_watched = True
+        turn.state.deadlines.set(forgotten_s, Due.ABSENCE, lane.spec.lane_id)
+        return
+    lane_id = lane.spec.lane_id
+    forget_service(turn, lane)
+    del turn.state.lanes[lane_id]
+    turn.emit(ForgetLane(lane_id=lane_id))
+    turn.record(Event(event_type="lane_forgotten", created_at=turn.now.utc, lane_id=lane_id))
+
+
+def watch_contact(turn: Turn, lane: Lane, heard_s: float) -> None:
+    """Sets the look at the lane's contact, once."""
+    if not lane.contact_watched:
+        lane.contact_watched = True
+        turn.state.deadlines.set(heard_s + turn.state.limits.contact_s, Due.CONTACT, lane.spec.lane_id)
 
 
 def look_at_lease(turn: Turn, lane: Lane) -> None:
@@ -79,18 +100,35 @@ def look_at_lease(turn: Turn, lane: Lane) -> None:
     leases.lose(turn, lane, f"no report for {turn.state.limits.lease_s:g} s")
 
 
+def _heard_s(turn: Turn, lane: Lane) -> float:
+    return turn.state.started_at_s if lane.reported_at_s is None else lane.reported_at_s
+
+
+def _note_cold_start(turn: Turn, lane: Lane, report: Report, *, is_known: bool) -> None:
+    """A pipeline process that was not there before. What a lane that the store knew says first is taken as it is."""
+    if lane.report is None:
+        before = report.cold_starts if is_known else 0
+    else:
+        before = lane.report.cold_starts if report.boot_id == lane.boot_id else 0
+    if report.cold_starts > before:
+        event = Event(
+            event_type="cold_start", created_at=turn.now.utc, lane_id=lane.spec.lane_id, value=str(report.cold_starts), reason=report.reason
+        )
+        turn.record(event)
+
+
 def _lane_of(turn: Turn, report: Report) -> Lane:
     """The lane as known, made or brought up to date, and kept."""
     lane_id = report.spec.lane_id
     lane = turn.state.lanes.get(lane_id)
     if lane is None:
-        lane = turn.state.lanes[lane_id] = Lane(spec=report.spec, boot_id=report.boot_id)
-        turn.emit(PersistLane(spec=report.spec))
+        lane = turn.state.lanes[lane_id] = Lane(spec=report.spec)
+        turn.emit(PersistLane(lane=KnownLane(spec=report.spec)))
         turn.record(Event(event_type="lane_attached", created_at=turn.now.utc, lane_id=lane_id, value=report.spec.mode))
     elif lane.spec != report.spec:
         forget_service(turn, lane)
         lane.spec = report.spec
-        turn.emit(PersistLane(spec=report.spec))
+        turn.emit(PersistLane(lane=KnownLane(spec=report.spec, is_drained=lane.is_drained)))
     return lane
 
 
@@ -101,12 +139,14 @@ def _boot(turn: Turn, lane: Lane, report: Report) -> None:
     if lane.boot_id:
         lane.past_boots = (*lane.past_boots[1 - _BOOTS_KEPT :], lane.boot_id)
     lane.boot_id = report.boot_id
+    lane.booted_at_s = turn.now_s
     lane.acknowledged = None
 
 
 def _hear_work(turn: Turn, lane: Lane, report: Report) -> None:
     work = report.work
-    has_seen = report.seen_sequence >= lane.settled_sequence
+    # A lane that is being stopped starts nothing any more: what it does not speak of now, it will never work on.
+    has_seen = report.seen_sequence >= lane.settled_sequence or report.draining
     named = None if work is None else Lease(task_id=work.task_id, attempt=work.attempt)
     if work is not None and named is not None and named == lane.lease:
         _hear_leased(turn, lane, work)
@@ -123,16 +163,18 @@ def _hear_work(turn: Turn, lane: Lane, report: Report) -> None:
         leases.send_new_wish(turn, lane)
     elif has_seen and lane.lease is not None:
         # A lane that is being stopped takes nothing new: nobody's fault, and it does not count.
-        leases.lose(turn, lane, "the lane does not work on it although it had been told to", counts=not report.draining)
+        reason = "the lane is being stopped" if report.draining else "the lane does not work on it although it had been told to"
+        leases.lose(turn, lane, reason, counts=not report.draining)
 
 
 def _hear_leased(turn: Turn, lane: Lane, work: Work) -> None:
     task = turn.state.tasks[work.task_id]
+    lane.is_confirmed = True
     if work.outcome is not None:
         leases.settle(turn, lane, task, work.outcome)
         return
     progress = max(task.progress, min(99, work.progress))
-    shown = replace(task, progress=progress, stage=work.stage, stage_detail=work.detail)
+    shown = changed(task, progress=progress, stage=work.stage, stage_detail=work.detail)
     if shown != task:
         # Stored, so that progress does not fall when admission restarts; a clip has a few dozen such changes.
-        turn.store(replace(shown, updated_at=turn.now.utc))
+        turn.store(changed(shown, updated_at=turn.now.utc))

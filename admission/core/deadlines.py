@@ -14,10 +14,13 @@ class Due(StrEnum):
     HELD = "held"
     LEASE = "lease"
     CONTACT = "contact"
+    ABSENCE = "absence"
     HEALTH = "health"
     RESCUE = "rescue"
     NOT_SERVED = "not_served"
     RENDER = "render"
+    QUOTA = "quota"
+    REFUSALS = "refusals"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -5,21 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from admission.core.lanes import Report
-from admission.core.tasks import LaneId, Task, TaskId
+from admission.core.tasks import LaneId, Model, Task, TaskId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSubmitted:
-    """A valid request came; `task` is in state HELD with nothing decided. Answered by exactly one Accept or Refuse command."""
+    """A valid request came; `task` is in state HELD with nothing decided. Answered by exactly one Accept or Refuse command.
+
+    Attributes:
+        waited_s: how long an admission that went away held it already; counts against the limit of the wait.
+    """
 
     task: Task
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerLeft:
-    """Whoever waited for the acceptance of this task is gone: a held one frees its place, one accepted but not dispatched is cancelled."""
+    """Whoever waited for the acceptance of this task is gone: a held one frees its place, one accepted but not dispatched is cancelled.
+
+    Attributes:
+        may_return: the caller can ask again and gets this task: what was accepted goes on.
+    """
 
     task_id: TaskId
+    may_return: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +69,45 @@ class TaskDeleted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LaneDrainSet:
+    """An operator wants the lane to get no more work, or work again. An unknown lane changes nothing."""
+
+    lane_id: LaneId
+    drained: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackSet:
+    """An operator sends the model to the pool, or no longer."""
+
+    model: Model
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityReported:
+    """The quota for lanes of the model is denied for so many seconds, or (None) granted."""
+
+    model: Model
+    denied_for_s: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimePassed:
     """A deadline of the core is due."""
 
 
-CoreEvent = TaskSubmitted | CallerLeft | CancelRequested | LaneReported | LaneDetached | AcceptancesNotStored | TaskDeleted | TimePassed
+CoreEvent = (
+    TaskSubmitted
+    | CallerLeft
+    | CancelRequested
+    | LaneReported
+    | LaneDetached
+    | AcceptancesNotStored
+    | TaskDeleted
+    | LaneDrainSet
+    | FallbackSet
+    | CapacityReported
+    | TimePassed
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from admission.core.tasks import Failure, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, TaskId
@@ -28,6 +29,34 @@ class LaneSpec:
     mode: LaneMode
     models: tuple[Model, ...]
     device: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownLane:
+    """What is kept of a lane across restarts.
+
+    Attributes:
+        is_drained: an operator wants it to get no more work.
+    """
+
+    spec: LaneSpec
+    is_drained: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPolicy:
+    """What operators said about a model; kept across restarts.
+
+    Attributes:
+        is_fallback_manual: its requests go to the pool although its own lanes may be ready.
+        quota_denied_until: aware UTC; None: not denied.
+        quota_reason: a sentence for operators.
+    """
+
+    model: Model
+    is_fallback_manual: bool = False
+    quota_denied_until: datetime | None = None
+    quota_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +123,11 @@ class Wish:
     Attributes:
         acknowledged: an ended attempt that is settled on disk: the lane may forget it.
         render_deadline_s: how long rendering may take, from the lease's arrival.
+        drain: an operator wants it to get no more work.
     """
 
     sequence: int
     lease: Lease | None = None
     acknowledged: Lease | None = None
     render_deadline_s: float = 0.0
+    drain: bool = False

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from admission.core import rescues
 from admission.core.availability import refresh
 from admission.core.commands import DiscardAttempt, ReplyAccepted, SendWish
 from admission.core.deadlines import Due
 from admission.core.lanes import Lease, Outcome, Wish
+from admission.core.routing import leave_held
 from admission.core.state import Lane, Turn
-from admission.core.tasks import Event, Failure, FailureCode, LaneMode, MemoryRecord, Stage, Task, TaskState, moved
+from admission.core.tasks import Event, Failure, FailureCode, LaneMode, MemoryRecord, Stage, Task, TaskState, changed, moved
 
 LOST_MESSAGE = "The GPU worker was lost three times while rendering. Please try again."
+NOT_SERVED = Failure(code=FailureCode.NOT_SERVED, message="No GPU worker became free for this task within an hour. Please try again later.")
 
 
 def assign(turn: Turn, lane: Lane, task: Task) -> None:
@@ -37,6 +37,8 @@ def assign(turn: Turn, lane: Lane, task: Task) -> None:
         stage_detail="",
     )
     turn.store(leased, accepts=was_held)
+    if was_held:
+        turn.record(_event(leased, turn, "accepted", value=lane.spec.mode))
     if degraded:
         state.counters.fallbacks += 1
         turn.record(_event(leased, turn, "fallback_activated", value=LaneMode.DEGRADED_SHARED, reason=leased.fallback_reason or ""))
@@ -45,6 +47,7 @@ def assign(turn: Turn, lane: Lane, task: Task) -> None:
         state.counters.accepted += 1
         turn.emit(ReplyAccepted(task=leased))
     lane.lease = Lease(task_id=leased.task_id, attempt=leased.attempt)
+    lane.is_confirmed = False
     lane.lease_expires_at_s = turn.now_s + state.limits.lease_s
     watch(turn, lane)
     set_render_deadline(turn, lane, leased, turn.now_s)
@@ -53,8 +56,8 @@ def assign(turn: Turn, lane: Lane, task: Task) -> None:
 
 
 def settle(turn: Turn, lane: Lane, task: Task, outcome: Outcome) -> None:
-    """The lane says how its lease ended: one commit, once. The acknowledgement follows it to disk."""
-    _free(turn, lane, acknowledge=True)
+    """The lane says how its lease ended: one commit, once. The acknowledgement follows it to disk. The caller refreshes the lane."""
+    lane.acknowledged, lane.lease = lane.lease, None
     _remember_memory(turn, lane, task, outcome.memory)
     failure = outcome.failure
     if outcome.result is not None:
@@ -64,32 +67,35 @@ def settle(turn: Turn, lane: Lane, task: Task, outcome: Outcome) -> None:
         if outcome.render_s is not None:
             turn.state.times.observe(task, outcome.render_s)
         turn.record(_event(task, turn, "attempt_ended", value="done"))
+        turn.record(_event(task, turn, "ended", value=TaskState.DONE))
         turn.store(done)
     elif failure is not None and failure.code is FailureCode.LANE_LOST:
         # The pipeline's process died under it: the lane itself lives, but this attempt is as lost as with its machine.
-        _run_again(turn, lane, task, reason=failure.message, counts=True)
+        _run_again(turn, lane, task, reason=failure.message, counts=True, was_started=True)
     elif failure is not None and failure.code is FailureCode.CANCELLED:
         # The lane gave it up on its own (it is being stopped): nobody's fault, and it does not count.
-        _run_again(turn, lane, task, reason=failure.message, counts=False)
+        _run_again(turn, lane, task, reason=failure.message, counts=False, was_started=True)
     else:
         failure = failure or Failure(code=FailureCode.RENDER_FAILED, message="The render ended without a result.")
         turn.record(_event(task, turn, "attempt_ended", value=failure.code))
         fail(turn, task, failure)
     send_new_wish(turn, lane)
-    refresh(turn, lane)
 
 
 def lose(turn: Turn, lane: Lane, reason: str, *, counts: bool = True) -> None:
-    """The lane that holds this lease is gone: the task runs again, or fails at the third loss that counts."""
-    lease = lane.lease
+    """The lane that holds this lease is gone: the task runs again, or fails at the third loss that counts.
+
+    A lease that the lane never took up (it said nothing of it) was no execution: it does not count, and the task waits on as before.
+    """
+    lease, was_started = lane.lease, lane.is_confirmed
     task = None if lease is None else turn.state.tasks.get(lease.task_id)
     end_withdrawn(turn, lane, None, reason)
+    lane.lease = None
+    refresh(turn, lane)
     if lease is None or task is None:
-        _free(turn, lane, acknowledge=False)
         return
-    _free(turn, lane, acknowledge=False)
     turn.record(_unmeasured(turn, lane, lease, reason))
-    _run_again(turn, lane, task, reason=reason, counts=counts)
+    _run_again(turn, lane, task, reason=reason, counts=counts and was_started, was_started=was_started)
     send_new_wish(turn, lane)
     refresh(turn, lane)
 
@@ -109,7 +115,7 @@ def end_withdrawn(turn: Turn, lane: Lane, outcome: Outcome | None, reason: str =
     lane.withdrawn = None
     task = turn.state.withdrawn.get(lease.task_id)
     if task is not None:
-        turn.store(replace(task, is_withdrawn=False))
+        turn.store(changed(task, is_withdrawn=False))
     if outcome is None:
         turn.record(_unmeasured(turn, lane, lease, reason))
     else:
@@ -144,6 +150,7 @@ def refuse(turn: Turn, lane: Lane, stale: Lease, outcome: Outcome) -> None:
 def fail(turn: Turn, task: Task, failure: Failure, *, is_withdrawn: bool = False) -> None:
     """The task ends without a result; `is_withdrawn`: while a lane may still work on it."""
     state = TaskState.CANCELLED if failure.code is FailureCode.CANCELLED else TaskState.FAILED
+    turn.record(_event(task, turn, "ended", value=state, reason=failure.code))
     turn.store(moved(task, state, turn.now.utc, stage=Stage.FAILED, stage_detail="", failure=failure, is_withdrawn=is_withdrawn))
 
 
@@ -155,6 +162,7 @@ def send_new_wish(turn: Turn, lane: Lane) -> None:
         lease=lease,
         acknowledged=lane.acknowledged,
         render_deadline_s=0.0 if lease is None else lane.render_deadline_s,
+        drain=lane.is_drained,
     )
     lane.settled_sequence = lane.wish.sequence
     send_wish(turn, lane)
@@ -194,20 +202,12 @@ def _leave_waiting(turn: Turn, task: Task) -> None:
     state.rescued.pop(task.task_id, None)
     state.not_served_at_s.pop(task.task_id, None)
     if task.state is TaskState.HELD:
-        state.held.pop(task.task_id, None)
+        leave_held(state, task.task_id)
     else:
         state.queues[task.model].take(task.task_id, task.owner)
 
 
-def _free(turn: Turn, lane: Lane, *, acknowledge: bool) -> None:
-    """The lane holds no lease any more."""
-    if acknowledge:
-        lane.acknowledged = lane.lease
-    lane.lease = None
-    refresh(turn, lane)
-
-
-def _run_again(turn: Turn, lane: Lane, task: Task, *, reason: str, counts: bool) -> None:
+def _run_again(turn: Turn, lane: Lane, task: Task, *, reason: str, counts: bool, was_started: bool) -> None:
     """Back to the head of its queue, or failed when too many lanes were lost under it."""
     state = turn.state
     lost = task.lost_lanes + counts
@@ -215,14 +215,22 @@ def _run_again(turn: Turn, lane: Lane, task: Task, *, reason: str, counts: bool)
     if counts:
         state.counters.lanes_lost += 1
         turn.record(_event(task, turn, "lane_lost", value=str(lost), reason=reason))
+    else:
+        turn.record(_event(task, turn, "lease_returned", reason=reason))
     if lost >= state.limits.max_lost_lanes:
-        fail(turn, replace(task, lost_lanes=lost), Failure(code=FailureCode.LANE_LOST, message=LOST_MESSAGE))
+        fail(turn, changed(task, lost_lanes=lost), Failure(code=FailureCode.LANE_LOST, message=LOST_MESSAGE))
+        return
+    queued_at = turn.now.utc if was_started or task.queued_at is None else task.queued_at
+    unserved_at_s = turn.now.since_of(queued_at) + state.limits.not_served_s
+    if turn.now_s >= unserved_at_s:
+        # Its time ran out under a lease that the lane never took up.
+        fail(turn, task, NOT_SERVED)
         return
     waiting = moved(
-        replace(task, lost_lanes=lost),
+        changed(task, lost_lanes=lost),
         TaskState.QUEUED,
         turn.now.utc,
-        queued_at=turn.now.utc,
+        queued_at=queued_at,
         lane_mode=None,
         progress=0,
         stage=Stage.QUEUED,
@@ -230,7 +238,7 @@ def _run_again(turn: Turn, lane: Lane, task: Task, *, reason: str, counts: bool)
     )
     turn.store(waiting)
     state.queues[task.model].push_head(task.task_id)
-    turn.watch_unserved(waiting, turn.now_s + state.limits.not_served_s)
+    turn.watch_unserved(waiting, unserved_at_s)
     if lane.is_pool:
         rescues.offer_first(turn, waiting)
     else:
@@ -266,6 +274,7 @@ def _event(task: Task, turn: Turn, event_type: str, *, value: str = "", reason: 
         task_id=task.task_id,
         attempt=task.attempt,
         lane_id=task.lane_id,
+        model=task.model,
         value=value,
         reason=reason,
     )

@@ -25,6 +25,8 @@ class Limits:
         render_grace_s: the lane enforces the deadline; admission gives up this much later, should the lane not have said so.
         max_lost_lanes: at this many lost lanes a task fails.
         report_interval_s: what lanes are told; well under the 5 s that the design allows.
+        refusals_told_s: refusals are counted for so long and then recorded as one event, so that none is written by itself.
+        lane_forgotten_s: a lane that was not in contact for so long is forgotten; names that rented machines made up do not pile up.
     """
 
     degraded_depth: int = 25
@@ -43,3 +45,5 @@ class Limits:
     render_grace_s: float = 60.0
     max_lost_lanes: int = 3
     report_interval_s: float = 2.0
+    refusals_told_s: float = 10.0
+    lane_forgotten_s: float = 86_400.0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import assert_never
 
-from admission.core import contact, leases, rescues, routing
+from admission.core import contact, leases, operators, rescues, routing
 from admission.core.availability import refresh
 from admission.core.commands import Command, DiscardAttempt
 from admission.core.deadlines import Due, Entry
@@ -14,24 +13,24 @@ from admission.core.events import (
     AcceptancesNotStored,
     CallerLeft,
     CancelRequested,
+    CapacityReported,
     CoreEvent,
+    FallbackSet,
     LaneDetached,
+    LaneDrainSet,
     LaneReported,
     TaskDeleted,
     TaskSubmitted,
     TimePassed,
 )
 from admission.core.fair_queue import FairQueue
-from admission.core.lanes import LaneSpec, Lease
+from admission.core.lanes import KnownLane, Lease, ModelPolicy
 from admission.core.limits import Limits
-from admission.core.state import Lane, State, Turn
-from admission.core.tasks import Failure, FailureCode, LaneId, Model, Stage, Task, TaskId, TaskState, moved
+from admission.core.state import Backlog, Lane, State, Turn
+from admission.core.tasks import Failure, FailureCode, LaneId, Model, Stage, Task, TaskId, TaskState, changed, moved
 from admission.core.time import Now
 
 _CANCELLED = Failure(code=FailureCode.CANCELLED, message="The task was cancelled.")
-_NOT_SERVED = Failure(
-    code=FailureCode.NOT_SERVED, message="No GPU worker became free for this task within an hour. Please try again later."
-)
 _OVERDUE = Failure(code=FailureCode.DEADLINE_EXCEEDED, message="The render took longer than it may. Try fewer frames or a smaller size.")
 
 
@@ -43,19 +42,28 @@ class QueueState:
         self.state = State(limits=limits, started_at_s=now.monotonic_s)
         for model in models:
             self.state.queues[model] = FairQueue()
+            self.state.backlogs[model] = Backlog()
+            self.state.policies[model] = ModelPolicy(model=model)
+            self.state.held_by_model[model] = {}
+        for key in (*self.state.queues, None):
+            self.state.ready[key], self.state.idle[key] = {}, {}
+        for model in self.state.queues:
             self.state.unserved_since_s[model] = now.monotonic_s
             rescues.watch(Turn(state=self.state, now=now), model, now.monotonic_s + limits.rescue_after_s)
 
-    def restore(self, tasks: Iterable[Task], lanes: Iterable[LaneSpec], now: Now) -> list[Command]:
+    def restore(self, tasks: Iterable[Task], lanes: Iterable[KnownLane], now: Now, policies: Iterable[ModelPolicy] = ()) -> list[Command]:
         """Takes over what the store holds, before the first event. Leases go on for their full length from now: live lanes keep theirs."""
         turn = Turn(state=self.state, now=now)
-        for spec in lanes:
-            self.state.lanes[spec.lane_id] = Lane(spec=spec)
+        for policy in policies:
+            operators.restore(turn, policy)
+        for known in lanes:
+            lane = self.state.lanes[known.spec.lane_id] = Lane(spec=known.spec, is_drained=known.is_drained)
+            contact.watch_contact(turn, lane, now.monotonic_s)
         for task in tasks:
             if task.is_withdrawn:
                 self._restore_withdrawn(turn, task)
                 continue
-            self.state.tasks[task.task_id] = task
+            self.state.put(task)
             if task.state is TaskState.LEASED:
                 self._restore_lease(turn, task)
             else:
@@ -71,6 +79,8 @@ class QueueState:
             self._look(turn, entry)
         self._take(turn, event)
         self._dispatch(turn)
+        if self.state.fallbacks:
+            routing.end_fallbacks(turn)
         return turn.commands
 
     def next_due_s(self) -> float | None:
@@ -79,10 +89,10 @@ class QueueState:
 
     def _take(self, turn: Turn, event: CoreEvent) -> None:
         match event:
-            case TaskSubmitted(task=task):
-                routing.admit(turn, task)
-            case CallerLeft(task_id=task_id):
-                self._caller_left(turn, task_id)
+            case TaskSubmitted(task=task, waited_s=waited_s):
+                routing.admit(turn, task, waited_s)
+            case CallerLeft(task_id=task_id, may_return=may_return):
+                self._caller_left(turn, task_id, may_return=may_return)
             case CancelRequested(task_id=task_id):
                 self._cancel(turn, task_id)
             case LaneReported(report=report):
@@ -94,6 +104,8 @@ class QueueState:
                     self._forget(turn, task_id)
             case TaskDeleted(task_id=task_id):
                 turn.state.withdrawn.pop(task_id, None)
+            case LaneDrainSet() | FallbackSet() | CapacityReported():
+                operators.hear(turn, event)
             case TimePassed():
                 pass
             case _:
@@ -114,40 +126,45 @@ class QueueState:
                 contact.look_at_lease(turn, lane)
             case Due.CONTACT if lane is not None:
                 contact.look_at_contact(turn, lane)
+            case Due.ABSENCE if lane is not None:
+                contact.look_at_absence(turn, lane)
             case Due.HEALTH if lane is not None:
                 refresh(turn, lane)
             case Due.RENDER if lane is not None:
                 self._expire_render(turn, lane)
+            case Due.QUOTA:
+                operators.expire_quota(turn, Model(entry.key))
+            case Due.REFUSALS:
+                routing.tell_refusals(turn)
             case _:
                 pass
 
     def _dispatch(self, turn: Turn) -> None:
-        """Gives idle lanes their next task: the model's queue, then its oldest held request; for the pool rescued tasks, then its FIFO."""
+        """Gives idle lanes their next task: of the model's queue, which its held requests enter; the pool's rescued, then held ones."""
         state = turn.state
-        for model in state.queues:
-            while (idle := state.idle.get(model)) and (task := self._next_of(turn, model)) is not None:
-                leases.assign(turn, state.lanes[next(iter(idle))], task)
+        for model, queue in state.queues.items():
+            routing.take_held(turn, model)
+            while (idle := state.idle.get(model)) and (task_id := queue.peek()) is not None:
+                leases.assign(turn, state.lanes[next(iter(idle))], state.tasks[task_id])
+                routing.take_held(turn, model)
+        if not (state.held or state.rescued):
+            return
         for lane_id in list(state.idle.get(None, ())):
             lane = state.lanes[lane_id]
             waiting = (*state.rescued, *state.held)
-            task_id = next((task_id for task_id in waiting if state.tasks[task_id].model in lane.spec.models), None)
-            if task_id is not None:
-                leases.assign(turn, lane, state.tasks[task_id])
+            waits = next((task_id for task_id in waiting if state.tasks[task_id].model in lane.spec.models), None)
+            if waits is not None:
+                leases.assign(turn, lane, state.tasks[waits])
+                # A rescued task leaves a place in its model's queue.
+                routing.take_held(turn, state.tasks[waits].model)
 
-    def _next_of(self, turn: Turn, model: Model) -> Task | None:
-        state = turn.state
-        task_id = state.queues[model].peek()
-        if task_id is None:
-            task_id = next((held for held in state.held if state.tasks[held].model == model), None)
-        return None if task_id is None else state.tasks[task_id]
-
-    def _caller_left(self, turn: Turn, task_id: TaskId) -> None:
+    def _caller_left(self, turn: Turn, task_id: TaskId, *, may_return: bool) -> None:
         task = turn.state.tasks.get(task_id)
         if task is None:
             return
         if task.state is TaskState.HELD:
             routing.forget_held(turn, task_id)
-        elif task.attempt == 0:
+        elif task.attempt == 0 and not may_return:
             self._cancel(turn, task_id)
 
     def _cancel(self, turn: Turn, task_id: TaskId) -> None:
@@ -161,7 +178,7 @@ class QueueState:
         task = turn.state.tasks.get(task_id)
         at_s = turn.state.not_served_at_s.get(task_id)
         if task is not None and at_s is not None and turn.now_s >= at_s:
-            self._end_early(turn, task, _NOT_SERVED)
+            self._end_early(turn, task, leases.NOT_SERVED)
 
     def _expire_render(self, turn: Turn, lane: Lane) -> None:
         """The lane ends an overdue render itself; this is for a lane that reports but does not."""
@@ -187,7 +204,7 @@ class QueueState:
 
     def _forget(self, turn: Turn, task_id: TaskId) -> None:
         """Its acceptance could not be stored: it never was. A lane that was about to get it gets nothing."""
-        task = turn.state.tasks.pop(task_id, None)
+        task = turn.state.drop(task_id)
         if task is None:
             return
         turn.state.counters.accepted -= 1
@@ -208,7 +225,7 @@ class QueueState:
             queue.push_head(task.task_id)
         else:
             queue.push(task.task_id, task.owner)
-        queued_at_s = turn.now.monotonic_of(task.queued_at or task.created_at)
+        queued_at_s = turn.now.since_of(task.queued_at or task.created_at)
         turn.watch_unserved(task, queued_at_s + limits.not_served_s)
 
     def _restore_lease(self, turn: Turn, task: Task) -> None:
@@ -223,15 +240,17 @@ class QueueState:
             return
         lane.boot_id = task.boot_id
         lane.lease = Lease(task_id=task.task_id, attempt=task.attempt)
+        # The lane's first word about a lease moves the task on from DISPATCH.
+        lane.is_confirmed = task.stage is not Stage.DISPATCH
         lane.lease_expires_at_s = turn.now_s + state.limits.lease_s
         leases.watch(turn, lane)
-        leases.set_render_deadline(turn, lane, task, turn.now.monotonic_of(task.leased_at or turn.now.utc))
+        leases.set_render_deadline(turn, lane, task, turn.now.since_of(task.leased_at or turn.now.utc))
 
     def _restore_withdrawn(self, turn: Turn, task: Task) -> None:
         """It ended early before the restart; its lane may still work on it, and owes the memory record."""
         lane = None if task.lane_id is None else self.state.lanes.get(task.lane_id)
         if lane is None or lane.lease is not None or lane.withdrawn is not None:
-            turn.store(replace(task, is_withdrawn=False))
+            turn.store(changed(task, is_withdrawn=False))
             return
         self.state.withdrawn[task.task_id] = task
         lane.boot_id = task.boot_id or ""

@@ -23,6 +23,10 @@ class RenderTimes:
         known = self._seconds_per_token.get(task.model)
         self._seconds_per_token[task.model] = measured if known is None else known + _NEWEST * (measured - known)
 
+    def seconds_per_token(self, model: Model) -> float | None:
+        """Of a whole render; None when nothing of the model was measured."""
+        return self._seconds_per_token.get(model)
+
     def predicted_s(self, task: Task) -> float | None:
         """Seconds the whole render will take; None when nothing of the model was measured."""
         per_token = self._seconds_per_token.get(task.model)

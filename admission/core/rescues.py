@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from admission.core.deadlines import Due
+from admission.core.routing import route
 from admission.core.state import Turn
-from admission.core.tasks import FallbackReason, Model, Task
+from admission.core.tasks import FallbackReason, Model, Task, changed
 
 
 def offer_first(turn: Turn, task: Task) -> None:
@@ -61,4 +60,5 @@ def _has_place(turn: Turn) -> bool:
 def _offer(turn: Turn, task: Task) -> None:
     state = turn.state
     state.rescued[task.task_id] = None
-    state.tasks[task.task_id] = replace(task, fallback_reason=task.fallback_reason or FallbackReason.CAPACITY)
+    reason = route(state, task.model, turn.now_s) or FallbackReason.CAPACITY
+    state.put(changed(task, fallback_reason=reason))

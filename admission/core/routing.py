@@ -6,20 +6,22 @@ the lanes that `route` may consider to those on which the request's predicted pe
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from admission.core.commands import OverloadCause, ReplyAccepted, ReplyOverloaded
 from admission.core.deadlines import Due
-from admission.core.state import State, Turn
-from admission.core.tasks import Event, FallbackReason, Model, Task, TaskId, TaskState, moved
+from admission.core.state import Fallback, State, Turn
+from admission.core.tasks import Event, FallbackReason, LaneMode, Model, Task, TaskId, TaskState, changed, moved
+
+# One key for the one look at all refusals.
+_REFUSALS = "refusals"
 
 
-def route(state: State, model: Model) -> FallbackReason | None:
+def route(state: State, model: Model, now_s: float) -> FallbackReason | None:
     """None: the model's own queue takes it. Otherwise the degraded way, and why."""
-    if not state.ready.get(model):
-        return FallbackReason.CAPACITY
-    queue = state.queues[model]
-    if len(queue) >= state.limits.queue_depth:
+    if state.policy(model).is_fallback_manual:
+        return FallbackReason.MANUAL
+    if not state.ready[model]:
+        return FallbackReason.QUOTA if state.is_quota_denied(model, now_s) else FallbackReason.CAPACITY
+    if len(state.queues[model]) >= state.limits.queue_depth:
         return FallbackReason.CAPACITY
     wait_s = predicted_wait_s(state, model)
     if wait_s is not None and wait_s >= state.limits.queue_wait_s:
@@ -27,36 +29,42 @@ def route(state: State, model: Model) -> FallbackReason | None:
     return None
 
 
-def predicted_wait_s(state: State, model: Model, before: TaskId | None = None) -> float | None:
-    """Seconds until a lane of the model takes a new task (or the queued task `before`); None when nothing of the model was measured."""
-    ahead_s = 0.0
-    for task in state.running(model):
-        remaining_s = state.times.remaining_s(task)
-        if remaining_s is None:
-            return None
-        ahead_s += remaining_s
-    for task_id in state.queues[model]:
-        if task_id == before:
-            break
-        whole_s = state.times.predicted_s(state.tasks[task_id])
-        if whole_s is None:
-            return None
-        ahead_s += whole_s
-    return ahead_s / max(1, len(state.ready.get(model, {})))
+def predicted_wait_s(state: State, model: Model) -> float | None:
+    """Seconds until a lane of the model takes a task that is queued now; None when nothing of the model was measured."""
+    backlog = state.backlogs[model]
+    if backlog.work == 0:
+        return 0.0
+    per_token_s = state.times.seconds_per_token(model)
+    if per_token_s is None:
+        return None
+    return backlog.work / 100 * per_token_s / max(1, len(state.ready[model]))
 
 
-def admit(turn: Turn, task: Task) -> None:
-    """Routes a new request: accepted, held, or refused with `queue_overloaded`."""
-    reason = route(turn.state, task.model)
+def admit(turn: Turn, task: Task, waited_s: float) -> None:
+    """Routes a new request: accepted, held, or refused with `queue_overloaded`. Requests of its model that are held already go first."""
+    state, limits = turn.state, turn.state.limits
+    take_held(turn, task.model)
+    take_held(turn, task.model)
+    reason = route(state, task.model, turn.now_s)
     if reason is None:
         _enqueue(turn, task)
-    elif turn.state.degraded_depth >= turn.state.limits.degraded_depth:
-        turn.state.counters.overloaded_depth += 1
-        _refuse(turn, task, OverloadCause.DEPTH, waited_s=0.0)
+        return
+    _note_fallback(turn, task.model, reason)
+    if waited_s >= limits.degraded_wait_s:
+        _refuse(turn, task, OverloadCause.WAIT, waited_s=waited_s)
+    elif state.degraded_depth >= limits.degraded_depth:
+        _refuse(turn, task, OverloadCause.DEPTH, waited_s=waited_s)
     else:
-        turn.state.tasks[task.task_id] = replace(task, fallback_reason=reason)
-        turn.state.held[task.task_id] = turn.now_s
-        turn.state.deadlines.set(turn.now_s + turn.state.limits.degraded_wait_s, Due.HELD, task.task_id)
+        _hold(turn, changed(task, fallback_reason=reason), turn.now_s - waited_s)
+
+
+def take_held(turn: Turn, model: Model) -> None:
+    """While the model's queue is open, its held requests are accepted into it, oldest first."""
+    held = turn.state.held_by_model[model]
+    while held and route(turn.state, model, turn.now_s) is None:
+        task = turn.state.tasks[next(iter(held))]
+        forget_held(turn, task.task_id)
+        _enqueue(turn, changed(task, fallback_reason=None))
 
 
 def expire_held(turn: Turn, task_id: TaskId) -> None:
@@ -65,22 +73,76 @@ def expire_held(turn: Turn, task_id: TaskId) -> None:
     if since_s is None or turn.now_s < since_s + turn.state.limits.degraded_wait_s:
         return
     task = turn.state.tasks[task_id]
-    turn.state.counters.overloaded_wait += 1
     _refuse(turn, task, OverloadCause.WAIT, waited_s=turn.now_s - since_s)
     forget_held(turn, task_id)
 
 
 def forget_held(turn: Turn, task_id: TaskId) -> None:
     """Frees the place of a held request."""
-    turn.state.held.pop(task_id, None)
-    turn.state.tasks.pop(task_id, None)
+    leave_held(turn.state, task_id)
+    turn.state.drop(task_id)
+
+
+def leave_held(state: State, task_id: TaskId) -> None:
+    """The request waits no more; its task stays."""
+    state.held.pop(task_id, None)
+    task = state.tasks.get(task_id)
+    if task is not None:
+        state.held_by_model[task.model].pop(task_id, None)
+
+
+def end_fallbacks(turn: Turn) -> None:
+    """A model to whose own queue requests go again is not in fallback any more; how long it was is recorded."""
+    for model in [model for model in turn.state.fallbacks if route(turn.state, model, turn.now_s) is None]:
+        _end_fallback(turn, model)
+
+
+def tell_refusals(turn: Turn) -> None:
+    """Records the refusals since the last time, one event for each model and cause."""
+    refusals, turn.state.refusals = turn.state.refusals, {}
+    for (model, cause), count in sorted(refusals.items()):
+        event_type = "queue_overloaded" if cause is OverloadCause.DEPTH else "queue_timeout"
+        turn.record(Event(event_type=event_type, created_at=turn.now.utc, model=model, value=str(count), reason=cause))
+
+
+def _note_fallback(turn: Turn, model: Model, reason: FallbackReason) -> None:
+    known = turn.state.fallbacks.get(model)
+    if known is not None and known.reason is reason:
+        return
+    if known is not None:
+        _end_fallback(turn, model)
+    turn.state.fallbacks[model] = Fallback(reason=reason, since=turn.now)
+    turn.record(Event(event_type="model_fallback_started", created_at=turn.now.utc, model=model, value=model, reason=reason))
+
+
+def _end_fallback(turn: Turn, model: Model) -> None:
+    ended = turn.state.fallbacks.pop(model)
+    lasted_s = turn.now_s - ended.since.monotonic_s
+    turn.record(
+        Event(event_type="model_fallback_ended", created_at=turn.now.utc, model=model, value=f"{lasted_s:.3f}", reason=ended.reason)
+    )
+
+
+def _hold(turn: Turn, task: Task, since_s: float) -> None:
+    state = turn.state
+    state.put(task)
+    of_model = state.held_by_model[task.model]
+    newest_s = next(reversed(state.held.values()), since_s)
+    state.held[task.task_id] = since_s
+    of_model[task.task_id] = None
+    if since_s < newest_s:
+        # It waited under an admission that went away: its place is by its whole wait. At most 25 are sorted.
+        state.held = dict(sorted(state.held.items(), key=lambda item: item[1]))
+        state.held_by_model[task.model] = {held: None for held in state.held if held in of_model}
+    state.deadlines.set(since_s + state.limits.degraded_wait_s, Due.HELD, task.task_id)
 
 
 def _enqueue(turn: Turn, task: Task) -> None:
     state = turn.state
     queued = moved(task, TaskState.QUEUED, turn.now.utc, queued_at=turn.now.utc)
     turn.store(queued, accepts=True)
-    turn.record(Event(event_type="accepted", created_at=turn.now.utc, task_id=task.task_id, value="dedicated"))
+    accepted = Event(event_type="accepted", created_at=turn.now.utc, task_id=task.task_id, model=task.model, value=LaneMode.DEDICATED)
+    turn.record(accepted)
     state.queues[task.model].push(task.task_id, task.owner)
     state.counters.accepted += 1
     turn.watch_unserved(queued, turn.now_s + state.limits.not_served_s)
@@ -89,6 +151,13 @@ def _enqueue(turn: Turn, task: Task) -> None:
 
 def _refuse(turn: Turn, task: Task, cause: OverloadCause, *, waited_s: float) -> None:
     state, limits = turn.state, turn.state.limits
+    if cause is OverloadCause.DEPTH:
+        state.counters.overloaded_depth += 1
+    else:
+        state.counters.overloaded_wait += 1
+    if not state.refusals:
+        state.deadlines.set(turn.now_s + limits.refusals_told_s, Due.REFUSALS, _REFUSALS)
+    state.refusals[task.model, cause] = state.refusals.get((task.model, cause), 0) + 1
     turn.emit(
         ReplyOverloaded(
             task_id=task.task_id,

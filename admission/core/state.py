@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from admission.core.commands import Command, PersistTask, Publish, Record
+from admission.core.commands import Command, OverloadCause, PersistTask, Publish, Record
 from admission.core.deadlines import Deadlines, Due
 from admission.core.fair_queue import FairQueue
-from admission.core.lanes import LaneSpec, Lease, Report, Wish
+from admission.core.lanes import LaneSpec, Lease, ModelPolicy, Report, Wish
 from admission.core.limits import Limits
 from admission.core.render_times import RenderTimes
-from admission.core.tasks import TERMINAL, Event, LaneId, LaneMode, MemoryRecord, Model, Task, TaskId, TaskState
+from admission.core.tasks import TERMINAL, Event, FallbackReason, LaneId, LaneMode, MemoryRecord, Model, Task, TaskId, TaskState
 from admission.core.time import Now
 
 
@@ -24,13 +23,17 @@ class Lane:
         attached: that stream is open.
         reported_at_s: monotonic time of its last report; None before the first since this start.
         lease: what it shall work on.
+        is_confirmed: the lane has said that it works on the lease. A lease that it never took up does not count as an execution.
         withdrawn: a lease that was taken back while the lane may still work on it; the lane gets nothing new before that ended.
         settled_sequence: wish that set lease or withdrawn; a report of a lane that had not seen it says nothing about them.
         acknowledged: last attempt whose end is settled.
-        lease_watched, contact_watched, render_watched: a look at it is set, so that there is never more than one.
+        lease_watched, contact_watched, absence_watched, render_watched: a look at it is set, so that there is never more than one.
         render_deadline_s: how long the render of the lease may take; fixed when the lease is given, whatever is learned meanwhile.
         render_until_s: monotonic time at which admission gives the render up.
         past_boots: boots of this lane id that a newer one replaced, newest last.
+        is_drained: an operator wants it to get no more work.
+        booted_at_s: monotonic time at which its present process was first heard.
+        is_ready: as last recorded.
     """
 
     spec: LaneSpec
@@ -41,14 +44,18 @@ class Lane:
     reported_at_s: float | None = None
     unhealthy_since_s: float | None = None
     lease: Lease | None = None
+    is_confirmed: bool = False
     withdrawn: Lease | None = None
     lease_expires_at_s: float = 0.0
     lease_watched: bool = False
     contact_watched: bool = False
+    absence_watched: bool = False
     render_watched: bool = False
     render_deadline_s: float = 0.0
     render_until_s: float = 0.0
     past_boots: tuple[str, ...] = ()
+    is_drained: bool = False
+    booted_at_s: float = 0.0
     acknowledged: Lease | None = None
     wish: Wish = field(default_factory=lambda: Wish(sequence=0))
     settled_sequence: int = 0
@@ -73,35 +80,76 @@ class Counters:
 
 
 @dataclass(slots=True, kw_only=True)
+class Backlog:
+    """Work of one model that is accepted and not done, kept as sums so that a decision costs the same with many lanes as with few.
+
+    Attributes:
+        running: tasks with a lease.
+        work: latent tokens times the percent still to do, over queued and running tasks.
+    """
+
+    running: int = 0
+    work: int = 0
+
+    def add(self, task: Task, sign: int) -> None:
+        """Takes the task in (+1) or out (-1)."""
+        if task.state is TaskState.LEASED:
+            self.running += sign
+            self.work += sign * task.tokens * (100 - task.progress)
+        elif task.state is TaskState.QUEUED:
+            self.work += sign * task.tokens * 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """A time in which requests of a model go the degraded way."""
+
+    reason: FallbackReason
+    since: Now
+
+
+@dataclass(slots=True, kw_only=True)
 class State:
     """The core's memory. Only `admission.core` changes it, in a Turn.
 
     Attributes:
-        tasks: every held, queued and leased task; terminal ones are gone.
+        tasks: every held, queued and leased task; terminal ones are gone. Changed by `put` and `drop` only.
+        backlogs: sums over them, by model.
         queues: accepted tasks that wait, by model.
         withdrawn: ended tasks whose last attempt a lane may still work on.
         not_served_at_s: monotonic time at which a queued task fails unless it was started.
         held: monotonic time since when each held request waits, oldest first.
+        held_by_model: the same requests, oldest first.
         rescued: queued tasks that are offered to the pool too, in the order in which it takes them.
-        ready: lanes that can be given work, by model; the pool's are under None.
+        ready: lanes that serve, by model; the pool's are under None.
         idle: of those, the ones without work, longest idle first.
         unserved_since_s: since when a model has no ready lane of its own; absent while it has one.
         rescue_watched: models at which a look is set.
+        policies: what operators said, by model.
+        quota_until_s: monotonic time until which a model's quota is denied.
+        fallbacks: models whose requests go the degraded way, since the first that did.
+        refusals: requests refused since the last record of it, by model and cause.
     """
 
     limits: Limits
     started_at_s: float
     tasks: dict[TaskId, Task] = field(default_factory=dict)
+    backlogs: dict[Model, Backlog] = field(default_factory=dict)
     queues: dict[Model, FairQueue] = field(default_factory=dict)
     withdrawn: dict[TaskId, Task] = field(default_factory=dict)
     not_served_at_s: dict[TaskId, float] = field(default_factory=dict)
     held: dict[TaskId, float] = field(default_factory=dict)
+    held_by_model: dict[Model, dict[TaskId, None]] = field(default_factory=dict)
     rescued: dict[TaskId, None] = field(default_factory=dict)
     lanes: dict[LaneId, Lane] = field(default_factory=dict)
     ready: dict[Model | None, dict[LaneId, None]] = field(default_factory=dict)
     idle: dict[Model | None, dict[LaneId, None]] = field(default_factory=dict)
     unserved_since_s: dict[Model, float] = field(default_factory=dict)
     rescue_watched: set[Model] = field(default_factory=set)
+    policies: dict[Model, ModelPolicy] = field(default_factory=dict)
+    quota_until_s: dict[Model, float] = field(default_factory=dict)
+    fallbacks: dict[Model, Fallback] = field(default_factory=dict)
+    refusals: dict[tuple[Model, OverloadCause], int] = field(default_factory=dict)
     deadlines: Deadlines = field(default_factory=Deadlines)
     times: RenderTimes = field(default_factory=RenderTimes)
     counters: Counters = field(default_factory=Counters)
@@ -111,9 +159,30 @@ class State:
         """Places taken in the degraded queue."""
         return len(self.held) + len(self.rescued)
 
-    def running(self, model: Model) -> Iterable[Task]:
-        """Tasks of the model with a lease."""
-        return (task for task in self.tasks.values() if task.model == model and task.state is TaskState.LEASED)
+    def put(self, task: Task) -> None:
+        """Remembers the task as it stands now."""
+        before = self.tasks.get(task.task_id)
+        backlog = self.backlogs[task.model]
+        if before is not None:
+            backlog.add(before, -1)
+        backlog.add(task, +1)
+        self.tasks[task.task_id] = task
+
+    def drop(self, task_id: TaskId) -> Task | None:
+        """Forgets the task; returns it."""
+        task = self.tasks.pop(task_id, None)
+        if task is not None:
+            self.backlogs[task.model].add(task, -1)
+        return task
+
+    def policy(self, model: Model) -> ModelPolicy:
+        """What operators said about the model."""
+        return self.policies[model]
+
+    def is_quota_denied(self, model: Model, now_s: float) -> bool:
+        """Whether lanes of the model cannot be started now; at exactly the end of a denial they can."""
+        until_s = self.quota_until_s.get(model)
+        return until_s is not None and now_s < until_s
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,12 +205,12 @@ class Turn:
     def store(self, task: Task, *, accepts: bool = False) -> None:
         """The task's new state is remembered, written and shown; a terminal one is forgotten once written."""
         if task.state in TERMINAL:
-            self.state.tasks.pop(task.task_id, None)
+            self.state.drop(task.task_id)
             self.state.withdrawn.pop(task.task_id, None)
             if task.is_withdrawn:
                 self.state.withdrawn[task.task_id] = task
         else:
-            self.state.tasks[task.task_id] = task
+            self.state.put(task)
         self.emit(PersistTask(task=task, accepts=accepts))
         self.emit(Publish(task=task))
 

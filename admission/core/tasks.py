@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import NewType
 
 TaskId = NewType("TaskId", str)
@@ -103,6 +104,8 @@ class Task:
 
     Attributes:
         owner: who asked; callers of one queue are served round robin by owner.
+        request_id: the owner's idempotency key; empty: none. Unique per owner.
+        fingerprint: SHA-256 (hex) of what the request asked for; tells a repetition from another request under the same key.
         parameters: every value of the request as it is used (JSON); opaque to the core.
         tokens: latent tokens of the clip, ((frames-1)/4+1)*(height/16)*(width/16): the measure of its work.
         attempt: number of the current attempt, 0 before the first lease. It rises at every lease and fences late reports.
@@ -132,11 +135,30 @@ class Task:
     lane_id: LaneId | None = None
     boot_id: str | None = None
     is_withdrawn: bool = False
+    request_id: str = ""
+    fingerprint: str = ""
     progress: int = 0
     stage: Stage = Stage.QUEUED
     stage_detail: str = ""
     failure: Failure | None = None
     result: Result | None = None
+
+
+_FIELDS = tuple(one.name for one in fields(Task))
+_VALUES = attrgetter(*_FIELDS)
+# The slots behind the frozen fields.
+_SETTERS: Mapping[str, Callable[[Task, object], None]] = {name: getattr(Task, name).__set__ for name in _FIELDS}
+_SET_ALL = tuple(_SETTERS.values())
+
+
+def changed(task: Task, **changes: object) -> Task:
+    """As `dataclasses.replace`, in under half its time: the core makes a new task several times in a decision. KeyError: no such field."""
+    new = object.__new__(Task)
+    for setter, value in zip(_SET_ALL, _VALUES(task), strict=True):
+        setter(new, value)
+    for name, value in changes.items():
+        _SETTERS[name](new, value)
+    return new
 
 
 class IllegalTransitionError(Exception):
@@ -148,7 +170,7 @@ def moved(task: Task, state: TaskState, at: datetime, **changes: object) -> Task
     if state not in TRANSITIONS[task.state]:
         msg = f"task {task.task_id} attempt {task.attempt}: {task.state} -> {state} is not in the table; the task: {task!r}"
         raise IllegalTransitionError(msg)
-    return replace(task, state=state, updated_at=at, **changes)  # type: ignore[arg-type]
+    return changed(task, state=state, updated_at=at, **changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +189,9 @@ class Event:
     """Something that happened, kept: `fallback_activated`, `attempt_started`, `attempt_ended`, `lane_lost`, `memory_record`, ….
 
     Attributes:
-        task_id: the task that it concerns, None for a lane's own events.
+        task_id, lane_id, model: what it concerns; None where it concerns none.
         memory: set for `memory_record`.
+        sequence: number that the store gave it, rising with every event and never given twice; 0 before it is stored.
     """
 
     event_type: str
@@ -178,4 +201,6 @@ class Event:
     task_id: TaskId | None = None
     attempt: int = 0
     lane_id: LaneId | None = None
+    model: Model | None = None
     memory: MemoryRecord | None = None
+    sequence: int = 0

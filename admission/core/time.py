@@ -16,3 +16,7 @@ class Now:
     def monotonic_of(self, moment: datetime) -> float:
         """Where a stored UTC moment lies on this process's monotonic axis."""
         return self.monotonic_s - (self.utc - moment).total_seconds()
+
+    def since_of(self, moment: datetime) -> float:
+        """As `monotonic_of`, of something that has happened: never later than now, however the UTC clock was set meanwhile."""
+        return min(self.monotonic_s, self.monotonic_of(moment))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from warmlane.admission.v1 import admission_service_pb2 as pb
 from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceServicer
 
+from admission.engine_types import Submission
 from admission.service import convert
-from admission.service.errors import invalid, unknown_task
+from admission.service.errors import check_sequence, invalid, unknown_task
+from admission.service.recycling import STREAM_LIFE_S, StreamEnd
 from runtime.errors import ErrorCode, ServiceError
 from runtime.images import MAX_IMAGE_BYTES, InvalidImageError, check_image
 from runtime.rules.check import check_request
@@ -30,7 +33,11 @@ if TYPE_CHECKING:
 
 MAX_UPLOAD_CHUNK_BYTES = 1024 * 1024
 MAX_OWNER_CHARACTERS = 128
+MAX_REQUEST_ID_CHARACTERS = 128
+MAX_WAITED_S = 30.0
+"""The longest that any admission holds a request."""
 
+_REQUEST_ID = re.compile(rf"[\x20-\x7e]{{0,{MAX_REQUEST_ID_CHARACTERS}}}")
 # A sender that pauses for longer keeps its bytes in our memory for nothing.
 _UPLOAD_PAUSE_S = 30.0
 # A picture of 64 megapixels takes about 200 MB while it is decoded.
@@ -40,22 +47,21 @@ _DECODED_AT_ONCE = 2
 class AdmissionService(AdmissionServiceServicer):
     """For the bridge, the command line and engineers."""
 
-    def __init__(self, *, controller: Controller, files: Files, doors: Doors) -> None:
-        """Serves this controller's tasks and these files."""
+    def __init__(self, *, controller: Controller, files: Files, doors: Doors, stream_life_s: float = STREAM_LIFE_S) -> None:
+        """Serves this controller's tasks and these files; watches end after the life of a stream."""
         self._controller = controller
         self._files = files
         self._doors = doors
+        self._stream_life_s = stream_life_s
         self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
 
     async def SubmitTask(self, request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:
         """Routing step 1 here, all others in the engine. A caller that hangs up cancels this, which frees its place."""
         self._doors.check()
-        if len(request.owner) > MAX_OWNER_CHARACTERS:
-            raise invalid(Violation(field="owner", message=f"must have at most {MAX_OWNER_CHARACTERS} characters"))
-        checked = check_request(message_to_raw(request.request))
-        await self._check_images(checked)
-        task = await self._doors.hold(self._controller.submit(checked, request.owner), name="submit")
-        return pb.SubmitTaskResponse(task=convert.task(convert.fresh(task)))
+        submission = _submission(request)
+        await self._check_images(submission.request)
+        accepted = await self._doors.hold(self._controller.submit(submission))
+        return pb.SubmitTaskResponse(task=convert.task(convert.fresh(accepted.task)), is_duplicate=accepted.is_duplicate)
 
     async def GetTask(self, request: pb.GetTaskRequest, context: object) -> pb.GetTaskResponse:
         """The task with its events."""
@@ -64,11 +70,13 @@ class AdmissionService(AdmissionServiceServicer):
         return pb.GetTaskResponse(task=convert.task(view, await self._controller.task_events(view.task.task_id)))
 
     async def WatchTask(self, request: pb.WatchTaskRequest, context: object) -> AsyncIterator[pb.WatchTaskResponse]:
-        """The task now and after every change, until it is terminal."""
+        """The task now and after every change, with what was recorded, until it has ended or the stream is old."""
         self._doors.check()
-        async with aclosing(self._controller.watch(_known(request.task_id))) as views:
-            while (view := await self._doors.hold(anext(views, None), name="watch")) is not None:
-                yield pb.WatchTaskResponse(task=convert.task(view))
+        task_id, end = _known(request.task_id), StreamEnd(self._stream_life_s)
+        check_sequence(request.after_sequence)
+        async with aclosing(self._controller.watch(task_id, request.after_sequence)) as changes:
+            while (change := await self._doors.hold(end.before(anext(changes, None)))) is not None:
+                yield convert.task_change(change)
 
     async def ListTasks(self, request: pb.ListTasksRequest, context: object) -> pb.ListTasksResponse:
         """One page of tasks, without events."""
@@ -138,10 +146,37 @@ class AdmissionService(AdmissionServiceServicer):
     async def _check_images(self, request: GenerationRequest) -> None:
         """Every image must have come in before; raises `validation_error` naming the fields of those that did not."""
         named = _image_fields(request)
+        if not named:
+            return
         missing = await self._files.missing([key for _, key in named])
         if missing:
             message = "names no stored image; upload it first and use the key that the upload gives"
             raise invalid(*(Violation(field=field, message=message) for field, key in named if key in missing))
+
+
+def _submission(message: pb.SubmitTaskRequest) -> Submission:
+    """What is asked, checked whole; raises `validation_error` or InvalidRequestError."""
+    wrong = []
+    if len(message.owner) > MAX_OWNER_CHARACTERS:
+        wrong.append(Violation(field="owner", message=f"must have at most {MAX_OWNER_CHARACTERS} characters"))
+    if _REQUEST_ID.fullmatch(message.request_id) is None:
+        wrong.append(
+            Violation(field="request_id", message=f"must have at most {MAX_REQUEST_ID_CHARACTERS} characters, printable ASCII only")
+        )
+    waited_s = convert.seconds(message.waited) if message.HasField("waited") else 0.0
+    if not 0.0 <= waited_s <= MAX_WAITED_S:
+        wrong.append(Violation(field="waited", message=f"must be 0 to {MAX_WAITED_S:g} s"))
+    if message.abandon and not message.request_id:
+        wrong.append(Violation(field="abandon", message="needs a request_id"))
+    if wrong:
+        raise invalid(*wrong)
+    return Submission(
+        request=check_request(message_to_raw(message.request)),
+        owner=message.owner,
+        request_id=message.request_id,
+        waited_s=waited_s,
+        abandon=message.abandon,
+    )
 
 
 def _known(text: str) -> TaskId:

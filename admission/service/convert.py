@@ -32,14 +32,15 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from admission.core.tasks import Event, Task
-    from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot
-    from admission.store.port import Session
+    from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot, TaskChange
+    from admission.store.port import EventPage, Session
     from runtime.images import CheckedImage
     from runtime.rules.catalogue import ModelRules
 
 MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 20
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
 
 _STATES: dict[TaskState, task_pb2.TaskState.ValueType] = {
@@ -76,31 +77,37 @@ def is_done(view: TaskView) -> bool:
 def task(view: TaskView, events: Sequence[Event] = ()) -> task_pb2.Task:
     """The task as clients see it."""
     of = view.task
-    message = task_pb2.Task(
+    return task_pb2.Task(
         task_id=of.task_id,
         state=_STATES[of.state],
         request=request(of),
         progress=of.progress,
         stage=_STAGES[of.stage],
         stage_detail=of.stage_detail,
+        lane_mode=_MODES[of.lane_mode] if of.lane_mode is not None else task_pb2.LANE_MODE_UNSPECIFIED,
+        fallback_reason=_reason(of.fallback_reason),
         attempt=of.attempt,
         lane_id=of.lane_id or "",
         queue_position=view.queue_position,
+        eta=duration(view.eta_s) if view.eta_s is not None else None,
+        failure=generation_pb2.Failure(code=of.failure.code, message=of.failure.message) if of.failure is not None else None,
+        result=_result(of.result) if of.result is not None else None,
         created_at=timestamp(of.created_at),
         updated_at=timestamp(of.updated_at),
         events=[_event(event) for event in events],
     )
-    if of.lane_mode is not None:
-        message.lane_mode = _MODES[of.lane_mode]
-    if of.fallback_reason is not None:
-        message.fallback_reason = _REASONS[of.fallback_reason]
-    if view.eta_s is not None:
-        message.eta.CopyFrom(duration(view.eta_s))
-    if of.failure is not None:
-        message.failure.CopyFrom(generation_pb2.Failure(code=of.failure.code, message=of.failure.message))
-    if of.result is not None:
-        message.result.CopyFrom(_result(of.result))
-    return message
+
+
+def task_change(of: TaskChange) -> admission_service_pb2.WatchTaskResponse:
+    """What a watcher of a task is told."""
+    return admission_service_pb2.WatchTaskResponse(
+        task=task(of.view), events=[_event(event) for event in of.events], last_sequence=of.last_sequence
+    )
+
+
+def event_page(page: EventPage) -> operator_service_pb2.WatchEventsResponse:
+    """What a watcher of everything is told."""
+    return operator_service_pb2.WatchEventsResponse(events=[_event(event) for event in page.events], last_sequence=page.last_sequence)
 
 
 def task_query(request: admission_service_pb2.ListTasksRequest) -> TaskQuery:
@@ -177,10 +184,47 @@ def snapshot(of: Snapshot, taken_at: datetime) -> operator_service_pb2.GetSnapsh
     return operator_service_pb2.GetSnapshotResponse(
         controller_epoch=of.controller_epoch,
         taken_at=timestamp(taken_at),
-        lanes=[_lane(lane) for lane in of.lanes],
-        queues=[_queue(queue) for queue in of.queues],
+        lanes=[lane(one) for one in of.lanes],
+        queues=[queue(one) for one in of.queues],
         degraded=_degraded(of.degraded),
         counters=_counters(of.counters),
+    )
+
+
+def lane(of: LaneView) -> operator_service_pb2.LaneSnapshot:
+    """One lane."""
+    message = operator_service_pb2.LaneSnapshot(
+        lane_id=of.spec.lane_id,
+        models=of.spec.models,
+        lane_mode=_MODES[of.spec.mode],
+        availability=_AVAILABILITIES[of.availability],
+        warm=of.warm,
+        resident_model=of.resident_model or "",
+        reason=of.reason,
+        last_report_age=duration(of.last_report_age_s) if of.last_report_age_s is not None else None,
+        cold_starts=of.cold_starts,
+        last_memory=memory(of.last_memory) if of.last_memory is not None else None,
+        device=of.spec.device,
+        drained=of.is_drained,
+    )
+    if of.work is not None:
+        message.task_id, message.attempt, message.progress = of.work.task_id, of.work.attempt, of.work.progress
+    return message
+
+
+def queue(of: QueueView) -> operator_service_pb2.QueueSnapshot:
+    """One model's queue."""
+    return operator_service_pb2.QueueSnapshot(
+        model=of.model,
+        depth=of.depth,
+        max_depth=of.max_depth,
+        served=of.served,
+        running=of.running,
+        fallback_reason=_reason(of.fallback_reason),
+        fallback_since=timestamp(of.fallback_since) if of.fallback_since is not None else None,
+        manual_fallback=of.is_fallback_manual,
+        quota_denied_until=timestamp(of.quota_denied_until) if of.quota_denied_until is not None else None,
+        predicted_wait=duration(of.predicted_wait_s) if of.predicted_wait_s is not None else None,
     )
 
 
@@ -194,7 +238,11 @@ def memory(of: MemoryRecord) -> generation_pb2.MemoryRecord:
 def request(of: Task) -> generation_pb2.GenerationRequest:
     """What is rendered, every value set."""
     # Not through the rules: a task stays readable when they have changed since it was stored.
-    return _parsed(of.parameters, generation_pb2.GenerationRequest())
+    try:
+        return generation_pb2.GenerationRequest(**of.parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        # Names or types that the message does not have any more: slower, and more forgiving.
+        return _parsed(of.parameters, generation_pb2.GenerationRequest())
 
 
 def _parsed(values: Mapping[str, object], message: _M) -> _M:
@@ -214,6 +262,9 @@ def _event(of: Event) -> task_pb2.TaskEvent:
         attempt=of.attempt,
         lane_id=of.lane_id or "",
         memory=memory(of.memory) if of.memory is not None else None,
+        sequence=of.sequence,
+        task_id=of.task_id or "",
+        model=of.model or "",
     )
 
 
@@ -231,27 +282,8 @@ def _model(rules: ModelRules) -> admission_service_pb2.Model:
     return message
 
 
-def _lane(of: LaneView) -> operator_service_pb2.LaneSnapshot:
-    message = operator_service_pb2.LaneSnapshot(
-        lane_id=of.spec.lane_id,
-        models=of.spec.models,
-        lane_mode=_MODES[of.spec.mode],
-        availability=_AVAILABILITIES[of.availability],
-        warm=of.warm,
-        resident_model=of.resident_model or "",
-        reason=of.reason,
-        last_report_age=duration(of.last_report_age_s) if of.last_report_age_s is not None else None,
-        cold_starts=of.cold_starts,
-        last_memory=memory(of.last_memory) if of.last_memory is not None else None,
-        device=of.spec.device,
-    )
-    if of.work is not None:
-        message.task_id, message.attempt, message.progress = of.work.task_id, of.work.attempt, of.work.progress
-    return message
-
-
-def _queue(of: QueueView) -> operator_service_pb2.QueueSnapshot:
-    return operator_service_pb2.QueueSnapshot(model=of.model, depth=of.depth, max_depth=of.max_depth, served=of.served, running=of.running)
+def _reason(of: FallbackReason | None) -> task_pb2.FallbackReason.ValueType:
+    return _REASONS[of] if of is not None else task_pb2.FALLBACK_REASON_UNSPECIFIED
 
 
 def _degraded(of: DegradedView) -> operator_service_pb2.DegradedSnapshot:
@@ -277,9 +309,9 @@ def _counters(of: CountersView) -> operator_service_pb2.Counters:
 
 def timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
     """From aware UTC time."""
-    message = timestamp_pb2.Timestamp()
-    message.FromDatetime(moment.astimezone(UTC))
-    return message
+    # Exact, and a tenth of the time that the message's own way takes.
+    since = moment - _EPOCH
+    return timestamp_pb2.Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
 
 
 def duration(seconds: float) -> duration_pb2.Duration:
@@ -287,3 +319,8 @@ def duration(seconds: float) -> duration_pb2.Duration:
     message = duration_pb2.Duration()
     message.FromMicroseconds(round(seconds * 1_000_000))
     return message
+
+
+def seconds(message: duration_pb2.Duration) -> float:
+    """Of a message from outside: whatever its fields hold, this is a number."""
+    return message.seconds + message.nanos / 1e9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, cast
 
-from google.protobuf import duration_pb2, json_format
+from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from warmlane.generation.v1 import generation_pb2
 from warmlane.lane.v1 import dispatch_service_pb2
@@ -46,7 +46,10 @@ _PHASES_BACK = {
 def attach_response(wish: LaneWish) -> dispatch_service_pb2.AttachResponse:
     """What admission wants of a lane."""
     desired = dispatch_service_pb2.DesiredState(
-        controller_epoch=wish.controller_epoch, sequence=wish.wish.sequence, report_interval=convert.duration(wish.report_interval_s)
+        controller_epoch=wish.controller_epoch,
+        sequence=wish.wish.sequence,
+        report_interval=convert.duration(wish.report_interval_s),
+        drain=wish.wish.drain,
     )
     if wish.wish.lease is not None:
         desired.lease.CopyFrom(_lease(wish.wish.lease, wish))
@@ -133,8 +136,8 @@ def _outcome(work: dispatch_service_pb2.Work) -> Outcome:
         result=_reported_result(message.result, attempt_prefix(work.task_id, work.attempt)) if end == "result" else None,
         failure=_reported_failure(message.failure) if end == "failure" else None,
         memory=_memory_of(message.memory),
-        denoise_s=_seconds(message.denoise_duration) if message.HasField("denoise_duration") else None,
-        render_s=_seconds(message.render_duration) if message.HasField("render_duration") else None,
+        denoise_s=convert.seconds(message.denoise_duration) if message.HasField("denoise_duration") else None,
+        render_s=convert.seconds(message.render_duration) if message.HasField("render_duration") else None,
     )
 
 
@@ -171,10 +174,6 @@ def _figures(message: Message) -> dict[str, object]:
         elif field.message_type is not None and field.message_type.full_name.startswith("warmlane."):
             figures[field.name] = _figures(value)
     return figures
-
-
-def _seconds(message: duration_pb2.Duration) -> float:
-    return message.ToMicroseconds() / 1_000_000
 
 
 def _require(holds: bool, message: str) -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from admission.engine_types import InvalidReportError, NotYetStoredError, OverloadedError, SessionEndedError, UnknownTaskError
+from admission.engine_types import (
+    InvalidReportError,
+    NotYetStoredError,
+    OverloadedError,
+    RequestReusedError,
+    SessionEndedError,
+    UnknownLaneError,
+    UnknownTaskError,
+)
 from admission.store.port import StaleEpochError, StoreUnavailableError
 from runtime.errors import ErrorCode, ServiceError
 from runtime.rules.request import InvalidRequestError, Violation
@@ -10,6 +18,8 @@ from runtime.rules.request import InvalidRequestError, Violation
 # A full disk or a locked database takes a while; a successor admission serves at once.
 _STORE_RETRY_AFTER_S = 5.0
 _SUCCESSOR_RETRY_AFTER_S = 1.0
+
+_REUSED = "was used before for another request; send a new one with a new request, or the same request to find its task"
 
 
 def translate(error: Exception) -> ServiceError | None:
@@ -21,6 +31,10 @@ def translate(error: Exception) -> ServiceError | None:
             return _overloaded(error)
         case UnknownTaskError():
             return unknown_task()
+        case RequestReusedError():
+            return invalid(Violation(field="request_id", message=_REUSED))
+        case UnknownLaneError():
+            return ServiceError(code=ErrorCode.LANE_NOT_FOUND, message="No lane of this name is known.")
         case StoreUnavailableError():
             return ServiceError(
                 code=ErrorCode.SERVICE_UNAVAILABLE,
@@ -35,7 +49,10 @@ def translate(error: Exception) -> ServiceError | None:
             )
         case StaleEpochError():
             return ServiceError(
-                code=ErrorCode.SERVICE_UNAVAILABLE, message="Another admission has taken over.", retry_after_s=_SUCCESSOR_RETRY_AFTER_S
+                code=ErrorCode.SERVICE_UNAVAILABLE,
+                message="Another admission has taken over.",
+                metadata={"admission": "superseded"},
+                retry_after_s=_SUCCESSOR_RETRY_AFTER_S,
             )
         case InvalidReportError():
             return ServiceError(code=ErrorCode.INVALID_REPORT, message=f"The report makes no sense: {error}")
@@ -49,6 +66,12 @@ def invalid(*violations: Violation) -> ServiceError:
     """`validation_error` with everything that is wrong."""
     names = ", ".join(dict.fromkeys(violation.field for violation in violations))
     return ServiceError(code=ErrorCode.VALIDATION_ERROR, message=f"The request is invalid: {names}.", violations=violations)
+
+
+def check_sequence(after: int) -> None:
+    """Raises `validation_error` for an after_sequence that no event can have."""
+    if after < 0:
+        raise invalid(Violation(field="after_sequence", message="must be 0 or the sequence of an event"))
 
 
 def unknown_task() -> ServiceError:

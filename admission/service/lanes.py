@@ -37,10 +37,9 @@ class DispatchService(DispatchServiceServicer):
         """Takes reports and sends wishes until either side ends the stream."""
         self._doors.check()
         session = self._controller.open_lane()
-        name = f"attach-{session.number}"
-        reader = asyncio.create_task(self._read(request_iterator, session), name=f"{name}-reader")
+        reader = asyncio.create_task(self._read(request_iterator, session), name=f"attach-{session.number}-reader")
         try:
-            while (wish := await self._doors.hold(_wish_while(reader, session), name=f"{name}-wish")) is not None:
+            while (wish := await self._doors.hold(_wish_while(reader, session))) is not None:
                 yield wish
         finally:
             reader.cancel()

@@ -16,6 +16,7 @@ from admission.service.clients import AdmissionService
 from admission.service.files import Files
 from admission.service.lanes import DispatchService
 from admission.service.operators import OperatorService
+from admission.service.recycling import STREAM_LIFE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,12 +38,12 @@ NAMES = (ADMISSION, ACCESS, OPERATOR, DISPATCH)
 
 
 def services(
-    *, controller: Controller, sessions: Sessions, objects: ObjectStore, clock: Clock, doors: Doors
+    *, controller: Controller, sessions: Sessions, objects: ObjectStore, clock: Clock, doors: Doors, stream_life_s: float = STREAM_LIFE_S
 ) -> dict[str, Callable[[grpc.aio.Server], None]]:
-    """What adds each service to a server, by its full name."""
-    clients = AdmissionService(controller=controller, files=Files(objects), doors=doors)
+    """What adds each service to a server, by its full name. Watching streams end after `stream_life_s`."""
+    clients = AdmissionService(controller=controller, files=Files(objects), doors=doors, stream_life_s=stream_life_s)
     access = AccessService(sessions=sessions, clock=clock, doors=doors)
-    operators = OperatorService(controller=controller, clock=clock, doors=doors)
+    operators = OperatorService(controller=controller, clock=clock, doors=doors, stream_life_s=stream_life_s)
     lanes = DispatchService(controller=controller, doors=doors)
     return {
         ADMISSION: lambda server: add_AdmissionServiceServicer_to_server(clients, server),

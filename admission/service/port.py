@@ -8,19 +8,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from admission.core.lanes import Report
-    from admission.core.tasks import Event, Task, TaskId
-    from admission.engine_types import LaneWish, Snapshot, TaskView
-    from admission.store.port import Session, TaskPage, TaskQuery
-    from runtime.rules.request import GenerationRequest
+    from admission.core.tasks import Event, LaneId, Model, TaskId
+    from admission.engine_types import Accepted, LaneView, LaneWish, QueueView, Snapshot, Submission, TaskChange, TaskView
+    from admission.store.port import EventPage, EventQuery, Session, TaskPage, TaskQuery
 
 
 class Controller(Protocol):
     """Rules over tasks and lanes. Every call but `snapshot` and `open_lane` may raise StoreUnavailableError."""
 
-    async def submit(self, request: GenerationRequest, owner: str) -> Task:
-        """Accepts a checked request as a durable task; waits while it is held.
+    async def submit(self, submission: Submission) -> Accepted:
+        """Accepts a checked request as a durable task; waits while it is held. A known request_id gives the task it made before.
 
-        Cancelling the caller's asyncio task gives its place back. Raises OverloadedError.
+        Cancelling the caller's asyncio task gives its place back. Raises OverloadedError, or RequestReusedError when the key was used for
+        another request.
         """
         ...
 
@@ -32,11 +32,30 @@ class Controller(Protocol):
         """What happened to the task, oldest first."""
         ...
 
-    def watch(self, task_id: TaskId) -> AsyncGenerator[TaskView, None]:
-        """The newest state now and after every change, merged when the reader is slow; ends after a terminal one.
+    def watch(self, task_id: TaskId, after_sequence: int = 0) -> AsyncGenerator[TaskChange, None]:
+        """The newest state now and after every change, merged when the reader is slow, with every event after `after_sequence`.
 
-        Raises UnknownTaskError.
+        Events are never merged or skipped. Ends after the terminal state and the last memory record. Raises UnknownTaskError.
         """
+        ...
+
+    def watch_events(self, query: EventQuery, *, only_new: bool, follow: bool) -> AsyncGenerator[EventPage, None]:
+        """Stored events in pages of at most the query's limit, then (`follow`) each that is recorded; no event is skipped.
+
+        With `only_new` it begins behind the newest stored one. A page may be empty when only its last_sequence moved on.
+        """
+        ...
+
+    async def drain_lane(self, lane_id: LaneId, *, drained: bool) -> LaneView:
+        """Gives the lane no more work, or work again; durable. Raises UnknownLaneError."""
+        ...
+
+    async def set_fallback(self, model: Model, *, enabled: bool) -> QueueView:
+        """Sends the model to the pool, or no longer; durable. The model is one of the rule set."""
+        ...
+
+    async def report_capacity(self, model: Model, *, denied_for_s: float | None, reason: str) -> QueueView:
+        """The quota for lanes of the model is denied for so long, or (None) granted; durable. The model is one of the rule set."""
         ...
 
     async def page(self, query: TaskQuery) -> TaskPage:

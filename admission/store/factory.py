@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from admission.store import postgresql, sqlite
 from admission.store.memory import MemoryStore
 from admission.store.port import Store
 from admission.store.sql import SqlStore
 
 
 def open_store(url: str) -> Store:
-    """The store at `sqlite:///path/to/file.db`, or `memory:` for one that forgets. Nothing is touched before its `open` is awaited.
+    """The store at `sqlite:///path/to/file.db` or `postgresql://…`, or `memory:` for one that forgets.
+
+    Nothing is touched before its `open` is awaited.
 
     Raises:
-        ValueError: the URL names neither.
+        ValueError: the URL names none of them; the message has no password.
     """
     if url == "memory:":
         return MemoryStore()
-    if url.startswith("sqlite:"):
+    scheme, colon, _ = url.partition(":")
+    if colon and scheme.partition("+")[0] in ("sqlite", "postgresql"):
         return SqlStore(url)
-    scheme = url.partition(":")[0] or "nothing"
-    msg = f"the database URL must be sqlite:///path/to/file.db or memory:, not {scheme!r}"
+    msg = f"the database URL must be {sqlite.FORM}, {postgresql.FORM} or memory:, not {scheme or 'nothing'!r}"
     raise ValueError(msg)

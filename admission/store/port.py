@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from admission.core.lanes import LaneSpec
-from admission.core.tasks import Event, Task, TaskId, TaskState
+from admission.core.lanes import KnownLane, ModelPolicy
+from admission.core.tasks import Event, LaneId, Task, TaskId, TaskState
 
 
 class StoreUnavailableError(Exception):
@@ -17,7 +17,7 @@ class StoreUnavailableError(Exception):
 
 
 class StaleEpochError(Exception):
-    """Another admission has claimed a newer epoch: this one rules no more and must stop."""
+    """Another admission has claimed a newer epoch, or the store holds more than this one knows: it rules no more and must stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +25,20 @@ class Batch:
     """One transaction: all of it is stored, or nothing. Held tasks are never in it.
 
     Attributes:
-        tasks: replaced whole, by id.
-        deleted: removed with their events.
+        tasks: by id. What a task was accepted with (owner, request_id, fingerprint, model, mode, parameters, tokens, created_at) stays as
+            it was first stored; everything else is replaced.
+        lanes, policies: replaced whole, by id.
+        events: numbered by the store, in this order, behind every event that is stored already.
+        deleted: removed with their events; what the batch says of them beside that is not stored.
+        forgotten_lanes: removed; their events stay.
     """
 
     tasks: Sequence[Task] = ()
-    lanes: Sequence[LaneSpec] = ()
+    lanes: Sequence[KnownLane] = ()
+    policies: Sequence[ModelPolicy] = ()
     events: Sequence[Event] = ()
     deleted: Sequence[TaskId] = ()
+    forgotten_lanes: Sequence[LaneId] = ()
 
 
 class TaskSort(StrEnum):
@@ -64,6 +70,50 @@ class TaskPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventQuery:
+    """Stored events with a sequence above `after`, oldest first, at most `limit`; an empty or None filter lets all pass."""
+
+    after: int = 0
+    limit: int = 256
+    event_types: frozenset[str] = frozenset()
+    task_id: TaskId | None = None
+    lane_id: LaneId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage:
+    """The events, and how far the store was searched: pass `last_sequence` as the next `after`.
+
+    When the page is not full, last_sequence is the newest event of any kind (at least `after`), so that a filter that lets little pass
+    does not search the same events again.
+    """
+
+    events: tuple[Event, ...]
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """What is too old to keep: ended tasks by state, last changed before a time, and events without a task, recorded before a time.
+
+    Attributes:
+        limit: at most so many tasks and so many events are removed in one call.
+    """
+
+    tasks_before: Mapping[TaskState, datetime]
+    events_before: datetime | None = None
+    limit: int = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What one call removed; the tasks' files are still to be removed."""
+
+    task_ids: tuple[TaskId, ...] = ()
+    events: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A generation session. Only the token's SHA-256 (hex) is kept."""
 
@@ -88,15 +138,28 @@ class Store(Protocol):
         ...
 
     async def write(self, epoch: int, batch: Batch) -> None:
-        """Stores the batch durably (on disk when this returns), guarded by the epoch in the same transaction."""
+        """Stores the batch durably (on disk when this returns), guarded by the epoch in the same transaction.
+
+        Raises:
+            StaleEpochError: a newer epoch was claimed.
+            ValueError, TypeError: the batch holds what cannot be stored, or a second task with a request id of its owner: a bug.
+        """
         ...
 
     async def unfinished(self) -> tuple[Task, ...]:
         """Every task that is queued or leased, or ended but still withdrawn (see Task.is_withdrawn), oldest acceptance first."""
         ...
 
-    async def lanes(self) -> tuple[LaneSpec, ...]:
-        """Every lane ever stored, by id."""
+    async def lanes(self) -> tuple[KnownLane, ...]:
+        """Every lane that is not forgotten, by id."""
+        ...
+
+    async def policies(self) -> tuple[ModelPolicy, ...]:
+        """Every policy, by model."""
+        ...
+
+    async def task_of_request(self, owner: str, request_id: str) -> Task | None:
+        """The owner's task with this idempotency key; request_id is not empty. At most one: a second cannot be stored."""
         ...
 
     async def task(self, task_id: TaskId) -> Task | None:
@@ -107,8 +170,21 @@ class Store(Protocol):
         """One page of tasks."""
         ...
 
-    async def events(self, task_id: TaskId) -> tuple[Event, ...]:
-        """The task's events, oldest first."""
+    async def events(self, query: EventQuery) -> EventPage:
+        """Stored events with their sequences."""
+        ...
+
+    async def last_sequence(self) -> int:
+        """Sequence of the newest event; 0 when there was never one."""
+        ...
+
+    async def prune(self, epoch: int, retention: Retention) -> Pruned:
+        """Removes, durably and guarded by the epoch, what is too old: ended tasks (never one that is withdrawn) with their events, oldest
+        first, and old events that name no stored task. Nothing removed at all means that nothing is left to remove."""
+        ...
+
+    async def unused_inputs(self, keys: Sequence[str]) -> frozenset[str]:
+        """Those of these object keys (at most 500) that no stored task has as an input image. `input_keys` says where they stand."""
         ...
 
     async def add_session(self, session: Session) -> None:

@@ -1,15 +1,19 @@
-"""Values to rows and back; every store keeps these rows, so that all of them return the same values."""
+"""Values to rows and back; every store keeps these rows, so that all of them return the same values.
+
+A row is a tuple in the order of its COLUMNS: text, whole numbers, booleans, None, and times as the engine keeps them (`Moment`).
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from admission.core.lanes import LaneSpec
+from admission.core.lanes import KnownLane, LaneSpec, ModelPolicy
 from admission.core.tasks import (
+    TERMINAL,
     Event,
     Failure,
     FailureCode,
@@ -24,14 +28,34 @@ from admission.core.tasks import (
     TaskId,
     TaskState,
 )
-from admission.store.port import Batch, Session, TaskQuery
+from admission.store.port import EventQuery, Session, TaskQuery
 
-Row = dict[str, Any]
-"""Column names to values: text, whole numbers, aware datetimes, None."""
+Row = tuple[Any, ...]
+Moment = Callable[[datetime], object]
+"""Makes what the engine keeps of an aware UTC time."""
 
-UNFINISHED = (TaskState.QUEUED.value, TaskState.LEASED.value)
+UNFINISHED = (TaskState.LEASED.value, TaskState.QUEUED.value)
+ENDED = tuple(sorted(state.value for state in TERMINAL))
 SESSIONS_KEPT = timedelta(days=1)
 """How long an ended session is still known, so that its owner is told that it ended."""
+INPUT_PREFIX = "inputs/"
+
+# What a task was accepted with comes first: it is written once. The rest is replaced by every write.
+FIXED_TASK_COLUMNS = (
+    "task_id", "owner", "request_id", "fingerprint", "model", "mode", "parameters", "width", "height", "tokens", "created_at",
+)  # fmt: skip
+CHANGING_TASK_COLUMNS = (
+    "state", "updated_at", "queued_at", "leased_at", "attempt", "lost_lanes", "lane_mode", "fallback_reason", "lane_id", "boot_id",
+    "is_withdrawn", "progress", "stage", "stage_detail", "failure", "result",
+)  # fmt: skip
+_PARAMETERS = FIXED_TASK_COLUMNS.index("parameters")
+TASK_COLUMNS = FIXED_TASK_COLUMNS + CHANGING_TASK_COLUMNS
+EVENT_COLUMNS = (
+    "sequence", "task_id", "event_type", "created_at", "value", "reason", "attempt", "lane_id", "model", "memory", "is_loose",
+)  # fmt: skip
+LANE_COLUMNS = ("lane_id", "mode", "models", "device", "is_drained")
+POLICY_COLUMNS = ("model", "is_fallback_manual", "quota_denied_until", "quota_reason")
+SESSION_COLUMNS = ("token_sha256", "session_id", "expires_at")
 
 
 def utc_now() -> datetime:
@@ -39,146 +63,187 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRows:
-    """A batch as rows. One row per task and lane, the last one given: merged batches may hold a task several times."""
-
-    tasks: Sequence[Row]
-    lanes: Sequence[Row]
-    events: Sequence[Row]
-    deleted: Sequence[str]
-
-
-def batch_rows(batch: Batch) -> BatchRows:
-    """The rows of a batch.
+def utc(moment: datetime) -> datetime:
+    """The same time in UTC.
 
     Raises:
-        ValueError: a held task, a naive datetime, or a value that JSON does not have.
-        TypeError: a value that JSON does not have.
+        ValueError: it is naive.
     """
-    return BatchRows(
-        tasks=[task_row(task) for task in {task.task_id: task for task in batch.tasks}.values()],
-        lanes=[lane_row(spec) for spec in {spec.lane_id: spec for spec in batch.lanes}.values()],
-        events=[event_row(event) for event in batch.events],
-        deleted=tuple(batch.deleted),
-    )
+    if moment.tzinfo is UTC:
+        return moment
+    if moment.tzinfo is None:
+        msg = f"{moment.isoformat()} has no time zone: only aware times are stored"
+        raise ValueError(msg)
+    return moment.astimezone(UTC)
 
 
-def task_row(task: Task) -> Row:
-    """The row of a durable task."""
+def task_row(task: Task, moment: Moment) -> Row:
+    """The row of a durable task.
+
+    Raises:
+        ValueError: it is held, a time is naive, or a value is one that JSON does not have.
+        TypeError: a value is one that JSON does not have.
+    """
     if task.state is TaskState.HELD:
         msg = f"task {task.task_id} is held: only accepted tasks are stored"
         raise ValueError(msg)
-    return {
-        "task_id": task.task_id,
-        "owner": task.owner,
-        "model": task.model,
-        "mode": task.mode,
-        "parameters": _to_json(task.parameters),
-        "width": _extent(task.parameters, "width"),
-        "height": _extent(task.parameters, "height"),
-        "tokens": task.tokens,
-        "state": task.state.value,
-        "created_at": _utc(task.created_at),
-        "updated_at": _utc(task.updated_at),
-        "queued_at": None if task.queued_at is None else _utc(task.queued_at),
-        "leased_at": None if task.leased_at is None else _utc(task.leased_at),
-        "attempt": task.attempt,
-        "lost_lanes": task.lost_lanes,
-        "lane_mode": None if task.lane_mode is None else task.lane_mode.value,
-        "fallback_reason": None if task.fallback_reason is None else task.fallback_reason.value,
-        "lane_id": task.lane_id,
-        "boot_id": task.boot_id,
-        "is_withdrawn": task.is_withdrawn,
-        "progress": task.progress,
-        "stage": task.stage.value,
-        "stage_detail": task.stage_detail,
-        "failure": None if task.failure is None else _to_json(asdict(task.failure)),
-        "result": None if task.result is None else _to_json(asdict(task.result)),
-    }
+    return (
+        task.task_id,
+        task.owner,
+        task.request_id or None,
+        task.fingerprint,
+        task.model,
+        task.mode,
+        _to_json(task.parameters),
+        _extent(task.parameters, "width"),
+        _extent(task.parameters, "height"),
+        task.tokens,
+        moment(task.created_at),
+        task.state.value,
+        moment(task.updated_at),
+        None if task.queued_at is None else moment(task.queued_at),
+        None if task.leased_at is None else moment(task.leased_at),
+        task.attempt,
+        task.lost_lanes,
+        None if task.lane_mode is None else task.lane_mode.value,
+        None if task.fallback_reason is None else task.fallback_reason.value,
+        task.lane_id,
+        task.boot_id,
+        task.is_withdrawn,
+        task.progress,
+        task.stage.value,
+        task.stage_detail,
+        None if task.failure is None else _to_json(asdict(task.failure)),
+        None if task.result is None else _to_json(asdict(task.result)),
+    )
 
 
-def task_of(row: Row) -> Task:
-    """The task of a row."""
-    failure = None if row["failure"] is None else json.loads(row["failure"])
+def task_of(row: Sequence[Any]) -> Task:
+    """The task of a row of aware times."""
+    (
+        task_id, owner, request_id, fingerprint, model, mode, parameters, _width, _height, tokens, created_at,
+        state, updated_at, queued_at, leased_at, attempt, lost_lanes, lane_mode, fallback_reason, lane_id, boot_id,
+        is_withdrawn, progress, stage, stage_detail, failure, result,
+    ) = row  # fmt: skip
     return Task(
-        task_id=TaskId(row["task_id"]),
-        owner=row["owner"],
-        model=Model(row["model"]),
-        mode=row["mode"],
-        parameters=json.loads(row["parameters"]),
-        tokens=row["tokens"],
-        state=TaskState(row["state"]),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-        queued_at=row["queued_at"],
-        leased_at=row["leased_at"],
-        attempt=row["attempt"],
-        lost_lanes=row["lost_lanes"],
-        lane_mode=None if row["lane_mode"] is None else LaneMode(row["lane_mode"]),
-        fallback_reason=None if row["fallback_reason"] is None else FallbackReason(row["fallback_reason"]),
-        lane_id=None if row["lane_id"] is None else LaneId(row["lane_id"]),
-        boot_id=row["boot_id"],
-        is_withdrawn=bool(row["is_withdrawn"]),
-        progress=row["progress"],
-        stage=Stage(row["stage"]),
-        stage_detail=row["stage_detail"],
-        failure=None if failure is None else Failure(code=FailureCode(failure["code"]), message=failure["message"]),
-        result=None if row["result"] is None else Result(**json.loads(row["result"])),
+        task_id=task_id,
+        owner=owner,
+        model=model,
+        mode=mode,
+        parameters=_of_json(parameters),
+        tokens=tokens,
+        state=_STATES[state],
+        created_at=created_at,
+        updated_at=updated_at,
+        queued_at=queued_at,
+        leased_at=leased_at,
+        attempt=attempt,
+        lost_lanes=lost_lanes,
+        lane_mode=None if lane_mode is None else LaneMode(lane_mode),
+        fallback_reason=None if fallback_reason is None else FallbackReason(fallback_reason),
+        lane_id=lane_id,
+        boot_id=boot_id,
+        is_withdrawn=bool(is_withdrawn),
+        request_id=request_id or "",
+        fingerprint=fingerprint,
+        progress=progress,
+        stage=_STAGES[stage],
+        stage_detail=stage_detail,
+        failure=None if failure is None else _failure_of(_of_json(failure)),
+        result=None if result is None else Result(**_of_json(result)),
     )
 
 
-def lane_row(spec: LaneSpec) -> Row:
-    """The row of a lane's specification."""
-    return {"lane_id": spec.lane_id, "mode": spec.mode.value, "models": _to_json(spec.models), "device": spec.device}
+def input_keys(parameters: Mapping[str, object]) -> frozenset[str]:
+    """The object keys of a task's input images: every text under the name "key" that begins with "inputs/", at any depth."""
+    return frozenset(_input_keys(parameters))
 
 
-def lane_of(row: Row) -> LaneSpec:
-    """The specification of a row."""
-    return LaneSpec(
-        lane_id=LaneId(row["lane_id"]),
-        mode=LaneMode(row["mode"]),
-        models=tuple(Model(model) for model in json.loads(row["models"])),
-        device=row["device"],
+def input_keys_of(row: Row) -> frozenset[str]:
+    """The object keys of the input images of a task's row."""
+    parameters = row[_PARAMETERS]
+    # Most have none, and searching the text is far cheaper than walking through the values.
+    return input_keys(_of_json(parameters)) if f'"{INPUT_PREFIX}' in parameters else frozenset()
+
+
+def lane_row(lane: KnownLane) -> Row:
+    """The row of a lane."""
+    spec = lane.spec
+    return (spec.lane_id, spec.mode.value, _to_json(spec.models), spec.device, lane.is_drained)
+
+
+def lane_of(row: Sequence[Any]) -> KnownLane:
+    """The lane of a row."""
+    lane_id, mode, models, device, is_drained = row
+    spec = LaneSpec(lane_id=LaneId(lane_id), mode=LaneMode(mode), models=tuple(Model(model) for model in _of_json(models)), device=device)
+    return KnownLane(spec=spec, is_drained=bool(is_drained))
+
+
+def policy_row(policy: ModelPolicy, moment: Moment) -> Row:
+    """The row of a policy."""
+    denied_until = None if policy.quota_denied_until is None else moment(policy.quota_denied_until)
+    return (policy.model, policy.is_fallback_manual, denied_until, policy.quota_reason)
+
+
+def policy_of(row: Sequence[Any]) -> ModelPolicy:
+    """The policy of a row of aware times."""
+    model, is_fallback_manual, quota_denied_until, quota_reason = row
+    return ModelPolicy(
+        model=Model(model),
+        is_fallback_manual=bool(is_fallback_manual),
+        quota_denied_until=quota_denied_until,
+        quota_reason=quota_reason,
     )
 
 
-def event_row(event: Event) -> Row:
-    """The row of an event, without its number."""
-    return {
-        "task_id": event.task_id,
-        "event_type": event.event_type,
-        "created_at": _utc(event.created_at),
-        "value": event.value,
-        "reason": event.reason,
-        "attempt": event.attempt,
-        "lane_id": event.lane_id,
-        "memory": None if event.memory is None else _to_json(asdict(event.memory)),
-    }
+def event_row(event: Event, moment: Moment, *, sequence: int, is_loose: bool) -> Row:
+    """The row of an event under its number; `is_loose`: it names no stored task."""
+    return (
+        sequence,
+        event.task_id,
+        event.event_type,
+        moment(event.created_at),
+        event.value,
+        event.reason,
+        event.attempt,
+        event.lane_id,
+        event.model,
+        None if event.memory is None else _to_json(asdict(event.memory)),
+        is_loose,
+    )
 
 
-def event_of(row: Row) -> Event:
-    """The event of a row."""
+def event_of(row: Sequence[Any]) -> Event:
+    """The event of a row of aware times."""
+    sequence, task_id, event_type, created_at, value, reason, attempt, lane_id, model, memory, _is_loose = row
     return Event(
-        event_type=row["event_type"],
-        created_at=row["created_at"],
-        value=row["value"],
-        reason=row["reason"],
-        task_id=None if row["task_id"] is None else TaskId(row["task_id"]),
-        attempt=row["attempt"],
-        lane_id=None if row["lane_id"] is None else LaneId(row["lane_id"]),
-        memory=None if row["memory"] is None else MemoryRecord(**json.loads(row["memory"])),
+        event_type=event_type,
+        created_at=created_at,
+        value=value,
+        reason=reason,
+        task_id=None if task_id is None else TaskId(task_id),
+        attempt=attempt,
+        lane_id=None if lane_id is None else LaneId(lane_id),
+        model=None if model is None else Model(model),
+        memory=None if memory is None else MemoryRecord(**_of_json(memory)),
+        sequence=sequence,
     )
 
 
-def session_row(session: Session) -> Row:
+def session_row(session: Session, moment: Moment) -> Row:
     """The row of a session."""
-    return {"token_sha256": session.token_sha256, "session_id": session.session_id, "expires_at": _utc(session.expires_at)}
+    return (session.token_sha256, session.session_id, moment(session.expires_at))
 
 
-def session_of(row: Row) -> Session:
-    """The session of a row."""
-    return Session(session_id=row["session_id"], token_sha256=row["token_sha256"], expires_at=row["expires_at"])
+def session_of(row: Sequence[Any]) -> Session:
+    """The session of a row of aware times."""
+    token_sha256, session_id, expires_at = row
+    return Session(session_id=session_id, token_sha256=token_sha256, expires_at=expires_at)
+
+
+def acceptance(task: Task) -> tuple[datetime, datetime, str]:
+    """Sorts tasks by their acceptance."""
+    return (task.queued_at or task.created_at, task.created_at, task.task_id)
 
 
 def stale(epoch: int, newest: int) -> str:
@@ -198,11 +263,11 @@ def first_index(query: TaskQuery) -> int:
     return (query.page - 1) * query.page_size
 
 
-def _utc(moment: datetime) -> datetime:
-    if moment.tzinfo is None:
-        msg = f"{moment.isoformat()} has no time zone: only aware times are stored"
+def check_events_query(query: EventQuery) -> None:
+    """Raises ValueError when it asks for no event at all."""
+    if query.limit < 1:
+        msg = f"the limit of events counts from 1, not {query.limit}"
         raise ValueError(msg)
-    return moment.astimezone(UTC)
 
 
 def _extent(parameters: Mapping[str, object], name: str) -> int:
@@ -210,8 +275,27 @@ def _extent(parameters: Mapping[str, object], name: str) -> int:
     return value if isinstance(value, int) else 0
 
 
+def _input_keys(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        key = value.get("key")
+        if isinstance(key, str) and key.startswith(INPUT_PREFIX):
+            yield key
+        value = tuple(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _input_keys(inner)
+
+
+def _failure_of(value: Mapping[str, str]) -> Failure:
+    return Failure(code=FailureCode(value["code"]), message=value["message"])
+
+
+def _of_json(text: str) -> Any:
+    return _DECODE(text)[0]
+
+
 def _to_json(value: object) -> str:
-    return json.dumps(value, default=_plain, allow_nan=False, separators=(",", ":"))
+    return _JSON.encode(value)
 
 
 def _plain(value: object) -> object:
@@ -220,3 +304,14 @@ def _plain(value: object) -> object:
         return dict(value)
     msg = f"{type(value).__name__} is not a JSON value"
     raise TypeError(msg)
+
+
+# One for all rows: `json.dumps` with options makes a new one at every call.
+_JSON = json.JSONEncoder(default=_plain, allow_nan=False, separators=(",", ":"))
+# Without the search for space around the value, as nothing but `_JSON` wrote it.
+_DECODE = json.JSONDecoder().raw_decode
+
+
+# Looking up is a third of the cost of calling the enum, and a restart does it for every unfinished task.
+_STATES: Mapping[str, TaskState] = {state.value: state for state in TaskState}
+_STAGES: Mapping[str, Stage] = {stage.value: stage for stage in Stage}

@@ -1,55 +1,78 @@
-"""The durable store: SQLAlchemy Core on a SQLite file."""
+"""The durable store: SQLAlchemy Core on SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
 from alembic.util import CommandError
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, make_url, or_, select, update
+from sqlalchemy import CompoundSelect, Connection, Select, delete, func, make_url, select, text, union_all, update
 from sqlalchemy.exc import ArgumentError
 
-from admission.core.lanes import LaneSpec
-from admission.core.tasks import Event, Task, TaskId
-from admission.store import migrations, rows
-from admission.store.database import Database, upsert
-from admission.store.port import Batch, Session, StaleEpochError, StoreUnavailableError, TaskPage, TaskQuery
-from admission.store.schema import CONTROLLER, EVENTS, LANES, SESSIONS, TASKS
+from admission.core.lanes import KnownLane, ModelPolicy
+from admission.core.tasks import Task, TaskId
+from admission.store import migrations, postgresql, rows, sqlite
+from admission.store.batches import BatchWriter, Insert, replacing
+from admission.store.database import Backend, CommitInDoubtError, ConflictError, Database, driver_cursor
+from admission.store.pages import read_page
+from admission.store.port import (
+    Batch,
+    EventPage,
+    EventQuery,
+    Pruned,
+    Retention,
+    Session,
+    StoreUnavailableError,
+    TaskPage,
+    TaskQuery,
+)
+from admission.store.postgresql import PostgresqlBackend
+from admission.store.pruning import prune
+from admission.store.schema import (
+    COMMON_EVENTS,
+    CONTROLLER,
+    EVENTS,
+    IS_RARE,
+    LANES,
+    MUST_BE_RESTORED,
+    POLICIES,
+    SESSIONS,
+    TASK_INPUTS,
+    TASKS,
+)
+from admission.store.sqlite import SqliteBackend
 
 BUSY_TIMEOUT_S = 5.0
+# How long a write asks a server that went away during a commit whether it was stored.
+IN_DOUBT_S = 15.0
+RETRY_S = 0.2
 
 T = TypeVar("T")
 
 
 class SqlStore:
-    """Keeps everything in one SQLite file; see `Database` for its threads and its durability."""
+    """Keeps everything in one database; see `Database` for its threads, the backends for its durability."""
 
     def __init__(self, url: str, *, now: Callable[[], datetime] = rows.utc_now, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         """Takes the address; nothing is touched before `open`.
 
         Args:
-            url: `sqlite:///path`, the path relative to the working folder or with a fourth slash absolute.
+            url: `sqlite:///path`, the path relative to the working folder or with a fourth slash absolute; or `postgresql://…`.
             now: aware UTC time, for the removal of old sessions only.
             busy_timeout_s: how long a write waits while another process writes.
 
         Raises:
-            ValueError: the URL names no SQLite file.
+            ValueError: the URL names no database; the message has no password.
         """
-        try:
-            parsed = make_url(url)
-        except ArgumentError as error:
-            msg = f"{url!r} is not a database URL; write sqlite:///path/to/file.db"
-            raise ValueError(msg) from error
-        path = parsed.database
-        if parsed.drivername != "sqlite" or parsed.host or parsed.query or not path or path.startswith((":", "file:")):
-            msg = f"{parsed.render_as_string()!r} does not name a SQLite file; write sqlite:///path/to/file.db"
-            raise ValueError(msg)
-        self._database = Database(parsed, busy_timeout_s=busy_timeout_s)
+        backend = _backend(url, busy_timeout_s)
+        self._database = Database(backend)
         self._now = now
-        self._upsert_task = upsert(TASKS)
-        self._upsert_lane = upsert(LANES)
-        self._upsert_session = upsert(SESSIONS)
+        self._batches = BatchWriter(backend)
+        self._sessions = Insert(backend, SESSIONS, rows.SESSION_COLUMNS, then=replacing("token_sha256", rows.SESSION_COLUMNS[1:]))
+        self._moment = backend.moment
+        self._in_doubt: int | None = None
 
     async def open(self) -> None:
         """Connects and brings the schema up to date; a database of a newer program is unavailable to this one."""
@@ -65,83 +88,142 @@ class SqlStore:
         return await self._database.write(lambda connection: connection.execute(claim).scalar_one())
 
     async def write(self, epoch: int, batch: Batch) -> None:
-        """Stores the batch in one transaction; deletions come last."""
-        await self._database.write(lambda connection: self._write(connection, epoch, batch))
+        """Stores the batch in one transaction."""
+        drawn = 0
 
-    def _write(self, connection: Connection, epoch: int, batch: Batch) -> None:
-        _guard(connection, epoch)
-        new = rows.batch_rows(batch)
-        if new.tasks:
-            connection.execute(self._upsert_task, new.tasks)
-        if new.lanes:
-            connection.execute(self._upsert_lane, new.lanes)
-        if new.events:
-            connection.execute(insert(EVENTS), new.events)
-        if new.deleted:
-            ids = [{"deleted_id": task_id} for task_id in new.deleted]
-            connection.execute(delete(EVENTS).where(EVENTS.c.task_id == bindparam("deleted_id")), ids)
-            connection.execute(delete(TASKS).where(TASKS.c.task_id == bindparam("deleted_id")), ids)
+        def work(connection: Connection) -> None:
+            nonlocal drawn
+            drawn = self._batches.write(driver_cursor(connection), epoch, batch, in_doubt=self._in_doubt)
+
+        try:
+            await self._database.write(work)
+        except ConflictError as error:
+            raise ValueError(str(error)) from None
+        except CommitInDoubtError as error:
+            if not batch.events:
+                # Storing it twice is storing it once.
+                await self._patiently(work, error)
+            elif await self._patiently(lambda connection: self._batches.guard(driver_cursor(connection), epoch), error, drawn) != drawn:
+                raise
+        self._in_doubt = None
+
+    async def prune(self, epoch: int, retention: Retention) -> Pruned:
+        """Removes what is too old, at most `retention.limit` tasks and as many events, in one transaction."""
+        return await self._database.write(lambda connection: prune(connection, self._batches, epoch, retention))
 
     async def unfinished(self) -> tuple[Task, ...]:
         """Every task that is queued, leased or withdrawn, oldest acceptance first."""
-        accepted_at = func.coalesce(TASKS.c.queued_at, TASKS.c.created_at)
-        query = select(TASKS).where(or_(TASKS.c.state.in_(rows.UNFINISHED), TASKS.c.is_withdrawn))
-        query = query.order_by(accepted_at, TASKS.c.created_at, TASKS.c.task_id)
-        return await self._all(query, rows.task_of)
+        found = await self._all(select(TASKS).where(text(MUST_BE_RESTORED)), rows.task_of)
+        return tuple(sorted(found, key=rows.acceptance))
 
-    async def lanes(self) -> tuple[LaneSpec, ...]:
-        """Every lane ever stored, by id."""
+    async def lanes(self) -> tuple[KnownLane, ...]:
+        """Every lane that is not forgotten, by id."""
         return await self._all(select(LANES).order_by(LANES.c.lane_id), rows.lane_of)
+
+    async def policies(self) -> tuple[ModelPolicy, ...]:
+        """Every policy, by model."""
+        return await self._all(select(POLICIES).order_by(POLICIES.c.model), rows.policy_of)
 
     async def task(self, task_id: TaskId) -> Task | None:
         """The task as stored."""
-        found = await self._all(select(TASKS).where(TASKS.c.task_id == task_id), rows.task_of)
-        return found[0] if found else None
+        return await self._one(select(TASKS).where(TASKS.c.task_id == task_id), rows.task_of)
+
+    async def task_of_request(self, owner: str, request_id: str) -> Task | None:
+        """The owner's task with this idempotency key."""
+        return await self._one(select(TASKS).where(TASKS.c.owner == owner, TASKS.c.request_id == request_id), rows.task_of)
 
     async def page(self, query: TaskQuery) -> TaskPage:
         """One page of tasks; the page and the total are of one state."""
-        wanted = [TASKS.c.model == query.model] if query.model is not None else []
-        if query.states:
-            wanted.append(TASKS.c.state.in_(sorted(state.value for state in query.states)))
-        page = (
-            select(TASKS)
-            .where(*wanted)
-            .order_by(TASKS.c[query.sort.value].desc(), TASKS.c.task_id)
-            .offset(rows.first_index(query))
-            .limit(query.page_size)
-        )
-        count = select(func.count()).select_from(TASKS).where(*wanted)
+        return await self._database.read(lambda connection: read_page(connection, query))
 
-        def read(connection: Connection) -> TaskPage:
-            tasks = tuple(rows.task_of(row._asdict()) for row in connection.execute(page))
-            return TaskPage(tasks=tasks, total=connection.execute(count).scalar_one())
+    async def events(self, query: EventQuery) -> EventPage:
+        """Stored events with their sequences."""
+        rows.check_events_query(query)
+        found = _events(query)
+
+        def read(connection: Connection) -> EventPage:
+            events = tuple(rows.event_of(row) for row in connection.execute(found).all())
+            if len(events) == query.limit:
+                return EventPage(events=events, last_sequence=events[-1].sequence)
+            return EventPage(events=events, last_sequence=max(query.after, _last_sequence(connection)))
 
         return await self._database.read(read)
 
-    async def events(self, task_id: TaskId) -> tuple[Event, ...]:
-        """The task's events in the order in which they were written."""
-        return await self._all(select(EVENTS).where(EVENTS.c.task_id == task_id).order_by(EVENTS.c.sequence), rows.event_of)
+    async def last_sequence(self) -> int:
+        """Sequence of the newest event ever; 0 when there was none."""
+        return await self._database.read(_last_sequence)
+
+    async def unused_inputs(self, keys: Sequence[str]) -> frozenset[str]:
+        """Those of these object keys that no stored task has as an input image."""
+        used = await self._all(select(TASK_INPUTS.c.key).where(TASK_INPUTS.c.key.in_(keys)).distinct(), lambda row: str(row[0]))
+        return frozenset(keys).difference(used)
 
     async def add_session(self, session: Session) -> None:
         """Stores a session durably; one with the same token is replaced, sessions that ended over a day ago are removed."""
         ended = delete(SESSIONS).where(SESSIONS.c.expires_at < self._now() - rows.SESSIONS_KEPT)
+        new = [rows.session_row(session, self._moment)]
 
         def write(connection: Connection) -> None:
             connection.execute(ended)
-            connection.execute(self._upsert_session, rows.session_row(session))
+            self._sessions.run(driver_cursor(connection), new)
 
         await self._database.write(write)
 
     async def session(self, token_sha256: str) -> Session | None:
         """The session of this token, ended or not."""
-        found = await self._all(select(SESSIONS).where(SESSIONS.c.token_sha256 == token_sha256), rows.session_of)
+        return await self._one(select(SESSIONS).where(SESSIONS.c.token_sha256 == token_sha256), rows.session_of)
+
+    async def _all(self, query: Select[Any] | CompoundSelect[Any], decode: Callable[[Sequence[Any]], T]) -> tuple[T, ...]:
+        return await self._database.read(lambda connection: tuple([decode(row) for row in connection.execute(query).all()]))
+
+    async def _one(self, query: Select[Any] | CompoundSelect[Any], decode: Callable[[Sequence[Any]], T]) -> T | None:
+        found = await self._all(query, decode)
         return found[0] if found else None
 
-    async def _all(self, query: Select[Any], decode: Callable[[rows.Row], T]) -> tuple[T, ...]:
-        def read(connection: Connection) -> tuple[T, ...]:
-            return tuple(decode(row._asdict()) for row in connection.execute(query))
+    async def _patiently(self, work: Callable[[Connection], T], doubt: CommitInDoubtError, drawn: int | None = None) -> T:
+        """Runs it when the server is there again. If it stays away, the commit with these numbers stays in doubt until the next write."""
+        deadline_s = asyncio.get_running_loop().time() + IN_DOUBT_S
+        while True:
+            try:
+                return await self._database.write(work)
+            except StoreUnavailableError:
+                if asyncio.get_running_loop().time() > deadline_s:
+                    self._in_doubt = drawn
+                    raise doubt from None
+                await asyncio.sleep(RETRY_S)
 
-        return await self._database.read(read)
+
+def _backend(url: str, busy_timeout_s: float) -> Backend:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # Neither the text nor the cause is shown: there may be a password in it.
+        msg = f"this is not a database URL; write {sqlite.FORM} or {postgresql.FORM}"
+        raise ValueError(msg) from None
+    if parsed.get_backend_name() == "postgresql":
+        return PostgresqlBackend(parsed, lock_timeout_s=busy_timeout_s)
+    return SqliteBackend(parsed, busy_timeout_s=busy_timeout_s)
+
+
+def _events(query: EventQuery) -> Select[Any] | CompoundSelect[Any]:
+    """The page's events. Rare types come each out of the index in order, and the engine merges them as it goes."""
+    every = select(EVENTS).where(EVENTS.c.sequence > query.after)
+    if query.task_id is not None:
+        every = every.where(EVENTS.c.task_id == query.task_id)
+    if query.lane_id is not None:
+        every = every.where(EVENTS.c.lane_id == query.lane_id)
+    types = sorted(query.event_types)
+    if not types:
+        return every.order_by(EVENTS.c.sequence).limit(query.limit)
+    if query.task_id is not None or query.lane_id is not None or not query.event_types.isdisjoint(COMMON_EVENTS):
+        return every.where(EVENTS.c.event_type.in_(types)).order_by(EVENTS.c.sequence).limit(query.limit)
+    parts = [every.where(text(IS_RARE), EVENTS.c.event_type == event_type) for event_type in types]
+    return union_all(parts[0], *parts[1:]).order_by("sequence").limit(query.limit)
+
+
+def _last_sequence(connection: Connection) -> int:
+    kept, newest = connection.execute(select(CONTROLLER.c.last_sequence, select(func.max(EVENTS.c.sequence)).scalar_subquery())).one()
+    return max(int(kept), int(newest or 0))
 
 
 def _migrate(connection: Connection) -> None:
@@ -150,10 +232,3 @@ def _migrate(connection: Connection) -> None:
     except CommandError as error:
         msg = f"the database was made by another release: {error}"
         raise StoreUnavailableError(msg) from error
-
-
-def _guard(connection: Connection, epoch: int) -> None:
-    """Refuses every epoch but the newest. The row stays locked to the end of the transaction (on SQLite the whole database is)."""
-    newest = connection.execute(select(CONTROLLER.c.epoch).with_for_update(read=True)).scalar_one()
-    if epoch != newest:
-        raise StaleEpochError(rows.stale(epoch, newest))

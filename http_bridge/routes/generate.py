@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -12,10 +13,11 @@ from http_bridge.auth import Caller, CallerDependency, KeyCallerDependency
 from http_bridge.bodies import read_body
 from http_bridge.context import Bridge, bridge_of
 from http_bridge.errors import HttpError
+from http_bridge.idempotency import IdempotencyKeyDependency, named_as_header
 from http_bridge.intake import take_in
 from http_bridge.request_schema import request_body
 from http_bridge.schemas import AcceptedReply
-from runtime.errors import ErrorCode
+from runtime.errors import ErrorCode, ServiceError
 from runtime.wire import request_to_message
 
 if TYPE_CHECKING:
@@ -26,24 +28,28 @@ router = APIRouter(tags=["generate"])
 
 
 @router.post("/generate", status_code=202, openapi_extra={"requestBody": request_body()})
-async def generate(request: Request, caller: CallerDependency) -> AcceptedReply:
+async def generate(request: Request, caller: CallerDependency, key: IdempotencyKeyDependency) -> AcceptedReply:
     """Asks for a video. 202 means that it is on disk and will be done, or fail with a reason.
 
-    Where no lane of the model is ready the reply is held, at most 30 s; hang up to give the place back.
+    Where no lane of the model is ready the reply is held, at most 30 s; hang up to give the place back. With an Idempotency-Key the request
+    may be repeated: it gives the same task as long as that is kept.
     """
-    return await _submit(request, caller)
+    return await _submit(request, caller, key)
 
 
 @router.post("/generate_direct", status_code=202, openapi_extra={"requestBody": request_body()})
-async def generate_direct(request: Request, caller: KeyCallerDependency) -> AcceptedReply:
+async def generate_direct(request: Request, caller: KeyCallerDependency, key: IdempotencyKeyDependency) -> AcceptedReply:
     """As /generate, for other backends: the API key only."""
-    return await _submit(request, caller)
+    return await _submit(request, caller, key)
 
 
-async def _submit(request: Request, caller: Caller) -> AcceptedReply:
+async def _submit(request: Request, caller: Caller, key: str) -> AcceptedReply:
     bridge = bridge_of(request)
     wanted = await _wanted(request, bridge)
-    task = await _accepted(request, bridge, wanted, caller.owner)
+    try:
+        task = await _accepted(request, bridge, bridge.client.submit_task(wanted, caller.owner, key))
+    except ServiceError as error:
+        raise named_as_header(error) from error
     return AcceptedReply(task_id=task.task_id, status="pending")
 
 
@@ -55,9 +61,9 @@ async def _wanted(request: Request, bridge: Bridge) -> GenerationRequest:
         return request_to_message(await take_in(bridge, body))
 
 
-async def _accepted(request: Request, bridge: Bridge, wanted: GenerationRequest, owner: str) -> Task:
+async def _accepted(request: Request, bridge: Bridge, submission: Coroutine[Any, Any, Task]) -> Task:
     """Waits for admission's answer; gives the place back when the client leaves or the bridge stops."""
-    call = asyncio.create_task(bridge.client.submit_task(wanted, owner), name="submit-task")
+    call = asyncio.create_task(submission, name="submit-task")
     gone = asyncio.create_task(_until_gone(request), name="watch-client")
     stopping = asyncio.create_task(bridge.stopping.wait(), name="watch-stop")
     try:

@@ -86,6 +86,7 @@ class Agent:
         self._wished_interval_s = settings.report_interval_s
         self._attachments: set[Attachment] = set()
         self._attached: Attachment | None = None
+        self._is_drained = False
         self._streams = 0
         self._attempt: asyncio.Task[None] | None = None
         self._records: deque[MemoryRecord] = deque(maxlen=_RECORDS_KEPT)
@@ -99,6 +100,11 @@ class Agent:
     def is_attached(self) -> bool:
         """A stream to admission is open and answered."""
         return self._attached is not None
+
+    @property
+    def is_drained(self) -> bool:
+        """Admission said last that an operator drains the lane. It is obeyed there: no lease comes."""
+        return self._is_drained
 
     @property
     def epoch(self) -> int:
@@ -199,6 +205,9 @@ class Agent:
             return
         wished_s = desired.report_interval.ToMicroseconds() / 1e6 or self._settings.report_interval_s
         self._wished_interval_s = max(_MIN_INTERVAL_S, min(wished_s, self._settings.report_interval_s))
+        if desired.drain is not self._is_drained:
+            self._is_drained = desired.drain
+            _log.info("lane_drained" if desired.drain else "lane_resumed")
         state, actions = lane.wished(self._state, wish)
         has_changed = state.activity != self._state.activity
         self._become(state)

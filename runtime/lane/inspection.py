@@ -33,4 +33,5 @@ class InspectionService(pb_grpc.InspectionServiceServicer):
             pipeline_pid=self._agent.status.pid,
             started_at=started_at,
             memory_records=[memory_message(record) for record in self._agent.memory_records],
+            drained=self._agent.is_drained,
         )

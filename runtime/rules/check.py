@@ -3,15 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from runtime.rules.catalogue import FIELDS, KEYFRAME_FIELDS, MODELS, MODES, FieldRule, Kind, ModelRules
+from runtime.rules.catalogue import FIELDS, KEYFRAME_FIELDS, MODELS, MODES, FieldRule, FixedParameter, Kind, ModelRules
 from runtime.rules.request import ArbitraryFrame, GenerationRequest, InvalidRequestError, Violation
 from runtime.rules.values import ValueRefusedError, check_value, spell
 
 # Fields that a request is checked by and does not carry.
 _CHECKED_ONLY = frozenset({"type"})
-_ALL_MODES = tuple(MODES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What the rule set says of one field for one model (None: an unknown one), looked up once instead of at every request.
+
+    Attributes:
+        names: the field's name and its aliases.
+        stand_in: field that is read when none of the names was sent.
+        default: of an absent field; for `mode` the images decide.
+        options: choices of a rule that lists none itself.
+    """
+
+    rule: FieldRule
+    names: tuple[str, ...]
+    stand_in: str | None
+    fixed: FixedParameter | None
+    default: str | int | float | None
+    options: tuple[str, ...]
+
+
+def _plans(model: ModelRules | None) -> tuple[_Plan, ...]:
+    plans = []
+    for rule in FIELDS:
+        fixed = model.fixed_parameters.get(rule.name) if model is not None else None
+        plans.append(
+            _Plan(
+                rule=rule,
+                names=(rule.name, *rule.aliases),
+                stand_in=model.stand_ins.get(rule.name) if model is not None else None,
+                fixed=fixed,
+                default=rule.default if fixed is None else fixed.value,
+                options=model.modes if model is not None else tuple(MODES),
+            )
+        )
+    return tuple(plans)
+
+
+_PLANS: Mapping[str, tuple[_Plan, ...]] = {model.id: _plans(model) for model in MODELS.values()}
+_PLANS_OF_UNKNOWN = _plans(None)
+_UNUSED: Mapping[str, tuple[FieldRule, ...]] = {
+    model_id: tuple(rule for rule in FIELDS if not rule.is_used_by(model_id)) for model_id in MODELS
+}
+_RULES: Mapping[str, FieldRule] = {rule.name: rule for rule in FIELDS}
+_IMAGE_RULES = tuple(rule for rule in FIELDS if rule.kind in (Kind.IMAGE, Kind.KEYFRAMES))
 
 
 def check_request(raw: Mapping[str, object]) -> GenerationRequest:
@@ -41,63 +86,51 @@ class _Check:
         self._stood_in: set[str] = set()
 
     def run(self) -> GenerationRequest:
-        for rule in FIELDS:
-            if rule.kind is Kind.KEYFRAMES:
-                self._values[rule.name] = self._keyframes(rule)
-            elif rule.name not in self._stood_in:
-                self._values[rule.name] = self._field(rule)
+        for plan in _PLANS_OF_UNKNOWN if self._model is None else _PLANS[self._model.id]:
+            if plan.rule.kind is Kind.KEYFRAMES:
+                self._values[plan.rule.name] = self._keyframes(plan.rule)
+            elif plan.rule.name not in self._stood_in:
+                self._values[plan.rule.name] = self._field(plan)
         if self._model is not None:
             self._apply_model(self._model)
         if self._violations or self._model is None:
             raise InvalidRequestError(tuple(sorted(self._violations, key=_field_order)))
-        return GenerationRequest(**{name: value for name, value in self._values.items() if name not in _CHECKED_ONLY})
+        for name in _CHECKED_ONLY:
+            del self._values[name]
+        return GenerationRequest(**self._values)
 
     def _refuse(self, field: str, message: str) -> None:
         self._violations.append(Violation(field=field, message=message))
 
-    def _field(self, rule: FieldRule) -> object:
-        """The field's value under whichever of its names was sent; its default when none was."""
-        names = self._sent_names(rule)
-        if not names:
-            if rule.required:
-                self._refuse(rule.name, "is required")
-            return self._default(rule)
-        values = [self._value(rule, name) for name in names]
-        return values[0]
+    def _field(self, plan: _Plan) -> object:
+        """The field's value under the first of its names that was sent, all of which are checked; its default when none was."""
+        values = [self._value(plan, name, sent) for name in plan.names if (sent := self._raw.get(name)) is not None]
+        if values:
+            return values[0]
+        if plan.stand_in is not None and (sent := self._raw.get(plan.stand_in)) is not None:
+            self._stood_in.add(plan.stand_in)
+            return self._value(plan, plan.stand_in, sent)
+        if plan.rule.required:
+            self._refuse(plan.rule.name, "is required")
+        if plan.rule.name == "mode" and self._model is not None:
+            return self._meant_mode(self._model)
+        return plan.default
 
-    def _sent_names(self, rule: FieldRule) -> list[str]:
-        names = [name for name in (rule.name, *rule.aliases) if self._raw.get(name) is not None]
-        stand_in = self._model.stand_ins.get(rule.name) if self._model is not None else None
-        if not names and stand_in is not None and self._raw.get(stand_in) is not None:
-            self._stood_in.add(stand_in)
-            return [stand_in]
-        return names
-
-    def _value(self, rule: FieldRule, name: str) -> object:
-        options = self._model.modes if self._model is not None else _ALL_MODES
+    def _value(self, plan: _Plan, name: str, sent: object) -> object:
         try:
-            value = check_value(rule, self._raw[name], options)
+            value = check_value(plan.rule, sent, plan.options)
         except ValueRefusedError as error:
-            self._refuse(name, f"{error}{self._fixed_hint(rule)}")
+            self._refuse(name, f"{error}{self._fixed_hint(plan)}")
             return None
-        fixed = self._model.fixed_parameters.get(rule.name) if self._model is not None else None
-        if fixed is not None and value != fixed.value:
-            self._refuse(name, f"must be {fixed.value}{self._fixed_hint(rule)}")
+        if plan.fixed is not None and value != plan.fixed.value:
+            self._refuse(name, f"must be {plan.fixed.value}{self._fixed_hint(plan)}")
         return value
 
-    def _fixed_hint(self, rule: FieldRule) -> str:
-        fixed = self._model.fixed_parameters.get(rule.name) if self._model is not None else None
-        if self._model is None or fixed is None:
+    def _fixed_hint(self, plan: _Plan) -> str:
+        if self._model is None or plan.fixed is None:
             return ""
-        return f": {self._model.id} renders with {rule.name} {fixed.value} only; leave the field out or send that value"
-
-    def _default(self, rule: FieldRule) -> object:
-        if self._model is None:
-            return rule.default
-        if rule.name == "mode":
-            return self._meant_mode(self._model)
-        fixed = self._model.fixed_parameters.get(rule.name)
-        return rule.default if fixed is None else fixed.value
+        name, value = plan.rule.name, plan.fixed.value
+        return f": {self._model.id} renders with {name} {value} only; leave the field out or send that value"
 
     def _meant_mode(self, model: ModelRules) -> str:
         """Without a mode the images say which one is meant: a picture that was sent is never dropped in silence."""
@@ -108,16 +141,15 @@ class _Check:
 
     def _apply_model(self, model: ModelRules) -> None:
         """Holds what the model does not use at its default, leaves out the images that the mode does not use, requires those it does."""
-        for rule in FIELDS:
-            if rule.name in self._stood_in or not rule.is_used_by(model.id):
-                self._values[rule.name] = rule.default
+        for rule in _UNUSED[model.id]:
+            self._values[rule.name] = rule.default
+        for name in self._stood_in:
+            self._values[name] = _RULES[name].default
         mode = self._values["mode"]
         if mode is None:
             return
         images = MODES[mode].images
-        for rule in FIELDS:
-            if rule.kind not in (Kind.IMAGE, Kind.KEYFRAMES):
-                continue
+        for rule in _IMAGE_RULES:
             if rule.name not in images:
                 self._values[rule.name] = () if rule.kind is Kind.KEYFRAMES else None
             elif _is_absent(rule, self._raw.get(rule.name)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from runtime.rules.catalogue import IMAGE_KEY_PATTERN, FieldRule, Kind
 from runtime.rules.request import ImageReference
@@ -28,20 +28,7 @@ def check_value(rule: FieldRule, value: object, options: Sequence[str] = ()) -> 
     Raises:
         ValueRefusedError: it breaks the rule.
     """
-    match rule.kind:
-        case Kind.TEXT:
-            return _text(rule, value)
-        case Kind.CHOICE:
-            return _choice(rule.options or options, value)
-        case Kind.INTEGER:
-            return _integer(rule, value)
-        case Kind.NUMBER:
-            return _number(rule, value)
-        case Kind.IMAGE:
-            return _image(value)
-        case Kind.KEYFRAMES:
-            msg = "keyframes are checked one by one"
-            raise TypeError(msg)
+    return _CHECKS[rule.kind](rule, value, options)
 
 
 def spell(number: int | float) -> str:
@@ -49,7 +36,7 @@ def spell(number: int | float) -> str:
     return str(number) if isinstance(number, int) else f"{number:g}"
 
 
-def _text(rule: FieldRule, value: object) -> str:
+def _text(rule: FieldRule, value: object, _options: Sequence[str]) -> str:
     if not isinstance(value, str):
         msg = "must be text"
         raise ValueRefusedError(msg)
@@ -59,6 +46,9 @@ def _text(rule: FieldRule, value: object) -> str:
     if rule.minimum and not value.strip():
         msg = "must not be blank"
         raise ValueRefusedError(msg)
+    # Neither kind of character is printable: most texts need no closer look.
+    if value.isprintable():
+        return value
     if _CONTROL.search(value):
         msg = "must not contain control characters other than tab, newline and carriage return"
         raise ValueRefusedError(msg)
@@ -68,14 +58,15 @@ def _text(rule: FieldRule, value: object) -> str:
     return value
 
 
-def _choice(options: Sequence[str], value: object) -> str:
+def _choice(rule: FieldRule, value: object, options: Sequence[str]) -> str:
+    options = rule.options or options
     if isinstance(value, str) and value in options:
         return value
     msg = f"must be one of {', '.join(options)}" if len(options) > 1 else f"must be {options[0]}"
     raise ValueRefusedError(msg)
 
 
-def _integer(rule: FieldRule, value: object) -> int:
+def _integer(rule: FieldRule, value: object, _options: Sequence[str]) -> int:
     # bool is a subclass of int; JSON true is no number.
     is_integral = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not isinstance(value, int | float) or not is_integral:
@@ -85,7 +76,7 @@ def _integer(rule: FieldRule, value: object) -> int:
     return int(value)
 
 
-def _number(rule: FieldRule, value: object) -> float:
+def _number(rule: FieldRule, value: object, _options: Sequence[str]) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         msg = "must be a number"
         raise ValueRefusedError(msg)
@@ -107,9 +98,25 @@ def _check_range(rule: FieldRule, value: int | float) -> None:
     raise ValueRefusedError(msg)
 
 
-def _image(value: object) -> ImageReference:
+def _image(_rule: FieldRule, value: object, _options: Sequence[str]) -> ImageReference:
     key = value.key if isinstance(value, ImageReference) else value.get("key") if isinstance(value, Mapping) else None
     if not isinstance(key, str) or not _IMAGE_KEY.fullmatch(key):
         msg = "must be the reference of an uploaded image (inputs/ and 64 hexadecimal digits)"
         raise ValueRefusedError(msg)
     return ImageReference(key=key)
+
+
+def _keyframes(_rule: FieldRule, _value: object, _options: Sequence[str]) -> str:
+    msg = "keyframes are checked one by one"
+    raise TypeError(msg)
+
+
+_Value = str | int | float | ImageReference
+_CHECKS: Mapping[Kind, Callable[[FieldRule, object, Sequence[str]], _Value]] = {
+    Kind.TEXT: _text,
+    Kind.CHOICE: _choice,
+    Kind.INTEGER: _integer,
+    Kind.NUMBER: _number,
+    Kind.IMAGE: _image,
+    Kind.KEYFRAMES: _keyframes,
+}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from admission.store.memory import MemoryStore
 from admission.store.port import Store
 from admission.store.sql import SqlStore
 from tests.harness.clock import FakeClock
+from tests.harness.postgresql import PostgresqlServer
 
 
 @pytest.fixture
@@ -19,14 +21,39 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
-    """An open, empty store."""
-    new: Store
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql_server: PostgresqlServer) -> str:
+    """A migrated, empty database; its copies are there sooner than it was."""
+    url = postgresql_server.create_database()
+
+    async def migrate() -> None:
+        store = SqlStore(url)
+        await store.open()
+        await store.close()
+
+    asyncio.run(migrate())
+    return postgresql_server.name_of(url)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where an empty store is."""
     if request.param == "memory":
-        new = MemoryStore(now=lambda: clock.now().utc)
+        yield "memory:"
+    elif request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'store.db'}"
     else:
-        new = SqlStore(f"sqlite:///{tmp_path / 'store.db'}", now=lambda: clock.now().utc)
+        # Asked for here, so that the tests of the other stores need no server.
+        server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+        copy = server.create_database(template=request.getfixturevalue("postgresql_template"))
+        yield copy
+        server.drop_database(copy)
+
+
+@pytest.fixture
+async def store(url: str, clock: FakeClock) -> AsyncIterator[Store]:
+    """An open, empty store."""
+    new: Store = MemoryStore(now=lambda: clock.now().utc) if url == "memory:" else SqlStore(url, now=lambda: clock.now().utc)
     await new.open()
     yield new
     await new.close()

@@ -11,27 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from admission.core.lanes import LaneSpec
-from admission.core.tasks import Event, LaneMode, Model, Task, TaskId, TaskState
-from admission.store.port import Batch, Session, StaleEpochError, Store, StoreUnavailableError, TaskPage, TaskQuery
+from admission.core.lanes import KnownLane, ModelPolicy
+from admission.core.tasks import Event, LaneId, LaneMode, Model, Task, TaskId, TaskState
+from admission.store.port import Batch, EventQuery, Retention, Session, StaleEpochError, Store, StoreUnavailableError, TaskPage, TaskQuery
+from tests.contract.stored import events, fill, ids
 from tests.harness import tasks as make
 from tests.harness.clock import FakeClock
-from tests.harness.tasks import START, at, make_event, make_lane, make_task
+from tests.harness.tasks import START, at, make_event, make_known_lane, make_task
 
 # The store lives through all examples of a test on purpose; ids may come again.
 examples = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-async def fill(store: Store, *tasks: Task) -> int:
-    """Stores the tasks under a fresh epoch, which it returns."""
-    epoch = await store.claim_epoch()
-    await store.write(epoch, Batch(tasks=tasks))
-    return epoch
-
-
-def ids(page: TaskPage) -> list[str]:
-    """The ids on a page, in its order."""
-    return [task.task_id for task in page.tasks]
 
 
 # Round trips
@@ -40,7 +29,9 @@ def ids(page: TaskPage) -> list[str]:
 @examples
 @given(task=make.tasks())
 async def test_every_field_comes_back_when_a_task_is_read(store: Store, task: Task) -> None:
-    await fill(store, task)
+    epoch = await store.claim_epoch()
+    await store.write(epoch, Batch(deleted=[task.task_id]))
+    await store.write(epoch, Batch(tasks=[task]))
     assert await store.task(task.task_id) == task
 
 
@@ -48,19 +39,27 @@ async def test_every_field_comes_back_when_a_task_is_read(store: Store, task: Ta
 @given(data=st.data())
 async def test_every_field_comes_back_when_events_are_read(store: Store, data: st.DataObject) -> None:
     task_id = data.draw(make.task_ids())
-    events = data.draw(st.lists(make.events(task_id), max_size=4))
+    written = data.draw(st.lists(make.events(task_id), max_size=4))
     epoch = await store.claim_epoch()
     await store.write(epoch, Batch(deleted=[task_id]))
-    await store.write(epoch, Batch(events=events))
-    assert await store.events(task_id) == tuple(events)
+    await store.write(epoch, Batch(events=written))
+    assert await events(store, task_id) == written
 
 
 @examples
-@given(spec=make.lanes())
-async def test_every_field_comes_back_when_lanes_are_read(store: Store, spec: LaneSpec) -> None:
+@given(lane=make.lanes())
+async def test_every_field_comes_back_when_lanes_are_read(store: Store, lane: KnownLane) -> None:
     epoch = await store.claim_epoch()
-    await store.write(epoch, Batch(lanes=[spec]))
-    assert spec in await store.lanes()
+    await store.write(epoch, Batch(lanes=[lane]))
+    assert lane in await store.lanes()
+
+
+@examples
+@given(policy=make.policies())
+async def test_every_field_comes_back_when_policies_are_read(store: Store, policy: ModelPolicy) -> None:
+    epoch = await store.claim_epoch()
+    await store.write(epoch, Batch(policies=[policy]))
+    assert policy in await store.policies()
 
 
 async def test_times_come_back_as_utc_when_they_were_given_in_another_zone(store: Store) -> None:
@@ -82,20 +81,31 @@ async def test_the_stored_task_stays_when_the_mapping_it_was_made_of_is_changed(
 
 async def test_nothing_is_found_when_the_id_is_unknown(store: Store) -> None:
     assert await store.task(TaskId("none")) is None
-    assert await store.events(TaskId("none")) == ()
+    assert await events(store, "none") == []
     assert await store.session("none") is None
 
 
 # Batches
 
 
-async def test_a_task_is_replaced_whole_when_it_is_written_again(store: Store) -> None:
+async def test_what_changes_is_replaced_whole_when_a_task_is_written_again(store: Store) -> None:
     first = make_task(lane_id="lane-1", boot_id="boot-1", leased_at=START, stage_detail="step 3 of 8", attempt=1)
     epoch = await fill(store, first)
-    second = make_task(model=Model("phr00t"), state=TaskState.CANCELLED, queued_at=None)
+    second = make_task(state=TaskState.CANCELLED, queued_at=None, updated_at=at(1))
     await store.write(epoch, Batch(tasks=[second]))
     assert await store.task(TaskId("task-1")) == second
     assert (await store.page(TaskQuery())).total == 1
+
+
+async def test_what_a_task_was_accepted_with_stays_when_it_is_written_again(store: Store) -> None:
+    first = make_task(request_id="key", fingerprint="print")
+    epoch = await fill(store, first)
+    other = make_task(
+        model=Model("phr00t"), owner="else", request_id="other", fingerprint="", mode="i2v", parameters={}, tokens=0, created_at=at(9)
+    )
+    await store.write(epoch, Batch(tasks=[replace(other, attempt=1)]))
+    assert await store.task(TaskId("task-1")) == replace(first, attempt=1)
+    assert ids(await store.page(TaskQuery(model="anisora"))) == ["task-1"]
 
 
 async def test_the_last_one_counts_when_a_batch_holds_a_task_twice(store: Store) -> None:
@@ -106,10 +116,33 @@ async def test_the_last_one_counts_when_a_batch_holds_a_task_twice(store: Store)
 
 async def test_a_lane_is_replaced_when_it_is_written_again(store: Store) -> None:
     epoch = await store.claim_epoch()
-    await store.write(epoch, Batch(lanes=[make_lane("b"), make_lane("a")]))
-    pool = make_lane("b", mode=LaneMode.DEGRADED_SHARED, models=(Model("anisora"), Model("phr00t")))
+    await store.write(epoch, Batch(lanes=[make_known_lane("b"), make_known_lane("a")]))
+    pool = make_known_lane("b", mode=LaneMode.DEGRADED_SHARED, models=(Model("anisora"), Model("phr00t")))
     await store.write(epoch, Batch(lanes=[pool]))
-    assert await store.lanes() == (make_lane("a"), pool)
+    assert await store.lanes() == (make_known_lane("a"), pool)
+
+
+async def test_a_lane_is_gone_and_its_events_stay_when_it_is_forgotten(store: Store) -> None:
+    epoch = await store.claim_epoch()
+    event = make_event("lane_ready", task_id=None, lane_id=LaneId("a"))
+    await store.write(epoch, Batch(lanes=[make_known_lane("b"), make_known_lane("a")], events=[event]))
+    await store.write(epoch, Batch(forgotten_lanes=[LaneId("a"), LaneId("never-there")]))
+    assert await store.lanes() == (make_known_lane("b"),)
+    assert await events(store, None) == [event]
+
+
+async def test_a_lane_is_gone_when_one_batch_writes_and_forgets_it(store: Store) -> None:
+    epoch = await store.claim_epoch()
+    await store.write(epoch, Batch(lanes=[make_known_lane("a")], forgotten_lanes=[LaneId("a")]))
+    assert await store.lanes() == ()
+
+
+async def test_a_policy_is_replaced_when_it_is_written_again(store: Store) -> None:
+    epoch = await store.claim_epoch()
+    await store.write(epoch, Batch(policies=[ModelPolicy(model=Model("b"), is_fallback_manual=True), ModelPolicy(model=Model("a"))]))
+    denied = ModelPolicy(model=Model("b"), quota_denied_until=at(60), quota_reason="no cards left")
+    await store.write(epoch, Batch(policies=[denied]))
+    assert await store.policies() == (ModelPolicy(model=Model("a")), denied)
 
 
 async def test_nothing_changes_when_a_batch_is_empty(store: Store) -> None:
@@ -124,14 +157,14 @@ async def test_nothing_changes_when_a_batch_is_empty(store: Store) -> None:
         Batch(tasks=[make_task("task-2"), make_task("task-3", state=TaskState.HELD)]),
         Batch(tasks=[make_task("task-2"), make_task("task-3", parameters={"image": b"bytes"})]),
         Batch(tasks=[make_task("task-2"), make_task("task-3", parameters={"strength": float("nan")})]),
-        Batch(tasks=[make_task("task-2")], events=[make_event(created_at=START.replace(tzinfo=None))]),
+        Batch(tasks=[make_task("task-2")], events=[make_event(task_id=TaskId("task-2"), created_at=START.replace(tzinfo=None))]),
     ],
     ids=["held", "bytes", "not-a-number", "naive-time"],
 )
 async def test_nothing_of_a_batch_is_stored_when_a_part_of_it_is_wrong(store: Store, wrong: Batch) -> None:
     epoch = await fill(store, make_task())
     with pytest.raises((ValueError, TypeError)):
-        await store.write(epoch, replace(wrong, lanes=[make_lane()], deleted=[TaskId("task-1")]))
+        await store.write(epoch, replace(wrong, lanes=[make_known_lane()], deleted=[TaskId("task-1")]))
     assert ids(await store.page(TaskQuery())) == ["task-1"]
     assert await store.lanes() == ()
 
@@ -142,16 +175,16 @@ async def test_a_task_and_its_events_are_gone_when_it_is_deleted(store: Store) -
     await store.write(epoch, Batch(events=[make_event(), kept]))
     await store.write(epoch, Batch(deleted=[TaskId("task-1"), TaskId("never-there")]))
     assert await store.task(TaskId("task-1")) is None
-    assert await store.events(TaskId("task-1")) == ()
+    assert await events(store) == []
     assert ids(await store.page(TaskQuery())) == ["task-2"]
-    assert await store.events(TaskId("task-2")) == (kept,)
+    assert await events(store, "task-2") == [kept]
 
 
 async def test_a_task_stays_away_when_one_batch_writes_and_deletes_it(store: Store) -> None:
     epoch = await store.claim_epoch()
     await store.write(epoch, Batch(tasks=[make_task()], events=[make_event()], deleted=[TaskId("task-1")]))
     assert await store.task(TaskId("task-1")) is None
-    assert await store.events(TaskId("task-1")) == ()
+    assert await events(store) == []
 
 
 async def test_an_event_is_kept_when_it_comes_after_its_task_was_deleted(store: Store) -> None:
@@ -159,7 +192,7 @@ async def test_an_event_is_kept_when_it_comes_after_its_task_was_deleted(store: 
     epoch = await fill(store, make_task())
     await store.write(epoch, Batch(deleted=[TaskId("task-1")]))
     await store.write(epoch, Batch(events=[make_event("memory_record")]))
-    assert await store.events(TaskId("task-1")) == (make_event("memory_record"),)
+    assert await events(store) == [make_event("memory_record")]
 
 
 async def test_events_keep_the_order_of_writing_when_their_times_are_equal_or_go_back(store: Store) -> None:
@@ -167,13 +200,13 @@ async def test_events_keep_the_order_of_writing_when_their_times_are_equal_or_go
     written = [make_event(value=str(number), created_at=at(second)) for number, second in enumerate((5, 5, 3, 5, 1, 9))]
     await store.write(epoch, Batch(events=written[:4]))
     await store.write(epoch, Batch(events=written[4:]))
-    assert await store.events(TaskId("task-1")) == tuple(written)
+    assert await events(store) == written
 
 
 async def test_an_event_of_a_lane_is_stored_when_it_names_no_task(store: Store) -> None:
     epoch = await store.claim_epoch()
     await store.write(epoch, Batch(events=[Event(event_type="lane_ready", created_at=START)]))
-    assert await store.events(TaskId("task-1")) == ()
+    assert await events(store) == []
 
 
 # Epochs
@@ -186,11 +219,11 @@ async def test_epochs_count_from_one_when_they_are_claimed(store: Store) -> None
 async def test_a_write_is_refused_whole_when_a_newer_epoch_was_claimed(store: Store) -> None:
     old = await fill(store, make_task())
     new = await store.claim_epoch()
-    changes = Batch(tasks=[make_task(attempt=9)], lanes=[make_lane()], events=[make_event()])
+    changes = Batch(tasks=[make_task(attempt=9)], lanes=[make_known_lane()], events=[make_event()])
     with pytest.raises(StaleEpochError):
         await store.write(old, changes)
     assert await store.task(TaskId("task-1")) == make_task()
-    assert (await store.lanes(), await store.events(TaskId("task-1"))) == ((), ())
+    assert (await store.lanes(), await events(store)) == ((), [])
     await store.write(new, changes)
     assert await store.task(TaskId("task-1")) == make_task(attempt=9)
 
@@ -278,7 +311,12 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "lanes": lambda store: store.lanes(),
     "task": lambda store: store.task(TaskId("task-1")),
     "page": lambda store: store.page(TaskQuery()),
-    "events": lambda store: store.events(TaskId("task-1")),
+    "policies": lambda store: store.policies(),
+    "task_of_request": lambda store: store.task_of_request("session-1", "key"),
+    "events": lambda store: store.events(EventQuery()),
+    "last_sequence": lambda store: store.last_sequence(),
+    "prune": lambda store: store.prune(1, Retention(tasks_before={})),
+    "unused_inputs": lambda store: store.unused_inputs(["inputs/a"]),
     "add_session": lambda store: store.add_session(make_session("a", START)),
     "session": lambda store: store.session("hash-a"),
 }
@@ -302,12 +340,12 @@ async def test_nothing_happens_when_a_store_is_opened_or_closed_twice(store: Sto
 
 async def test_everything_is_there_when_the_store_is_opened_again(store: Store) -> None:
     epoch = await fill(store, make_task())
-    await store.write(epoch, Batch(lanes=[make_lane()], events=[make_event()]))
+    await store.write(epoch, Batch(lanes=[make_known_lane()], events=[make_event()]))
     await store.add_session(make_session("a", at(60)))
     await store.close()
     await store.open()
     assert await store.unfinished() == (make_task(),)
-    assert await store.lanes() == (make_lane(),)
-    assert await store.events(TaskId("task-1")) == (make_event(),)
+    assert await store.lanes() == (make_known_lane(),)
+    assert await events(store) == [make_event()]
     assert await store.session("hash-a") == make_session("a", at(60))
     assert await store.claim_epoch() == epoch + 1

@@ -10,20 +10,9 @@ from hypothesis import strategies as st
 
 from admission.core.tasks import Model, Task, TaskState
 from admission.store.port import Batch, Store, TaskPage, TaskQuery, TaskSort
+from tests.contract.stored import fill, ids
 from tests.harness import tasks as make
 from tests.harness.tasks import at, make_task
-
-
-async def fill(store: Store, *tasks: Task) -> None:
-    """Stores the tasks under a fresh epoch."""
-    epoch = await store.claim_epoch()
-    await store.write(epoch, Batch(tasks=tasks))
-
-
-def ids(page: TaskPage) -> list[str]:
-    """The ids on a page, in its order."""
-    return [task.task_id for task in page.tasks]
-
 
 # Unfinished
 
@@ -133,3 +122,33 @@ def sort_value(task: Task, sort: TaskSort) -> datetime | str | int:
 async def test_a_page_is_refused_when_it_cannot_exist(store: Store, query: TaskQuery) -> None:
     with pytest.raises(ValueError, match="count from 1"):
         await store.page(query)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+async def test_pages_hold_what_picking_by_hand_gives_when_filters_are_any(store: Store, data: st.DataObject) -> None:
+    everything = await store.page(TaskQuery(page_size=10_000))
+    states = [state for state in TaskState if state is not TaskState.HELD]
+    sizes = st.sampled_from([256, 512, 1024])
+    new = [
+        make_task(
+            f"task-{number}",
+            state=data.draw(st.sampled_from(states)),
+            model=data.draw(st.sampled_from([Model("anisora"), Model("phr00t")])),
+            parameters={"width": data.draw(sizes), "height": data.draw(sizes)},
+            created_at=at(data.draw(st.integers(0, 3))),
+        )
+        for number in range(data.draw(st.integers(0, 12)))
+    ]
+    epoch = await store.claim_epoch()
+    await store.write(epoch, Batch(deleted=[task.task_id for task in everything.tasks]))
+    await store.write(epoch, Batch(tasks=new))
+    sort = data.draw(st.sampled_from(TaskSort))
+    model = data.draw(st.sampled_from([None, "anisora"]))
+    wanted = data.draw(st.frozensets(st.sampled_from(states)))
+    expected = sorted(new, key=lambda task: task.task_id)
+    expected.sort(key=lambda task: sort_value(task, sort), reverse=True)
+    expected = [task for task in expected if model in (None, task.model) and (not wanted or task.state in wanted)]
+    for number in range(1, 6):
+        page = await store.page(TaskQuery(page=number, page_size=3, sort=sort, model=model, states=wanted))
+        assert page == TaskPage(tasks=tuple(expected[3 * number - 3 : 3 * number]), total=len(expected))

@@ -14,10 +14,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from warmlane.admission.v1 import access_service_pb2, access_service_pb2_grpc, admission_service_pb2_grpc
 from warmlane.admission.v1 import admission_service_pb2 as admission_pb2
 from warmlane.admission.v1.task_pb2 import Stage, Task, TaskState
-from warmlane.generation.v1.generation_pb2 import Failure
+from warmlane.generation.v1.generation_pb2 import Failure, GenerationRequest
 
 from runtime.errors import ErrorCode, ServiceError
 from runtime.rpc import GrpcServer
+from runtime.rules.request import Violation
 
 CREATED_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 EXPIRES_AT = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -52,16 +53,20 @@ class AdmissionDouble:
         submitted: requests and owners of SubmitTask, in order.
         holding: set while a SubmitTask waits.
         given_back: set when a SubmitTask that waited was cancelled by its caller.
+        loses_reply: the next SubmitTask accepts and never says so.
         listed: the ListTasks requests, in order.
-        server: what serves it; stop it to take admission away.
+        accepted: request and task by owner and request id.
+        server: what serves it; stop it to take admission away, `restart` to bring it back at the same address.
     """
 
     server: GrpcServer | None = None
+    accepted: dict[tuple[str, str], tuple[GenerationRequest, str]] = field(default_factory=dict)
 
     tasks: dict[str, Task] = field(default_factory=dict)
     sessions: dict[str, tuple[access_service_pb2.SessionState.ValueType, str]] = field(default_factory=dict)
     refusal: ServiceError | None = None
     hold: asyncio.Event | None = None
+    loses_reply: bool = False
     submitted: list[admission_pb2.SubmitTaskRequest] = field(default_factory=list)
     holding: asyncio.Event = field(default_factory=asyncio.Event)
     given_back: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,6 +78,17 @@ class AdmissionDouble:
         if task_id not in self.tasks:
             raise ServiceError(code=ErrorCode.TASK_NOT_FOUND, message="There is no such task.")
         return self.tasks[task_id]
+
+    async def stop(self) -> None:
+        """Takes admission away, with every call in work."""
+        assert self.server is not None
+        await self.server.stop(0)
+
+    async def restart(self) -> None:
+        """Serves at the same address again, with what it knew."""
+        assert self.server is not None
+        self.server = _server(self, f"127.0.0.1:{self.server.port}")
+        await self.server.start()
 
     def check_refusal(self) -> None:
         """Raises the refusal that was set."""
@@ -96,9 +112,26 @@ class _Admission(admission_service_pb2_grpc.AdmissionServiceServicer):
             except asyncio.CancelledError:
                 self._double.given_back.set()
                 raise
+        answer = self._accept(request)
+        if self._double.loses_reply:
+            self._double.loses_reply = False
+            self._double.holding.set()
+            await asyncio.Event().wait()
+        return answer
+
+    def _accept(self, request: admission_pb2.SubmitTaskRequest) -> admission_pb2.SubmitTaskResponse:
+        key = (request.owner, request.request_id)
+        if request.request_id and key in self._double.accepted:
+            earlier, task_id = self._double.accepted[key]
+            if earlier != request.request:
+                wrong = (Violation(field="request_id", message="was used before for another request"),)
+                raise ServiceError(code=ErrorCode.VALIDATION_ERROR, message="The request is invalid.", violations=wrong)
+            return admission_pb2.SubmitTaskResponse(task=self._double.tasks[task_id], is_duplicate=True)
         task = make_task(f"{len(self._double.submitted):032x}")
         task.request.CopyFrom(request.request)
         self._double.tasks[task.task_id] = task
+        if request.request_id:
+            self._double.accepted[key] = (request.request, task.task_id)
         return admission_pb2.SubmitTaskResponse(task=task)
 
     async def GetTask(self, request: admission_pb2.GetTaskRequest, _context: object) -> admission_pb2.GetTaskResponse:  # noqa: N802
@@ -144,11 +177,7 @@ class _Access(access_service_pb2_grpc.AccessServiceServicer):
         return access_service_pb2.CheckSessionResponse(state=state, session_id=session_id, expires_at=stamp(EXPIRES_AT))
 
 
-@asynccontextmanager
-async def admission_double() -> AsyncIterator[tuple[AdmissionDouble, str]]:
-    """A double that serves, and its address."""
-    double = AdmissionDouble()
-
+def _server(double: AdmissionDouble, bind: str) -> GrpcServer:
     def add_admission(server: grpc.aio.Server) -> None:
         admission_service_pb2_grpc.add_AdmissionServiceServicer_to_server(_Admission(double), server)  # type: ignore[abstract]
 
@@ -156,10 +185,16 @@ async def admission_double() -> AsyncIterator[tuple[AdmissionDouble, str]]:
         access_service_pb2_grpc.add_AccessServiceServicer_to_server(_Access(double), server)
 
     services = {"warmlane.admission.v1.AdmissionService": add_admission, "warmlane.admission.v1.AccessService": add_access}
-    server = GrpcServer("127.0.0.1:0", services)
-    await server.start()
-    double.server = server
+    return GrpcServer(bind, services)
+
+
+@asynccontextmanager
+async def admission_double() -> AsyncIterator[tuple[AdmissionDouble, str]]:
+    """A double that serves, and its address."""
+    double = AdmissionDouble()
+    double.server = _server(double, "127.0.0.1:0")
+    await double.server.start()
     try:
-        yield double, f"127.0.0.1:{server.port}"
+        yield double, f"127.0.0.1:{double.server.port}"
     finally:
-        await server.stop(0)
+        await double.stop()

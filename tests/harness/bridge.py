@@ -23,6 +23,7 @@ from http_bridge.__main__ import http_server
 from http_bridge.app import create_app
 from http_bridge.client import AdmissionClient
 from http_bridge.config import BridgeSettings
+from runtime.submitter import Patience
 from tests.harness.admission_double import AdmissionDouble, admission_double, make_task
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 KEY = "test-key-0123456789"
 WITH_KEY = {"X-API-Key": KEY}
 DONE_ID = "d" * 32
+QUICK = Patience(reach_s=0.3, pause_s=0.02)
+"""Enough for an admission in this process; one that is not there is not waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,20 +91,24 @@ def bridge_settings(address: str, **settings: Any) -> BridgeSettings:
 
 
 @asynccontextmanager
-async def running_bridge(folder: Path, **settings: Any) -> AsyncIterator[BridgeUnderTest]:
+async def running_bridge(folder: Path, *, patience: Patience | None = None, **settings: Any) -> AsyncIterator[BridgeUnderTest]:
     """A bridge that is called in this process, with real gRPC behind it."""
     async with admission_double() as (double, address):
-        app = create_app(bridge_settings(address, **settings), AdmissionClient(address), LocalStore(folder, mkdir=True))
+        app = create_app(
+            bridge_settings(address, **settings), AdmissionClient(address, patience=patience or QUICK), LocalStore(folder, mkdir=True)
+        )
         transport = httpx.ASGITransport(app)
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
             yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
 
 
 @asynccontextmanager
-async def served_bridge(folder: Path, **settings: Any) -> AsyncIterator[BridgeUnderTest]:
+async def served_bridge(folder: Path, *, patience: Patience | None = None, **settings: Any) -> AsyncIterator[BridgeUnderTest]:
     """A bridge behind a real HTTP server on a free port."""
     async with admission_double() as (double, address):
-        app = create_app(bridge_settings(address, **settings), AdmissionClient(address), LocalStore(folder, mkdir=True))
+        app = create_app(
+            bridge_settings(address, **settings), AdmissionClient(address, patience=patience or QUICK), LocalStore(folder, mkdir=True)
+        )
         server = http_server(app, "127.0.0.1:0")
         serving = asyncio.create_task(server.serve(), name="http-server")
         try:

@@ -6,12 +6,22 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from admission.core.commands import Command, PersistTask, Record, ReplyAccepted, ReplyOverloaded, SendWish
+from admission.core.commands import (
+    Command,
+    ForgetLane,
+    PersistLane,
+    PersistPolicy,
+    PersistTask,
+    Record,
+    ReplyAccepted,
+    ReplyOverloaded,
+    SendWish,
+)
 from admission.core.events import AcceptancesNotStored, CallerLeft, CancelRequested, CoreEvent, LaneReported, TaskSubmitted, TimePassed
-from admission.core.lanes import LaneSpec, Lease, Outcome, Report, Wish, Work
+from admission.core.lanes import KnownLane, LaneSpec, Lease, ModelPolicy, Outcome, Report, Wish, Work
 from admission.core.limits import Limits
 from admission.core.queue import QueueState
-from admission.core.tasks import TERMINAL, Failure, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, Task, TaskId, TaskState
+from admission.core.tasks import TERMINAL, Event, Failure, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, Task, TaskId, TaskState
 from admission.core.time import Now
 
 ANISORA, PHR00T = Model("anisora"), Model("phr00t")
@@ -55,6 +65,9 @@ class World:
         self.wishes: dict[LaneId, Wish] = {}
         self.events: list[tuple[str, str]] = []
         self.commits: list[tuple[TaskId, int]] = []
+        self.kept: list[Event] = []
+        self.lanes: dict[LaneId, KnownLane] = {}
+        self.policies: dict[Model, ModelPolicy] = {}
         self.recorded: set[tuple[TaskId | None, int]] = set()
         self._submitted = 0
         self._sessions = 0
@@ -80,7 +93,7 @@ class World:
             self.handle(TimePassed())
         self.elapsed_s = end
 
-    def submit(self, model: Model = ANISORA, owner: str = "owner") -> TaskId:
+    def submit(self, model: Model = ANISORA, owner: str = "owner", waited_s: float = 0.0) -> TaskId:
         """A new request."""
         self._submitted += 1
         task_id = TaskId(f"task-{self._submitted}")
@@ -97,7 +110,8 @@ class World:
                     state=TaskState.HELD,
                     created_at=now.utc,
                     updated_at=now.utc,
-                )
+                ),
+                waited_s=waited_s,
             )
         )
         return task_id
@@ -158,7 +172,8 @@ class World:
         )
         self.core = QueueState(limits, [ANISORA, PHR00T], self.now())
         self.wishes = {}
-        for command in self.core.restore(unfinished, lanes, self.now()):
+        known = [self.lanes.get(spec.lane_id, KnownLane(spec=spec)) for spec in lanes]
+        for command in self.core.restore(unfinished, known, self.now(), self.policies.values()):
             self._take(command)
         self.check()
 
@@ -207,6 +222,13 @@ class World:
             assert places == 1, f"{task.task_id} is in {places} places"
             assert task.state not in TERMINAL
         assert set(state.rescued) <= set(queued)
+        assert {task_id for of_model in state.held_by_model.values() for task_id in of_model} == set(state.held)
+        assert list(state.held.values()) == sorted(state.held.values()), "held requests stand in the order of their waits"
+        for model, backlog in state.backlogs.items():
+            tasks = [task for task in state.tasks.values() if task.model == model]
+            assert backlog.running == sum(task.state is TaskState.LEASED for task in tasks)
+            left = {TaskState.QUEUED: lambda task: task.tokens * 100, TaskState.LEASED: lambda task: task.tokens * (100 - task.progress)}
+            assert backlog.work == sum(left[task.state](task) for task in tasks if task.state in left)
         assert set(state.not_served_at_s) == set(queued)
         lost = [task_id for task_id, task in self.stored.items() if task.state not in TERMINAL and task_id not in state.tasks]
         assert not lost, "an accepted task is never lost"
@@ -233,10 +255,17 @@ class World:
                 self.overloaded[task_id] = command
             case Record(event=event):
                 self.events.append((event.event_type, event.reason))
+                self.kept.append(event)
                 if event.event_type == "memory_record":
                     named = (event.task_id, event.attempt)
                     assert named not in self.recorded, f"two memory records of {named}"
                     self.recorded.add(named)
+            case PersistLane(lane=lane):
+                self.lanes[lane.spec.lane_id] = lane
+            case ForgetLane(lane_id=lane_id):
+                del self.lanes[lane_id]
+            case PersistPolicy(policy=policy):
+                self.policies[policy.model] = policy
             case SendWish(lane_id=lane_id, wish=wish):
                 self.wishes[lane_id] = wish
             case _:

@@ -2,7 +2,7 @@
 
 `renders`: a picture that depends on the seed. `raises`, `hangs` (after one step, never looks at anything), `hangs at once` (before the
 first step), `writes` (a temporary file, and hangs), `kills itself`, `steps` (until it is cancelled), `deaf` (steps, and swallows the
-cancel), `waits` (until a file named `go` lies in the models folder), `leaks` (survives its release).
+cancel), `waits` (until a file named `go` lies in the models folder), `leaks` (survives its release), `takes N` (N seconds, in steps).
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class NumpyPipeline:
             job.on_step(1, 4)
         if behaviour is not None:
             behaviour(job)
+        elif request.prompt.startswith("takes "):
+            self._takes(job, float(request.prompt.removeprefix("takes ")))
         for step in range(2, 5):
             job.on_step(step, 4)
         generator = np.random.default_rng(request.seed)
@@ -84,6 +86,12 @@ class NumpyPipeline:
     def _waits(self, job: RenderJob) -> None:
         while not (self._models_dir / "go").exists():
             time.sleep(0.01)
+
+    def _takes(self, job: RenderJob, seconds: float) -> None:
+        ends_s = time.monotonic() + seconds
+        while time.monotonic() < ends_s:
+            time.sleep(0.02)
+            job.check()
 
     def _leaks(self, job: RenderJob) -> None:
         _leaked.append(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from admission.store.memory import MemoryStore
-from admission.store.port import Batch, Session, StoreUnavailableError
+from admission.store.port import Batch, Pruned, Retention, Session, StoreUnavailableError
 
 
 class FailingStore(MemoryStore):
@@ -20,6 +20,11 @@ class FailingStore(MemoryStore):
         """Stores the batch, or fails."""
         self._refuse()
         await super().write(epoch, batch)
+
+    async def prune(self, epoch: int, retention: Retention) -> Pruned:
+        """Removes what is too old, or fails."""
+        self._refuse()
+        return await super().prune(epoch, retention)
 
     async def add_session(self, session: Session) -> None:
         """Stores a session, or fails."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from admission.core.lanes import LaneSpec
+from admission.core.lanes import KnownLane, LaneSpec, ModelPolicy
 from admission.core.tasks import (
     Event,
     Failure,
@@ -59,6 +59,11 @@ def make_lane(lane_id: str = "lane-anisora", **changes: Any) -> LaneSpec:
     """A dedicated lane of anisora; `changes` are fields of LaneSpec."""
     fields: dict[str, Any] = {"mode": LaneMode.DEDICATED, "models": (Model("anisora"),), "device": "A10G"}
     return LaneSpec(lane_id=LaneId(lane_id), **(fields | changes))
+
+
+def make_known_lane(lane_id: str = "lane-anisora", *, is_drained: bool = False, **changes: Any) -> KnownLane:
+    """What is kept of a dedicated lane of anisora; `changes` are fields of LaneSpec."""
+    return KnownLane(spec=make_lane(lane_id, **changes), is_drained=is_drained)
 
 
 def texts() -> st.SearchStrategy[str]:
@@ -137,6 +142,9 @@ def tasks(draw: st.DrawFn, states: st.SearchStrategy[TaskState] | None = None) -
             lane_id=st.none() | lane_ids(),
             boot_id=st.none() | texts(),
             is_withdrawn=st.booleans(),
+            # With a key of its own per task, since no owner may have one twice.
+            request_id=st.just("") | st.uuids().map(lambda value: value.hex),
+            fingerprint=texts(),
             progress=st.integers(min_value=0, max_value=100),
             stage=st.sampled_from(Stage),
             stage_detail=texts(),
@@ -160,17 +168,30 @@ def events(draw: st.DrawFn, task_id: TaskId | None = None) -> Event:
             task_id=st.just(task_id),
             attempt=counts(),
             lane_id=st.none() | lane_ids(),
+            model=st.none() | texts().map(Model),
             memory=st.none() | records,
         )
     )
 
 
-def lanes() -> st.SearchStrategy[LaneSpec]:
-    """Specifications of lanes with any values."""
-    return st.builds(
+def lanes() -> st.SearchStrategy[KnownLane]:
+    """Lanes with any values."""
+    specs = st.builds(
         LaneSpec,
         lane_id=lane_ids(),
         mode=st.sampled_from(LaneMode),
         models=st.lists(texts().map(Model), max_size=3).map(tuple),
         device=texts(),
+    )
+    return st.builds(KnownLane, spec=specs, is_drained=st.booleans())
+
+
+def policies() -> st.SearchStrategy[ModelPolicy]:
+    """Policies with any values."""
+    return st.builds(
+        ModelPolicy,
+        model=texts().map(Model),
+        is_fallback_manual=st.booleans(),
+        quota_denied_until=st.none() | times(),
+        quota_reason=texts(),
     )

@@ -41,6 +41,8 @@ async def test_task_is_accepted_with_its_owner_when_the_key_asks(bridge: BridgeU
     assert (reply.status_code, reply.json()) == (202, {"task_id": f"{1:032x}", "status": "pending"})
     sent = bridge.admission.submitted[0]
     assert (sent.owner, sent.request.prompt, sent.request.num_frames, sent.request.steps) == ("key", "a lake at dawn", 17, 8)
+    # The seed is for admission to choose, so that the same body stays the same request.
+    assert sent.request.seed == -1
 
 
 async def test_owner_is_the_session_when_a_session_asks(bridge: BridgeUnderTest) -> None:
@@ -212,8 +214,7 @@ async def test_refusal_of_admission_is_told_when_it_comes(
 
 async def test_service_is_unavailable_when_nothing_listens_for_grpc(tmp_path: Path) -> None:
     async with running_bridge(tmp_path / "objects") as bridge:
-        assert bridge.admission.server is not None
-        await bridge.admission.server.stop(0)
+        await bridge.admission.stop()
         reply = await bridge.http.post("/generate", headers=WITH_KEY, json=TEXT)
     assert (reply.status_code, reply.json()["detail"]["code"]) == (503, "service_unavailable")
     assert int(reply.headers["Retry-After"]) >= 1

@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def apply(connection: Connection) -> None:
-    """Brings the schema to the newest revision, within the transaction that the caller began.
+def apply(connection: Connection, *, to: str = "head") -> None:
+    """Brings the schema to the newest revision (or an older one, for tests), within the transaction that the caller began.
 
     Raises:
         alembic.util.CommandError: the database is of a revision that this program does not know.
@@ -22,4 +22,4 @@ def apply(connection: Connection) -> None:
     config.set_main_option("script_location", "admission.store:migrations")
     config.attributes["connection"] = connection
     with _ONE_AT_A_TIME:
-        command.upgrade(config, "head")
+        command.upgrade(config, to)

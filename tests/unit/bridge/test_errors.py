@@ -25,6 +25,7 @@ def _body(error: HttpError) -> dict[str, Any]:
         ("deadline_unreachable", 422),
         ("queue_overloaded", 503),
         ("task_not_found", 404),
+        ("lane_not_found", 404),
         ("task_not_done", 425),
         ("unauthenticated", 401),
         ("forbidden", 403),

@@ -50,18 +50,28 @@ class Script:
 
     Attributes:
         refusal: raised by every call while set.
-        watched: the states that one WatchTask tells; None in between breaks the stream there.
+        watched: the states that one WatchTask tells, with what came with each as its `events`; None or an error breaks the stream there.
+        pages: what WatchEvents tells; None or an error in between breaks the stream there.
+        watched_after: after_sequence of every watch, of tasks and of events.
         video: what ReadResult sends.
         breaks_at: offset at which ReadResult breaks once.
         snapshot: what GetSnapshot tells.
         uploads: what UploadInput got.
         submitted: what SubmitTask got.
+        breaks_submission: SubmitTask breaks once.
+        told: what operators said.
         read_offsets: where ReadResult was asked to begin.
         hangs: WatchTask stays open, silent, after its states.
     """
 
     refusal: ServiceError | None = None
-    watched: list[task_pb2.Task | None] = field(default_factory=list)
+    watched: list[task_pb2.Task | ServiceError | None] = field(default_factory=list)
+    pages: list[operator_service_pb2.WatchEventsResponse | ServiceError | None] = field(default_factory=list)
+    watched_after: list[int] = field(default_factory=list)
+    event_requests: list[operator_service_pb2.WatchEventsRequest] = field(default_factory=list)
+    submissions: list[pb.SubmitTaskRequest] = field(default_factory=list)
+    breaks_submission: bool = False
+    told: list[tuple[str, object]] = field(default_factory=list)
     video: bytes = VIDEO
     breaks_at: int | None = None
     snapshot: operator_service_pb2.GetSnapshotResponse = field(default_factory=operator_service_pb2.GetSnapshotResponse)
@@ -96,12 +106,16 @@ class AdmissionDouble(admission_service_pb2_grpc.AdmissionServiceServicer):
         """Accepts."""
         self._refuse()
         self._script.submitted.append(request.request)
+        self._script.submissions.append(request)
+        if self._script.breaks_submission:
+            self._script.breaks_submission = False
+            raise ServiceError(code=ErrorCode.SERVICE_UNAVAILABLE, message="Admission is stopping.", metadata={"admission": "stopping"})
         return pb.SubmitTaskResponse(task=made_task())
 
     async def GetTask(self, request: pb.GetTaskRequest, context: object) -> pb.GetTaskResponse:  # noqa: N802
         """Tells the first state of the script."""
         self._refuse()
-        return pb.GetTaskResponse(task=next((one for one in self._script.watched if one is not None), made_task()))
+        return pb.GetTaskResponse(task=next((one for one in self._script.watched if isinstance(one, task_pb2.Task)), made_task()))
 
     async def CancelTask(self, request: pb.CancelTaskRequest, context: object) -> pb.CancelTaskResponse:  # noqa: N802
         """Cancels."""
@@ -109,13 +123,16 @@ class AdmissionDouble(admission_service_pb2_grpc.AdmissionServiceServicer):
         return pb.CancelTaskResponse(task=made_task(task_pb2.TASK_STATE_CANCELLED))
 
     async def WatchTask(self, request: pb.WatchTaskRequest, context: object) -> AsyncIterator[pb.WatchTaskResponse]:  # noqa: N802
-        """Tells the states of the script, once each."""
+        """Tells the states of the script, once each; their events are told beside them."""
         self._refuse()
+        self._script.watched_after.append(request.after_sequence)
         while self._script.watched:
             state = self._script.watched.pop(0)
-            if state is None:
-                raise _UNAVAILABLE
-            yield pb.WatchTaskResponse(task=state)
+            if not isinstance(state, task_pb2.Task):
+                raise state or _UNAVAILABLE
+            events = list(state.events)
+            del state.events[:]
+            yield pb.WatchTaskResponse(task=state, events=events, last_sequence=max((one.sequence for one in events), default=0))
         if self._script.hangs:
             await asyncio.Event().wait()
 
@@ -157,6 +174,43 @@ class OperatorDouble(operator_service_pb2_grpc.OperatorServiceServicer):
         if self._script.refusal is not None:
             raise self._script.refusal
         return self._script.snapshot
+
+    async def WatchEvents(  # noqa: N802
+        self, request: operator_service_pb2.WatchEventsRequest, context: object
+    ) -> AsyncIterator[operator_service_pb2.WatchEventsResponse]:
+        """Tells the pages of the script, once each."""
+        self._script.watched_after.append(request.after_sequence)
+        self._script.event_requests.append(request)
+        while self._script.pages:
+            page = self._script.pages.pop(0)
+            if not isinstance(page, operator_service_pb2.WatchEventsResponse):
+                raise page or _UNAVAILABLE
+            yield page
+
+    async def DrainLane(  # noqa: N802
+        self, request: operator_service_pb2.DrainLaneRequest, context: object
+    ) -> operator_service_pb2.DrainLaneResponse:
+        """Does it."""
+        self._script.told.append((request.lane_id, request.resume))
+        lane = operator_service_pb2.LaneSnapshot(
+            lane_id=request.lane_id, drained=not request.resume, availability=operator_service_pb2.AVAILABILITY_READY
+        )
+        return operator_service_pb2.DrainLaneResponse(lane=lane)
+
+    async def SetFallback(  # noqa: N802
+        self, request: operator_service_pb2.SetFallbackRequest, context: object
+    ) -> operator_service_pb2.SetFallbackResponse:
+        """Does it."""
+        self._script.told.append((request.model, request.enabled))
+        reason = task_pb2.FALLBACK_REASON_MANUAL if request.enabled else task_pb2.FALLBACK_REASON_UNSPECIFIED
+        queue = operator_service_pb2.QueueSnapshot(model=request.model, manual_fallback=request.enabled, fallback_reason=reason)
+        return operator_service_pb2.SetFallbackResponse(queue=queue)
+
+    async def ReportCapacity(  # noqa: N802
+        self, request: operator_service_pb2.ReportCapacityRequest, context: object
+    ) -> operator_service_pb2.ReportCapacityResponse:
+        """No command says it."""
+        raise AssertionError
 
 
 def serving(script: Script) -> GrpcServer:

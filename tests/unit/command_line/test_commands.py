@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 from warmlane.admission.v1 import operator_service_pb2, task_pb2
 from warmlane.generation.v1 import generation_pb2
 
+from command_line import session
 from command_line.__main__ import app
 from command_line.failures import CommandError, ExitCode
 from runtime.errors import ErrorCode, ServiceError
@@ -166,6 +168,93 @@ def test_depth_is_shown_when_requests_wait(run: Run, threaded_admission: Served)
     shown = run("queue").stdout
     assert "phr00t" in shown
     assert "3 of 25 places taken (2 held, 1 rescued)" in shown
+
+
+def test_way_of_new_requests_is_shown_when_a_model_falls_back(run: Run, threaded_admission: Served) -> None:
+    queue = operator_service_pb2.QueueSnapshot(model="phr00t", fallback_reason=task_pb2.FALLBACK_REASON_QUOTA)
+    queue.fallback_since.FromJsonString("2026-01-01T00:00:00Z")
+    queue.quota_denied_until.FromJsonString("2026-01-01T01:00:00Z")
+    queue.predicted_wait.FromMilliseconds(12_345)
+    threaded_admission.script.snapshot.queues.extend([operator_service_pb2.QueueSnapshot(model="anisora"), queue])
+    shown = run("queue").stdout
+    assert "its own lanes" in shown
+    for told in ("the degraded pool (quota since 2026-01-01T00:00:00Z)", "2026-01-01T01:00:00Z", "12.3 s"):
+        assert told in shown
+
+
+@pytest.mark.parametrize(("words", "resumed"), [((), False), (("--resume",), True)])
+def test_lane_is_shown_as_it_stands_when_it_was_drained(
+    run: Run, threaded_admission: Served, words: tuple[str, ...], resumed: bool
+) -> None:
+    shown = run("drain", "lane-anisora", *words).stdout
+    assert threaded_admission.script.told == [("lane-anisora", resumed)]
+    assert ("ready, drained" in shown) is not resumed
+
+
+@pytest.mark.parametrize(("switch", "told"), [("on", "the degraded pool (manual)"), ("off", "its own lanes")])
+def test_queue_is_shown_as_it_stands_when_a_model_was_sent_to_the_pool(
+    run: Run, threaded_admission: Served, switch: str, told: str
+) -> None:
+    assert told in run("fallback", "phr00t", switch).stdout
+    assert threaded_admission.script.told == [("phr00t", switch == "on")]
+    assert json.loads(run("fallback", "phr00t", switch, "--json").stdout)["manual_fallback"] is (switch == "on")
+
+
+def test_fallback_is_refused_when_it_is_neither_on_nor_off(run: Run) -> None:
+    assert run("fallback", "phr00t", "maybe").exit_code == ExitCode.USAGE
+
+
+def _page() -> operator_service_pb2.WatchEventsResponse:
+    event = task_pb2.TaskEvent(
+        event_type="fallback_activated", value="degraded_shared", reason="capacity", sequence=12, task_id=TASK_ID, model="anisora"
+    )
+    event.created_at.FromJsonString("2026-01-01T00:00:00Z")
+    return operator_service_pb2.WatchEventsResponse(events=[event], last_sequence=12)
+
+
+def test_each_event_is_one_line_when_events_are_shown(run: Run, threaded_admission: Served) -> None:
+    threaded_admission.script.pages = [_page()]
+    shown = run("events").stdout
+    expected = f"12  2026-01-01T00:00:00Z  fallback_activated  degraded_shared  (capacity)  model anisora  task {TASK_ID}\n"
+    assert shown == expected
+
+
+def test_each_event_is_one_object_a_line_when_json_is_asked_for(run: Run, threaded_admission: Served) -> None:
+    threaded_admission.script.pages = [_page(), _page()]
+    lines = [json.loads(line) for line in run("events", "--json").stdout.splitlines()]
+    assert [(line["event_type"], line["sequence"], line["memory"]) for line in lines] == [("fallback_activated", 12, None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", {"no_follow": True}),
+        ("--follow", {"only_new": True}),
+        ("-f --after 0", {}),
+        ("--after 7 --type a --type b", {"no_follow": True, "after_sequence": 7, "event_types": ["a", "b"]}),
+        (f"--task {TASK_ID} --lane lane-x", {"no_follow": True, "task_id": TASK_ID, "lane_id": "lane-x"}),
+    ],
+)
+def test_events_are_asked_for_as_the_options_say(run: Run, threaded_admission: Served, words: str, expected: dict[str, Any]) -> None:
+    run("events", *words.split())
+    assert threaded_admission.script.event_requests == [operator_service_pb2.WatchEventsRequest(**expected)]
+
+
+def test_break_is_said_when_admission_comes_back(run: Run, threaded_admission: Served) -> None:
+    started = made_task(progress=10)
+    started.events.add(event_type="attempt_started", sequence=5)
+    threaded_admission.script.watched = [started, None, made_task(task_pb2.TASK_STATE_DONE)]
+    told = run("watch", TASK_ID).stderr
+    assert "waiting for it, at most 60 s" in told
+    assert "admission is back; going on after event 5" in told
+
+
+def test_way_to_go_on_is_told_when_admission_stays_away(submit: Run, threaded_admission: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    threaded_admission.script.watched = [None]
+    monkeypatch.setattr(session, "PATIENCE_S", 0.0)
+    with pytest.raises(CommandError, match=rf"did not come back within 60 s.*watch {TASK_ID}") as caught:
+        submit("--wait")
+    assert caught.value.exit_code == ExitCode.UNAVAILABLE
 
 
 def test_pictures_are_uploaded_in_order_when_two_are_given(submit: Run, threaded_admission: Served, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from admission.core.commands import DiscardAttempt
 from admission.core.events import LaneReported, TimePassed
-from admission.core.lanes import Lease, Work
+from admission.core.lanes import KnownLane, Lease, Work
 from admission.core.tasks import (
     TERMINAL,
     TRANSITIONS,
@@ -218,7 +218,7 @@ def test_live_lane_keeps_its_render_when_admission_restarts() -> None:
     before.works(lane)
     after = World()
     after.stored = dict(before.stored)
-    after.core.restore(before.stored.values(), [before.core.state.lanes[lane].spec], after.now())
+    after.core.restore(before.stored.values(), [KnownLane(spec=before.core.state.lanes[lane].spec)], after.now())
     after.advance(20.0)
     work = Work(task_id=task_id, attempt=1, stage=Stage.INFERENCE, progress=60)
     after.attach("lane-anisora", ANISORA, work=work)
@@ -233,7 +233,7 @@ def test_lease_is_queued_again_when_its_lane_does_not_come_back_after_a_restart(
     task_id = before.submit()
     after = World()
     after.stored = dict(before.stored)
-    after.core.restore(before.stored.values(), [before.core.state.lanes[lane].spec], after.now())
+    after.core.restore(before.stored.values(), [KnownLane(spec=before.core.state.lanes[lane].spec)], after.now())
     after.advance(29.9)
     assert after.core.state.tasks[task_id].state is TaskState.LEASED
     after.advance(0.1)

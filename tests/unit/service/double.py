@@ -6,13 +6,25 @@ import asyncio
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
-from admission.core.lanes import Report, Wish
-from admission.core.tasks import Event, Model, Task, TaskId, TaskState
-from admission.engine_types import CountersView, DegradedView, LaneWish, Snapshot, TaskView, UnknownTaskError
-from admission.store.port import Session, StoreUnavailableError, TaskPage, TaskQuery
+from admission.core.lanes import Availability, LaneSpec, Report, Wish
+from admission.core.tasks import Event, LaneId, LaneMode, Model, Task, TaskId, TaskState
+from admission.engine_types import (
+    Accepted,
+    CountersView,
+    DegradedView,
+    LaneView,
+    LaneWish,
+    QueueView,
+    Snapshot,
+    Submission,
+    TaskChange,
+    TaskView,
+    UnknownLaneError,
+    UnknownTaskError,
+)
+from admission.store.port import EventPage, EventQuery, Session, StoreUnavailableError, TaskPage, TaskQuery
 from runtime.rules.check import check_request
 from runtime.rules.parameters import to_parameters
-from runtime.rules.request import GenerationRequest
 
 TASK_ID = TaskId("0123456789abcdef" * 2)
 AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -37,6 +49,45 @@ def a_task(state: TaskState = TaskState.QUEUED, **changes: object) -> Task:
 def a_view(task: Task, queue_position: int | None = None, eta_s: float | None = None) -> TaskView:
     """The task as the engine shows it."""
     return TaskView(task=task, queue_position=queue_position, eta_s=eta_s)
+
+
+def a_change(view: TaskView, *events: Event) -> TaskChange:
+    """What a watcher is told."""
+    return TaskChange(view=view, events=events, last_sequence=max((event.sequence for event in events), default=0))
+
+
+def a_lane(**changes: object) -> LaneView:
+    """A lane of anisora that was never heard of; `changes` replace its fields."""
+    fields: dict[str, object] = {
+        "spec": LaneSpec(lane_id=LaneId("lane-anisora"), mode=LaneMode.DEDICATED, models=(Model("anisora"),)),
+        "availability": Availability.UNAVAILABLE,
+        "warm": False,
+        "resident_model": None,
+        "work": None,
+        "reason": "never seen",
+        "last_report_age_s": None,
+        "cold_starts": 0,
+        "last_memory": None,
+        "is_drained": False,
+    }
+    return LaneView(**(fields | changes))  # type: ignore[arg-type]
+
+
+def a_queue(**changes: object) -> QueueView:
+    """The queue of anisora, quiet; `changes` replace its fields."""
+    fields: dict[str, object] = {
+        "model": Model("anisora"),
+        "depth": 3,
+        "max_depth": 25,
+        "served": False,
+        "running": 1,
+        "fallback_reason": None,
+        "fallback_since": None,
+        "is_fallback_manual": False,
+        "quota_denied_until": None,
+        "predicted_wait_s": None,
+    }
+    return QueueView(**(fields | changes))  # type: ignore[arg-type]
 
 
 class LaneSessionDouble:
@@ -68,20 +119,25 @@ class ControllerDouble:
     """Answers with what the test set."""
 
     def __init__(self) -> None:
-        self.submitted: list[tuple[GenerationRequest, str]] = []
+        self.submitted: list[Submission] = []
         self.answer: Task | Exception | None = a_task()
+        self.is_duplicate = False
         self.begun = asyncio.Event()
         self.left = asyncio.Event()
         self.tasks: dict[TaskId, TaskView] = {}
         self.events: tuple[Event, ...] = ()
-        self.views: asyncio.Queue[TaskView | None] = asyncio.Queue()
+        self.changes: asyncio.Queue[TaskChange | None] = asyncio.Queue()
+        self.pages: asyncio.Queue[EventPage | None] = asyncio.Queue()
+        self.watched_after: list[int] = []
+        self.event_queries: list[tuple[EventQuery, bool, bool]] = []
+        self.told: list[tuple[object, ...]] = []
         self.queries: list[TaskQuery] = []
         self.deleted: list[TaskId] = []
         self.sessions: list[LaneSessionDouble] = []
 
-    async def submit(self, request: GenerationRequest, owner: str) -> Task:
+    async def submit(self, submission: Submission) -> Accepted:
         """The answer; None waits until the caller leaves."""
-        self.submitted.append((request, owner))
+        self.submitted.append(submission)
         self.begun.set()
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -91,7 +147,7 @@ class ControllerDouble:
             finally:
                 self.left.set()
         assert self.answer is not None
-        return self.answer
+        return Accepted(task=self.answer, is_duplicate=self.is_duplicate)
 
     async def task(self, task_id: TaskId) -> TaskView | None:
         return self.tasks.get(task_id)
@@ -99,16 +155,41 @@ class ControllerDouble:
     async def task_events(self, task_id: TaskId) -> tuple[Event, ...]:
         return self.events
 
-    async def watch(self, task_id: TaskId) -> AsyncGenerator[TaskView, None]:
-        """The views that the test puts in; None ends it."""
+    async def watch(self, task_id: TaskId, after_sequence: int = 0) -> AsyncGenerator[TaskChange, None]:
+        """The changes that the test puts in; None ends it."""
         if task_id not in self.tasks:
             raise UnknownTaskError
+        self.watched_after.append(after_sequence)
         try:
             self.begun.set()
-            while (view := await self.views.get()) is not None:
-                yield view
+            while (change := await self.changes.get()) is not None:
+                yield change
         finally:
             self.left.set()
+
+    async def watch_events(self, query: EventQuery, *, only_new: bool, follow: bool) -> AsyncGenerator[EventPage, None]:
+        """The pages that the test puts in; None ends it."""
+        self.event_queries.append((query, only_new, follow))
+        try:
+            self.begun.set()
+            while (page := await self.pages.get()) is not None:
+                yield page
+        finally:
+            self.left.set()
+
+    async def drain_lane(self, lane_id: LaneId, *, drained: bool) -> LaneView:
+        if lane_id != "lane-anisora":
+            raise UnknownLaneError
+        self.told.append((lane_id, drained))
+        return a_lane(is_drained=drained)
+
+    async def set_fallback(self, model: Model, *, enabled: bool) -> QueueView:
+        self.told.append((model, enabled))
+        return a_queue(is_fallback_manual=enabled)
+
+    async def report_capacity(self, model: Model, *, denied_for_s: float | None, reason: str) -> QueueView:
+        self.told.append((model, denied_for_s, reason))
+        return a_queue(quota_denied_until=None if denied_for_s is None else AT)
 
     async def page(self, query: TaskQuery) -> TaskPage:
         self.queries.append(query)

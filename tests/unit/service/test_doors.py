@@ -30,7 +30,7 @@ async def test_answer_passes_when_it_comes_before_the_doors_close() -> None:
     async def answer() -> int:
         return 7
 
-    assert await Doors().hold(answer(), name="test") == 7
+    assert await Doors().hold(answer()) == 7
 
 
 async def test_answer_passes_when_it_comes_in_spite_of_being_cancelled() -> None:
@@ -45,7 +45,7 @@ async def test_answer_passes_when_it_comes_in_spite_of_being_cancelled() -> None
             return 7
         raise AssertionError
 
-    held = asyncio.create_task(doors.hold(answer(), name="test"))
+    held = asyncio.create_task(doors.hold(answer()))
     await begun.wait()
     doors.close()
 
@@ -62,7 +62,7 @@ async def test_wait_has_ended_when_the_doors_closed() -> None:
         finally:
             ended.set()
 
-    held = asyncio.create_task(doors.hold(wait(), name="test"))
+    held = asyncio.create_task(doors.hold(wait()))
     await begun.wait()
     doors.close()
 
@@ -81,10 +81,61 @@ async def test_wait_has_ended_when_its_caller_is_cancelled() -> None:
         finally:
             ended.set()
 
-    held = asyncio.create_task(Doors().hold(wait(), name="test"))
+    held = asyncio.create_task(Doors().hold(wait()))
     await begun.wait()
     held.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await held
     assert ended.is_set()
+
+
+async def test_wait_is_not_begun_when_the_doors_are_closed_already() -> None:
+    doors, begun = Doors(), asyncio.Event()
+    doors.close()
+
+    async def wait() -> None:
+        begun.set()
+
+    with pytest.raises(ServiceError, match="stopping"):
+        await doors.hold(wait())
+    assert not begun.is_set()
+
+
+async def test_caller_goes_on_unharmed_when_the_doors_closed_on_it() -> None:
+    """What ends the wait must not end what the caller does next: it has an answer to send."""
+    doors, begun = Doors(), asyncio.Event()
+
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def caller() -> str:
+        with pytest.raises(ServiceError):
+            await doors.hold(wait())
+        await asyncio.sleep(0)
+        return "told"
+
+    calling = asyncio.create_task(caller())
+    await begun.wait()
+    doors.close()
+    doors.close()
+
+    assert await calling == "told"
+    assert calling.cancelling() == 0
+
+
+async def test_caller_ends_as_cancelled_when_it_left_and_the_doors_closed_at_once() -> None:
+    doors, begun = Doors(), asyncio.Event()
+
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    held = asyncio.create_task(doors.hold(wait()))
+    await begun.wait()
+    held.cancel()
+    doors.close()
+
+    with pytest.raises(asyncio.CancelledError):
+        await held

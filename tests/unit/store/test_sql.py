@@ -20,13 +20,14 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, make_url
-from sqlalchemy.exc import OperationalError
 
 from admission.core.tasks import TaskId
 from admission.store.database import Database
 from admission.store.port import Batch, StaleEpochError, StoreUnavailableError, TaskQuery
 from admission.store.sql import BUSY_TIMEOUT_S, SqlStore
-from tests.harness.tasks import make_event, make_lane, make_task
+from admission.store.sqlite import SqliteBackend
+from tests.contract.stored import events
+from tests.harness.tasks import make_event, make_known_lane, make_task
 
 PRAGMAS = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout", "query_only")
 FULL = 2
@@ -35,12 +36,13 @@ WRITER = """
 import asyncio, sys
 from admission.store.port import Batch
 from admission.store.sql import SqlStore
-from tests.harness.tasks import make_event, make_lane, make_task
+from tests.contract.stored import events
+from tests.harness.tasks import make_event, make_known_lane, make_task
 
 async def main():
     store = SqlStore(sys.argv[1])
     await store.open()
-    await store.write(await store.claim_epoch(), Batch(tasks=[make_task()], lanes=[make_lane()], events=[make_event()]))
+    await store.write(await store.claim_epoch(), Batch(tasks=[make_task()], lanes=[make_known_lane()], events=[make_event()]))
     print("written", flush=True)
     await asyncio.Event().wait()
 
@@ -105,7 +107,7 @@ async def test_a_relative_path_is_below_the_working_folder_when_the_url_has_thre
 
 
 async def test_the_pragmas_are_in_force_when_connections_are_used(path: Path) -> None:
-    database = Database(make_url(f"sqlite:///{path}"), busy_timeout_s=BUSY_TIMEOUT_S)
+    database = Database(SqliteBackend(make_url(f"sqlite:///{path}"), busy_timeout_s=BUSY_TIMEOUT_S))
     await database.open(lambda _connection: None)
     common = {"journal_mode": "wal", "synchronous": FULL, "foreign_keys": 1, "busy_timeout": 5000}
     assert await database.write(pragmas) == {**common, "query_only": 0}
@@ -114,7 +116,7 @@ async def test_the_pragmas_are_in_force_when_connections_are_used(path: Path) ->
 
 
 async def test_a_read_cannot_write_when_it_tries(path: Path) -> None:
-    database = Database(make_url(f"sqlite:///{path}"), busy_timeout_s=BUSY_TIMEOUT_S)
+    database = Database(SqliteBackend(make_url(f"sqlite:///{path}"), busy_timeout_s=BUSY_TIMEOUT_S))
     await database.open(lambda connection: connection.exec_driver_sql("CREATE TABLE t (x)").close())
     with pytest.raises(StoreUnavailableError, match="readonly"):
         await database.read(lambda connection: connection.exec_driver_sql("INSERT INTO t VALUES (1)"))
@@ -154,8 +156,8 @@ async def test_a_finished_write_is_there_when_its_process_was_killed(path: Path)
     store = SqlStore(url)
     await store.open()
     assert await store.unfinished() == (make_task(),)
-    assert await store.lanes() == (make_lane(),)
-    assert await store.events(TaskId("task-1")) == (make_event(),)
+    assert await store.lanes() == (make_known_lane(),)
+    assert await events(store) == [make_event()]
     assert await store.claim_epoch() == 2
     await store.close()
 
@@ -189,7 +191,7 @@ async def test_a_write_fails_whole_and_succeeds_later_when_another_process_holds
     epoch = await store.claim_epoch()
     with writing_elsewhere(path), pytest.raises(StoreUnavailableError, match="locked") as caught:
         await store.write(epoch, Batch(tasks=[make_task()]))
-    assert isinstance(caught.value.__cause__, OperationalError)
+    assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
     assert await store.task(TaskId("task-1")) is None
     await store.write(epoch, Batch(tasks=[make_task()]))
     assert await store.task(TaskId("task-1")) == make_task()
@@ -218,7 +220,7 @@ async def test_a_write_fails_whole_and_succeeds_later_when_the_disk_refuses_more
         with pytest.raises(StoreUnavailableError):
             await store.write(epoch, Batch(tasks=[make_task(attempt=1), large]))
         # What is small enough is still served: the store is not broken by the failure.
-        await store.write(epoch, Batch(lanes=[make_lane()]))
+        await store.write(epoch, Batch(lanes=[make_known_lane()]))
     assert await store.unfinished() == (make_task(),)
     await store.write(epoch, Batch(tasks=[large]))
     assert await store.task(TaskId("task-2")) == large

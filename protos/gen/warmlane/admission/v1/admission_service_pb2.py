@@ -22,60 +22,61 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from warmlane.admission.v1 import task_pb2 as warmlane_dot_admission_dot_v1_dot_task__pb2
 from warmlane.generation.v1 import generation_pb2 as warmlane_dot_generation_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-warmlane/admission/v1/admission_service.proto\x12\x15warmlane.admission.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a warmlane/admission/v1/task.proto\x1a\'warmlane/generation/v1/generation.proto\"^\n\x11SubmitTaskRequest\x12:\n\x07request\x18\x01 \x01(\x0b\x32).warmlane.generation.v1.GenerationRequest\x12\r\n\x05owner\x18\x02 \x01(\t\"?\n\x12SubmitTaskResponse\x12)\n\x04task\x18\x01 \x01(\x0b\x32\x1b.warmlane.admission.v1.Task\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"<\n\x0fGetTaskResponse\x12)\n\x04task\x18\x01 \x01(\x0b\x32\x1b.warmlane.admission.v1.Task\"#\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\">\n\x11WatchTaskResponse\x12)\n\x04task\x18\x01 \x01(\x0b\x32\x1b.warmlane.admission.v1.Task\"\xa3\x01\n\x10ListTasksRequest\x12\x0c\n\x04page\x18\x01 \x01(\x05\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12-\n\x04sort\x18\x03 \x01(\x0e\x32\x1f.warmlane.admission.v1.TaskSort\x12\r\n\x05model\x18\x04 \x01(\t\x12\x30\n\x06states\x18\x05 \x03(\x0e\x32 .warmlane.admission.v1.TaskState\"N\n\x11ListTasksResponse\x12*\n\x05tasks\x18\x01 \x03(\x0b\x32\x1b.warmlane.admission.v1.Task\x12\r\n\x05total\x18\x02 \x01(\x03\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"?\n\x12\x43\x61ncelTaskResponse\x12)\n\x04task\x18\x01 \x01(\x0b\x32\x1b.warmlane.admission.v1.Task\"$\n\x11\x44\x65leteTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x14\n\x12\x44\x65leteTaskResponse\"\x13\n\x11ListModelsRequest\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.warmlane.admission.v1.Model\"\xd0\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\r\n\x05modes\x18\x05 \x03(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_mode\x18\x06 \x01(\t\x12\x31\n\x10\x66ixed_parameters\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x32\n\x11parameters_schema\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\"#\n\x12UploadInputRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"{\n\x13UploadInputResponse\x12\x31\n\x05image\x18\x01 \x01(\x0b\x32\".warmlane.generation.v1.InputImage\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12\x12\n\nmedia_type\x18\x04 \x01(\t\"e\n\x11ReadResultRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12/\n\x04\x66ile\x18\x02 \x01(\x0e\x32!.warmlane.admission.v1.ResultFile\x12\x0e\n\x06offset\x18\x03 \x01(\x03\"L\n\x12ReadResultResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\x12\n\nmedia_type\x18\x03 \x01(\t*\x7f\n\x08TaskSort\x12\x19\n\x15TASK_SORT_UNSPECIFIED\x10\x00\x12\x18\n\x14TASK_SORT_CREATED_AT\x10\x01\x12\x13\n\x0fTASK_SORT_MODEL\x10\x02\x12\x13\n\x0fTASK_SORT_WIDTH\x10\x03\x12\x14\n\x10TASK_SORT_HEIGHT\x10\x04*Y\n\nResultFile\x12\x1b\n\x17RESULT_FILE_UNSPECIFIED\x10\x00\x12\x15\n\x11RESULT_FILE_VIDEO\x10\x01\x12\x17\n\x13RESULT_FILE_PREVIEW\x10\x02\x32\x87\x07\n\x10\x41\x64missionService\x12\x61\n\nSubmitTask\x12(.warmlane.admission.v1.SubmitTaskRequest\x1a).warmlane.admission.v1.SubmitTaskResponse\x12X\n\x07GetTask\x12%.warmlane.admission.v1.GetTaskRequest\x1a&.warmlane.admission.v1.GetTaskResponse\x12`\n\tWatchTask\x12\'.warmlane.admission.v1.WatchTaskRequest\x1a(.warmlane.admission.v1.WatchTaskResponse0\x01\x12^\n\tListTasks\x12\'.warmlane.admission.v1.ListTasksRequest\x1a(.warmlane.admission.v1.ListTasksResponse\x12\x61\n\nCancelTask\x12(.warmlane.admission.v1.CancelTaskRequest\x1a).warmlane.admission.v1.CancelTaskResponse\x12\x61\n\nDeleteTask\x12(.warmlane.admission.v1.DeleteTaskRequest\x1a).warmlane.admission.v1.DeleteTaskResponse\x12\x61\n\nListModels\x12(.warmlane.admission.v1.ListModelsRequest\x1a).warmlane.admission.v1.ListModelsResponse\x12\x66\n\x0bUploadInput\x12).warmlane.admission.v1.UploadInputRequest\x1a*.warmlane.admission.v1.UploadInputResponse(\x01\x12\x63\n\nReadResult\x12(.warmlane.admission.v1.ReadResultRequest\x1a).warmlane.admission.v1.ReadResultResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-warmlane/admission/v1/admission_service.proto\x12\x15warmlane.admission.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a warmlane/admission/v1/task.proto\x1a\'warmlane/generation/v1/generation.proto\"\xae\x01\n\x11SubmitTaskRequest\x12:\n\x07request\x18\x01 \x01(\x0b\x32).warmlane.generation.v1.GenerationRequest\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12)\n\x06waited\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61\x62\x61ndon\x18\x05 \x01(\x08\"U\n\x12SubmitTaskResponse\x12)\n\x04task\x18\x01 \x01(\x0b\x32\x1b.warmlane.admission.v1.Task\x12\x14\n\x0cis_duplicate\x18\x02 \x01(\x08\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"<\n\x0fGetTaskResponse\x12)\n\x04task\x18\x01 \x01(\x0b\x32\x1b.warmlane.admission.v1.Task\";\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\x87\x01\n\x11WatchTaskResponse\x12)\n\x04task\x18\x01 \x01(\x0b\x32\x1b.warmlane.admission.v1.Task\x12\x30\n\x06\x65vents\x18\x02 \x03(\x0b\x32 .warmlane.admission.v1.TaskEvent\x12\x15\n\rlast_sequence\x18\x03 \x01(\x03\"\xa3\x01\n\x10ListTasksRequest\x12\x0c\n\x04page\x18\x01 \x01(\x05\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12-\n\x04sort\x18\x03 \x01(\x0e\x32\x1f.warmlane.admission.v1.TaskSort\x12\r\n\x05model\x18\x04 \x01(\t\x12\x30\n\x06states\x18\x05 \x03(\x0e\x32 .warmlane.admission.v1.TaskState\"N\n\x11ListTasksResponse\x12*\n\x05tasks\x18\x01 \x03(\x0b\x32\x1b.warmlane.admission.v1.Task\x12\r\n\x05total\x18\x02 \x01(\x03\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"?\n\x12\x43\x61ncelTaskResponse\x12)\n\x04task\x18\x01 \x01(\x0b\x32\x1b.warmlane.admission.v1.Task\"$\n\x11\x44\x65leteTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x14\n\x12\x44\x65leteTaskResponse\"\x13\n\x11ListModelsRequest\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.warmlane.admission.v1.Model\"\xd0\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\r\n\x05modes\x18\x05 \x03(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_mode\x18\x06 \x01(\t\x12\x31\n\x10\x66ixed_parameters\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x32\n\x11parameters_schema\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\"#\n\x12UploadInputRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"{\n\x13UploadInputResponse\x12\x31\n\x05image\x18\x01 \x01(\x0b\x32\".warmlane.generation.v1.InputImage\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12\x12\n\nmedia_type\x18\x04 \x01(\t\"e\n\x11ReadResultRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12/\n\x04\x66ile\x18\x02 \x01(\x0e\x32!.warmlane.admission.v1.ResultFile\x12\x0e\n\x06offset\x18\x03 \x01(\x03\"L\n\x12ReadResultResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\x12\n\nmedia_type\x18\x03 \x01(\t*\x7f\n\x08TaskSort\x12\x19\n\x15TASK_SORT_UNSPECIFIED\x10\x00\x12\x18\n\x14TASK_SORT_CREATED_AT\x10\x01\x12\x13\n\x0fTASK_SORT_MODEL\x10\x02\x12\x13\n\x0fTASK_SORT_WIDTH\x10\x03\x12\x14\n\x10TASK_SORT_HEIGHT\x10\x04*Y\n\nResultFile\x12\x1b\n\x17RESULT_FILE_UNSPECIFIED\x10\x00\x12\x15\n\x11RESULT_FILE_VIDEO\x10\x01\x12\x17\n\x13RESULT_FILE_PREVIEW\x10\x02\x32\x87\x07\n\x10\x41\x64missionService\x12\x61\n\nSubmitTask\x12(.warmlane.admission.v1.SubmitTaskRequest\x1a).warmlane.admission.v1.SubmitTaskResponse\x12X\n\x07GetTask\x12%.warmlane.admission.v1.GetTaskRequest\x1a&.warmlane.admission.v1.GetTaskResponse\x12`\n\tWatchTask\x12\'.warmlane.admission.v1.WatchTaskRequest\x1a(.warmlane.admission.v1.WatchTaskResponse0\x01\x12^\n\tListTasks\x12\'.warmlane.admission.v1.ListTasksRequest\x1a(.warmlane.admission.v1.ListTasksResponse\x12\x61\n\nCancelTask\x12(.warmlane.admission.v1.CancelTaskRequest\x1a).warmlane.admission.v1.CancelTaskResponse\x12\x61\n\nDeleteTask\x12(.warmlane.admission.v1.DeleteTaskRequest\x1a).warmlane.admission.v1.DeleteTaskResponse\x12\x61\n\nListModels\x12(.warmlane.admission.v1.ListModelsRequest\x1a).warmlane.admission.v1.ListModelsResponse\x12\x66\n\x0bUploadInput\x12).warmlane.admission.v1.UploadInputRequest\x1a*.warmlane.admission.v1.UploadInputResponse(\x01\x12\x63\n\nReadResult\x12(.warmlane.admission.v1.ReadResultRequest\x1a).warmlane.admission.v1.ReadResultResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'warmlane.admission.v1.admission_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASKSORT']._serialized_start=1588
-  _globals['_TASKSORT']._serialized_end=1715
-  _globals['_RESULTFILE']._serialized_start=1717
-  _globals['_RESULTFILE']._serialized_end=1806
-  _globals['_SUBMITTASKREQUEST']._serialized_start=177
-  _globals['_SUBMITTASKREQUEST']._serialized_end=271
-  _globals['_SUBMITTASKRESPONSE']._serialized_start=273
-  _globals['_SUBMITTASKRESPONSE']._serialized_end=336
-  _globals['_GETTASKREQUEST']._serialized_start=338
-  _globals['_GETTASKREQUEST']._serialized_end=371
-  _globals['_GETTASKRESPONSE']._serialized_start=373
-  _globals['_GETTASKRESPONSE']._serialized_end=433
-  _globals['_WATCHTASKREQUEST']._serialized_start=435
-  _globals['_WATCHTASKREQUEST']._serialized_end=470
-  _globals['_WATCHTASKRESPONSE']._serialized_start=472
-  _globals['_WATCHTASKRESPONSE']._serialized_end=534
-  _globals['_LISTTASKSREQUEST']._serialized_start=537
-  _globals['_LISTTASKSREQUEST']._serialized_end=700
-  _globals['_LISTTASKSRESPONSE']._serialized_start=702
-  _globals['_LISTTASKSRESPONSE']._serialized_end=780
-  _globals['_CANCELTASKREQUEST']._serialized_start=782
-  _globals['_CANCELTASKREQUEST']._serialized_end=818
-  _globals['_CANCELTASKRESPONSE']._serialized_start=820
-  _globals['_CANCELTASKRESPONSE']._serialized_end=883
-  _globals['_DELETETASKREQUEST']._serialized_start=885
-  _globals['_DELETETASKREQUEST']._serialized_end=921
-  _globals['_DELETETASKRESPONSE']._serialized_start=923
-  _globals['_DELETETASKRESPONSE']._serialized_end=943
-  _globals['_LISTMODELSREQUEST']._serialized_start=945
-  _globals['_LISTMODELSREQUEST']._serialized_end=964
-  _globals['_LISTMODELSRESPONSE']._serialized_start=966
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1032
-  _globals['_MODEL']._serialized_start=1035
-  _globals['_MODEL']._serialized_end=1243
-  _globals['_UPLOADINPUTREQUEST']._serialized_start=1245
-  _globals['_UPLOADINPUTREQUEST']._serialized_end=1280
-  _globals['_UPLOADINPUTRESPONSE']._serialized_start=1282
-  _globals['_UPLOADINPUTRESPONSE']._serialized_end=1405
-  _globals['_READRESULTREQUEST']._serialized_start=1407
-  _globals['_READRESULTREQUEST']._serialized_end=1508
-  _globals['_READRESULTRESPONSE']._serialized_start=1510
-  _globals['_READRESULTRESPONSE']._serialized_end=1586
-  _globals['_ADMISSIONSERVICE']._serialized_start=1809
-  _globals['_ADMISSIONSERVICE']._serialized_end=2712
+  _globals['_TASKSORT']._serialized_start=1821
+  _globals['_TASKSORT']._serialized_end=1948
+  _globals['_RESULTFILE']._serialized_start=1950
+  _globals['_RESULTFILE']._serialized_end=2039
+  _globals['_SUBMITTASKREQUEST']._serialized_start=210
+  _globals['_SUBMITTASKREQUEST']._serialized_end=384
+  _globals['_SUBMITTASKRESPONSE']._serialized_start=386
+  _globals['_SUBMITTASKRESPONSE']._serialized_end=471
+  _globals['_GETTASKREQUEST']._serialized_start=473
+  _globals['_GETTASKREQUEST']._serialized_end=506
+  _globals['_GETTASKRESPONSE']._serialized_start=508
+  _globals['_GETTASKRESPONSE']._serialized_end=568
+  _globals['_WATCHTASKREQUEST']._serialized_start=570
+  _globals['_WATCHTASKREQUEST']._serialized_end=629
+  _globals['_WATCHTASKRESPONSE']._serialized_start=632
+  _globals['_WATCHTASKRESPONSE']._serialized_end=767
+  _globals['_LISTTASKSREQUEST']._serialized_start=770
+  _globals['_LISTTASKSREQUEST']._serialized_end=933
+  _globals['_LISTTASKSRESPONSE']._serialized_start=935
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1013
+  _globals['_CANCELTASKREQUEST']._serialized_start=1015
+  _globals['_CANCELTASKREQUEST']._serialized_end=1051
+  _globals['_CANCELTASKRESPONSE']._serialized_start=1053
+  _globals['_CANCELTASKRESPONSE']._serialized_end=1116
+  _globals['_DELETETASKREQUEST']._serialized_start=1118
+  _globals['_DELETETASKREQUEST']._serialized_end=1154
+  _globals['_DELETETASKRESPONSE']._serialized_start=1156
+  _globals['_DELETETASKRESPONSE']._serialized_end=1176
+  _globals['_LISTMODELSREQUEST']._serialized_start=1178
+  _globals['_LISTMODELSREQUEST']._serialized_end=1197
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1199
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1265
+  _globals['_MODEL']._serialized_start=1268
+  _globals['_MODEL']._serialized_end=1476
+  _globals['_UPLOADINPUTREQUEST']._serialized_start=1478
+  _globals['_UPLOADINPUTREQUEST']._serialized_end=1513
+  _globals['_UPLOADINPUTRESPONSE']._serialized_start=1515
+  _globals['_UPLOADINPUTRESPONSE']._serialized_end=1638
+  _globals['_READRESULTREQUEST']._serialized_start=1640
+  _globals['_READRESULTREQUEST']._serialized_end=1741
+  _globals['_READRESULTRESPONSE']._serialized_start=1743
+  _globals['_READRESULTRESPONSE']._serialized_end=1819
+  _globals['_ADMISSIONSERVICE']._serialized_start=2042
+  _globals['_ADMISSIONSERVICE']._serialized_end=2945
 # @@protoc_insertion_point(module_scope)

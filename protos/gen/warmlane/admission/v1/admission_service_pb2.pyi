@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
@@ -86,21 +87,40 @@ class SubmitTaskRequest(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WAITED_FIELD_NUMBER: _builtins.int
+    ABANDON_FIELD_NUMBER: _builtins.int
     owner: _builtins.str
     """Who asks: callers of one queue are served round robin by owner. Set by the bridge (session or key); empty for direct callers."""
+    request_id: _builtins.str
+    """Idempotency key, chosen by the caller (a UUID, say): 1 to 128 printable ASCII characters; empty: none. It belongs to the owner and is
+    kept as long as the task. The same id with the same request gives the same task; while the first is still held, the second waits with
+    it. The same id with another request is refused (INVALID_ARGUMENT on `request_id`). Refusals are not remembered.
+    """
+    abandon: _builtins.bool
+    """Only with a request_id: it was made to repeat this call after a break, not given by the user. When every caller that sent it is gone
+    before the reply and no lane has the task yet, the task is cancelled, as one without a request_id is.
+    """
     @_builtins.property
     def request(self) -> _generation_pb2.GenerationRequest:
         """What to render."""
+
+    @_builtins.property
+    def waited(self) -> _duration_pb2.Duration:
+        """How long an admission that has since gone away held this request already; counts against its 30 s. 0 to 30 s."""
 
     def __init__(
         self,
         *,
         request: _generation_pb2.GenerationRequest | None = ...,
         owner: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        waited: _duration_pb2.Duration | None = ...,
+        abandon: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "waited", b"waited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandon", b"abandon", "owner", b"owner", "request", b"request", "request_id", b"request_id", "waited", b"waited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -113,18 +133,22 @@ class SubmitTaskResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_FIELD_NUMBER: _builtins.int
+    IS_DUPLICATE_FIELD_NUMBER: _builtins.int
+    is_duplicate: _builtins.bool
+    """The request_id was known: this is the task of the first request."""
     @_builtins.property
     def task(self) -> _task_pb2.Task:
-        """The task at its acceptance."""
+        """The task at its acceptance; as it stands when it was accepted before."""
 
     def __init__(
         self,
         *,
         task: _task_pb2.Task | None = ...,
+        is_duplicate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_duplicate", b"is_duplicate", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -183,16 +207,20 @@ class WatchTaskRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
+    after_sequence: _builtins.int
+    """Sequence of the last event that was seen; only later ones are sent. 0: all of them."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -205,18 +233,28 @@ class WatchTaskResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    last_sequence: _builtins.int
+    """Pass this as after_sequence to go on from here."""
     @_builtins.property
     def task(self) -> _task_pb2.Task:
         """The task as it stands, without its events."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.TaskEvent]:
+        """What was recorded about it since the last response, oldest first; may be empty."""
 
     def __init__(
         self,
         *,
         task: _task_pb2.Task | None = ...,
+        events: _abc.Iterable[_task_pb2.TaskEvent] | None = ...,
+        last_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "last_sequence", b"last_sequence", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -93,7 +93,7 @@ class AdmissionServiceServicer:
         ready the call waits, at most 30 s, for a place in the degraded pool; hang up to give the place back.
         INVALID_ARGUMENT: a field is wrong (BadRequest lists all). RESOURCE_EXHAUSTED with reason QUEUE_OVERLOADED: 25 wait already, or the
         wait reached 30 s (ErrorInfo: cause, depth, max_depth, waited_s, max_wait_s; RetryInfo). UNAVAILABLE: nothing was stored, try again.
-        A deadline under 35 s cuts the wait short.
+        A deadline under 35 s cuts the wait short. With a request_id the call is safe to repeat: see there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,8 +107,10 @@ class AdmissionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchTask(self, request, context):
-        """The task now and after every change; ends after the terminal state. Changes that come faster than the reader are merged: the
-        reader always gets the newest, and the last. Safe to repeat after a break.
+        """The task now and after every change; ends (OK) after the terminal state and its last memory record. Progress that comes faster than
+        the reader is merged: the reader always gets the newest, and the last. Recorded events are never merged or skipped: each response
+        carries those that are new to this stream, in order. After a break, go on with after_sequence. A stream ends with ABORTED and the
+        reason STREAM_RECYCLED after 30 minutes: watch again, nothing is missed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

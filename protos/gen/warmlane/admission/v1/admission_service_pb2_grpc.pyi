@@ -40,13 +40,15 @@ class AdmissionServiceStub:
     ready the call waits, at most 30 s, for a place in the degraded pool; hang up to give the place back.
     INVALID_ARGUMENT: a field is wrong (BadRequest lists all). RESOURCE_EXHAUSTED with reason QUEUE_OVERLOADED: 25 wait already, or the
     wait reached 30 s (ErrorInfo: cause, depth, max_depth, waited_s, max_wait_s; RetryInfo). UNAVAILABLE: nothing was stored, try again.
-    A deadline under 35 s cuts the wait short.
+    A deadline under 35 s cuts the wait short. With a request_id the call is safe to repeat: see there.
     """
     GetTask: _grpc.UnaryUnaryMultiCallable[_admission_service_pb2.GetTaskRequest, _admission_service_pb2.GetTaskResponse]
     """The task as it stands. NOT_FOUND when it is unknown or was deleted."""
     WatchTask: _grpc.UnaryStreamMultiCallable[_admission_service_pb2.WatchTaskRequest, _admission_service_pb2.WatchTaskResponse]
-    """The task now and after every change; ends after the terminal state. Changes that come faster than the reader are merged: the
-    reader always gets the newest, and the last. Safe to repeat after a break.
+    """The task now and after every change; ends (OK) after the terminal state and its last memory record. Progress that comes faster than
+    the reader is merged: the reader always gets the newest, and the last. Recorded events are never merged or skipped: each response
+    carries those that are new to this stream, in order. After a break, go on with after_sequence. A stream ends with ABORTED and the
+    reason STREAM_RECYCLED after 30 minutes: watch again, nothing is missed.
     """
     ListTasks: _grpc.UnaryUnaryMultiCallable[_admission_service_pb2.ListTasksRequest, _admission_service_pb2.ListTasksResponse]
     """Pages through tasks."""
@@ -77,13 +79,15 @@ class AdmissionServiceAsyncStub(AdmissionServiceStub):
     ready the call waits, at most 30 s, for a place in the degraded pool; hang up to give the place back.
     INVALID_ARGUMENT: a field is wrong (BadRequest lists all). RESOURCE_EXHAUSTED with reason QUEUE_OVERLOADED: 25 wait already, or the
     wait reached 30 s (ErrorInfo: cause, depth, max_depth, waited_s, max_wait_s; RetryInfo). UNAVAILABLE: nothing was stored, try again.
-    A deadline under 35 s cuts the wait short.
+    A deadline under 35 s cuts the wait short. With a request_id the call is safe to repeat: see there.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_admission_service_pb2.GetTaskRequest, _admission_service_pb2.GetTaskResponse]  # type: ignore[assignment]
     """The task as it stands. NOT_FOUND when it is unknown or was deleted."""
     WatchTask: _aio.UnaryStreamMultiCallable[_admission_service_pb2.WatchTaskRequest, _admission_service_pb2.WatchTaskResponse]  # type: ignore[assignment]
-    """The task now and after every change; ends after the terminal state. Changes that come faster than the reader are merged: the
-    reader always gets the newest, and the last. Safe to repeat after a break.
+    """The task now and after every change; ends (OK) after the terminal state and its last memory record. Progress that comes faster than
+    the reader is merged: the reader always gets the newest, and the last. Recorded events are never merged or skipped: each response
+    carries those that are new to this stream, in order. After a break, go on with after_sequence. A stream ends with ABORTED and the
+    reason STREAM_RECYCLED after 30 minutes: watch again, nothing is missed.
     """
     ListTasks: _aio.UnaryUnaryMultiCallable[_admission_service_pb2.ListTasksRequest, _admission_service_pb2.ListTasksResponse]  # type: ignore[assignment]
     """Pages through tasks."""
@@ -117,7 +121,7 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         ready the call waits, at most 30 s, for a place in the degraded pool; hang up to give the place back.
         INVALID_ARGUMENT: a field is wrong (BadRequest lists all). RESOURCE_EXHAUSTED with reason QUEUE_OVERLOADED: 25 wait already, or the
         wait reached 30 s (ErrorInfo: cause, depth, max_depth, waited_s, max_wait_s; RetryInfo). UNAVAILABLE: nothing was stored, try again.
-        A deadline under 35 s cuts the wait short.
+        A deadline under 35 s cuts the wait short. With a request_id the call is safe to repeat: see there.
         """
 
     @_abc_1.abstractmethod
@@ -134,8 +138,10 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admission_service_pb2.WatchTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admission_service_pb2.WatchTaskResponse], _abc.AsyncIterator[_admission_service_pb2.WatchTaskResponse]]:
-        """The task now and after every change; ends after the terminal state. Changes that come faster than the reader are merged: the
-        reader always gets the newest, and the last. Safe to repeat after a break.
+        """The task now and after every change; ends (OK) after the terminal state and its last memory record. Progress that comes faster than
+        the reader is merged: the reader always gets the newest, and the last. Recorded events are never merged or skipped: each response
+        carries those that are new to this stream, in order. After a break, go on with after_sequence. A stream ends with ABORTED and the
+        reason STREAM_RECYCLED after 30 minutes: watch again, nothing is missed.
         """
 
     @_abc_1.abstractmethod

@@ -23,6 +23,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Capacity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CapacityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capacity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CAPACITY_UNSPECIFIED: _Capacity.ValueType  # 0
+    """Refused."""
+    CAPACITY_DENIED: _Capacity.ValueType  # 1
+    """The quota was denied."""
+    CAPACITY_RESTORED: _Capacity.ValueType  # 2
+    """They can be started."""
+
+class Capacity(_Capacity, metaclass=_CapacityEnumTypeWrapper):
+    """Whether lanes of a model can be started."""
+
+CAPACITY_UNSPECIFIED: Capacity.ValueType  # 0
+"""Refused."""
+CAPACITY_DENIED: Capacity.ValueType  # 1
+"""The quota was denied."""
+CAPACITY_RESTORED: Capacity.ValueType  # 2
+"""They can be started."""
+Global___Capacity: _TypeAlias = Capacity  # noqa: Y015
+
 class _Availability:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -50,6 +74,240 @@ AVAILABILITY_COLD: Availability.ValueType  # 2
 AVAILABILITY_UNAVAILABLE: Availability.ValueType  # 3
 """Never seen, quota denied, or unhealthy for more than 60 s."""
 Global___Availability: _TypeAlias = Availability  # noqa: Y015
+
+@_typing.final
+class WatchEventsRequest(_message.Message):
+    """See WatchEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ONLY_NEW_FIELD_NUMBER: _builtins.int
+    EVENT_TYPES_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    LANE_ID_FIELD_NUMBER: _builtins.int
+    NO_FOLLOW_FIELD_NUMBER: _builtins.int
+    after_sequence: _builtins.int
+    """Sequence of the last event that was seen; only later ones are sent. 0: from the oldest that is kept."""
+    only_new: _builtins.bool
+    """Only events that are recorded from now on; after_sequence is ignored."""
+    task_id: _builtins.str
+    """Only events of this task; empty: all."""
+    lane_id: _builtins.str
+    """Only events of this lane; empty: all."""
+    no_follow: _builtins.bool
+    """End (OK) when the stored ones are sent."""
+    @_builtins.property
+    def event_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only events of these names; empty: all."""
+
+    def __init__(
+        self,
+        *,
+        after_sequence: _builtins.int = ...,
+        only_new: _builtins.bool = ...,
+        event_types: _abc.Iterable[_builtins.str] | None = ...,
+        task_id: _builtins.str = ...,
+        lane_id: _builtins.str = ...,
+        no_follow: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "event_types", b"event_types", "lane_id", b"lane_id", "no_follow", b"no_follow", "only_new", b"only_new", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchEventsResponse(_message.Message):
+    """See WatchEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    last_sequence: _builtins.int
+    """Pass this as after_sequence to go on from here."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.TaskEvent]:
+        """The next events, oldest first; at most 256. May be empty: then only last_sequence moved on. The first response of a stream that follows
+        comes at once, so that its reader knows that it stands.
+        """
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[_task_pb2.TaskEvent] | None = ...,
+        last_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "last_sequence", b"last_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEventsResponse: _TypeAlias = WatchEventsResponse  # noqa: Y015
+
+@_typing.final
+class DrainLaneRequest(_message.Message):
+    """See DrainLane."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANE_ID_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    lane_id: _builtins.str
+    """The lane."""
+    resume: _builtins.bool
+    """Ends the drain: the lane gets work again."""
+    def __init__(
+        self,
+        *,
+        lane_id: _builtins.str = ...,
+        resume: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lane_id", b"lane_id", "resume", b"resume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainLaneRequest: _TypeAlias = DrainLaneRequest  # noqa: Y015
+
+@_typing.final
+class DrainLaneResponse(_message.Message):
+    """See DrainLane."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lane(self) -> Global___LaneSnapshot:
+        """The lane afterwards."""
+
+    def __init__(
+        self,
+        *,
+        lane: Global___LaneSnapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lane", b"lane"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lane", b"lane"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainLaneResponse: _TypeAlias = DrainLaneResponse  # noqa: Y015
+
+@_typing.final
+class SetFallbackRequest(_message.Message):
+    """See SetFallback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    enabled: _builtins.bool
+    """On or off."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        enabled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetFallbackRequest: _TypeAlias = SetFallbackRequest  # noqa: Y015
+
+@_typing.final
+class SetFallbackResponse(_message.Message):
+    """See SetFallback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def queue(self) -> Global___QueueSnapshot:
+        """The model's queue afterwards."""
+
+    def __init__(
+        self,
+        *,
+        queue: Global___QueueSnapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queue", b"queue"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queue", b"queue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetFallbackResponse: _TypeAlias = SetFallbackResponse  # noqa: Y015
+
+@_typing.final
+class ReportCapacityRequest(_message.Message):
+    """See ReportCapacity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    VALID_FOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    capacity: Global___Capacity.ValueType
+    """What is so."""
+    reason: _builtins.str
+    """A sentence for operators, at most 256 characters."""
+    @_builtins.property
+    def valid_for(self) -> _duration_pb2.Duration:
+        """DENIED holds for so long unless it is reported again; 1 s to 24 h."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        capacity: Global___Capacity.ValueType = ...,
+        valid_for: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["valid_for", b"valid_for"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "model", b"model", "reason", b"reason", "valid_for", b"valid_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportCapacityRequest: _TypeAlias = ReportCapacityRequest  # noqa: Y015
+
+@_typing.final
+class ReportCapacityResponse(_message.Message):
+    """See ReportCapacity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def queue(self) -> Global___QueueSnapshot:
+        """The model's queue afterwards."""
+
+    def __init__(
+        self,
+        *,
+        queue: Global___QueueSnapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queue", b"queue"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queue", b"queue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportCapacityResponse: _TypeAlias = ReportCapacityResponse  # noqa: Y015
 
 @_typing.final
 class GetSnapshotRequest(_message.Message):
@@ -140,6 +398,7 @@ class LaneSnapshot(_message.Message):
     COLD_STARTS_FIELD_NUMBER: _builtins.int
     LAST_MEMORY_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
     lane_id: _builtins.str
     """Chosen by the lane's configuration, such as `lane-anisora`."""
     lane_mode: _task_pb2.LaneMode.ValueType
@@ -162,6 +421,8 @@ class LaneSnapshot(_message.Message):
     """How often it started cold since it was first seen by this admission."""
     device: _builtins.str
     """Device it renders on, for people."""
+    drained: _builtins.bool
+    """An operator wants it to get no more work."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models it can serve."""
@@ -191,10 +452,11 @@ class LaneSnapshot(_message.Message):
         cold_starts: _builtins.int = ...,
         last_memory: _generation_pb2.MemoryRecord | None = ...,
         device: _builtins.str = ...,
+        drained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_memory", b"last_memory", "last_report_age", b"last_report_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "availability", b"availability", "cold_starts", b"cold_starts", "device", b"device", "lane_id", b"lane_id", "lane_mode", b"lane_mode", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "models", b"models", "progress", b"progress", "reason", b"reason", "resident_model", b"resident_model", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "availability", b"availability", "cold_starts", b"cold_starts", "device", b"device", "drained", b"drained", "lane_id", b"lane_id", "lane_mode", b"lane_mode", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "models", b"models", "progress", b"progress", "reason", b"reason", "resident_model", b"resident_model", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -211,6 +473,11 @@ class QueueSnapshot(_message.Message):
     MAX_DEPTH_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
+    FALLBACK_REASON_FIELD_NUMBER: _builtins.int
+    FALLBACK_SINCE_FIELD_NUMBER: _builtins.int
+    MANUAL_FALLBACK_FIELD_NUMBER: _builtins.int
+    QUOTA_DENIED_UNTIL_FIELD_NUMBER: _builtins.int
+    PREDICTED_WAIT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model."""
     depth: _builtins.int
@@ -221,6 +488,22 @@ class QueueSnapshot(_message.Message):
     """Some lane of the model is ready."""
     running: _builtins.int
     """Tasks with a lease."""
+    fallback_reason: _task_pb2.FallbackReason.ValueType
+    """Where new requests of the model go now and why; unspecified: to its own queue."""
+    manual_fallback: _builtins.bool
+    """An operator sent the model to the pool."""
+    @_builtins.property
+    def fallback_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when requests go the degraded way; unset while none did."""
+
+    @_builtins.property
+    def quota_denied_until(self) -> _timestamp_pb2.Timestamp:
+        """The quota is denied until then; unset: not denied."""
+
+    @_builtins.property
+    def predicted_wait(self) -> _duration_pb2.Duration:
+        """Predicted wait of a request that comes now; unset until something was measured."""
+
     def __init__(
         self,
         *,
@@ -229,10 +512,15 @@ class QueueSnapshot(_message.Message):
         max_depth: _builtins.int = ...,
         served: _builtins.bool = ...,
         running: _builtins.int = ...,
+        fallback_reason: _task_pb2.FallbackReason.ValueType = ...,
+        fallback_since: _timestamp_pb2.Timestamp | None = ...,
+        manual_fallback: _builtins.bool = ...,
+        quota_denied_until: _timestamp_pb2.Timestamp | None = ...,
+        predicted_wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fallback_since", b"fallback_since", "predicted_wait", b"predicted_wait", "quota_denied_until", b"quota_denied_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "max_depth", b"max_depth", "model", b"model", "running", b"running", "served", b"served"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "fallback_reason", b"fallback_reason", "fallback_since", b"fallback_since", "manual_fallback", b"manual_fallback", "max_depth", b"max_depth", "model", b"model", "predicted_wait", b"predicted_wait", "quota_denied_until", b"quota_denied_until", "running", b"running", "served", b"served"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

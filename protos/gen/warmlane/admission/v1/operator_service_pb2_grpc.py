@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class OperatorServiceStub:
-    """For operators: what the controller sees.
+    """For operators: what the controller sees, what happened, and the three things that an operator (or a script that starts lanes) may say.
+    What is said is on disk before the answer and holds across restarts of admission and of lanes.
     """
 
     def __init__(self, channel):
@@ -40,14 +41,66 @@ class OperatorServiceStub:
                 request_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.GetSnapshotRequest.SerializeToString,
                 response_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.GetSnapshotResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/warmlane.admission.v1.OperatorService/WatchEvents',
+                request_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
+        self.DrainLane = channel.unary_unary(
+                '/warmlane.admission.v1.OperatorService/DrainLane',
+                request_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.DrainLaneRequest.SerializeToString,
+                response_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.DrainLaneResponse.FromString,
+                _registered_method=True)
+        self.SetFallback = channel.unary_unary(
+                '/warmlane.admission.v1.OperatorService/SetFallback',
+                request_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.SetFallbackRequest.SerializeToString,
+                response_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.SetFallbackResponse.FromString,
+                _registered_method=True)
+        self.ReportCapacity = channel.unary_unary(
+                '/warmlane.admission.v1.OperatorService/ReportCapacity',
+                request_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ReportCapacityRequest.SerializeToString,
+                response_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ReportCapacityResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer:
-    """For operators: what the controller sees.
+    """For operators: what the controller sees, what happened, and the three things that an operator (or a script that starts lanes) may say.
+    What is said is on disk before the answer and holds across restarts of admission and of lanes.
     """
 
     def GetSnapshot(self, request, context):
         """Everything at one instant: lanes, queues, the degraded pool.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchEvents(self, request, context):
+        """Everything that was recorded, in order, from a sequence number on, then what is recorded from now on. No event is skipped, however slow
+        the reader. Ends with ABORTED and the reason STREAM_RECYCLED after 30 minutes: watch again from last_sequence, nothing is missed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainLane(self, request, context):
+        """Gives a lane no more work; what it works on goes on. NOT_FOUND with reason LANE_NOT_FOUND when no such lane is known.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetFallback(self, request, context):
+        """Sends a model to the degraded pool although its own lanes may be ready, or ends that. While it is on, those lanes finish what they work on
+        and get nothing new.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportCapacity(self, request, context):
+        """For whoever starts lanes: the provider denied the GPU quota for a model's lanes, or grants it again. A lane that is in contact and ready
+        serves all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +114,26 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     request_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.GetSnapshotRequest.FromString,
                     response_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.GetSnapshotResponse.SerializeToString,
             ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.WatchEventsRequest.FromString,
+                    response_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'DrainLane': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainLane,
+                    request_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.DrainLaneRequest.FromString,
+                    response_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.DrainLaneResponse.SerializeToString,
+            ),
+            'SetFallback': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetFallback,
+                    request_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.SetFallbackRequest.FromString,
+                    response_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.SetFallbackResponse.SerializeToString,
+            ),
+            'ReportCapacity': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportCapacity,
+                    request_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ReportCapacityRequest.FromString,
+                    response_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ReportCapacityResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'warmlane.admission.v1.OperatorService', rpc_method_handlers)
@@ -70,7 +143,8 @@ def add_OperatorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OperatorService:
-    """For operators: what the controller sees.
+    """For operators: what the controller sees, what happened, and the three things that an operator (or a script that starts lanes) may say.
+    What is said is on disk before the answer and holds across restarts of admission and of lanes.
     """
 
     @staticmethod
@@ -90,6 +164,114 @@ class OperatorService:
             '/warmlane.admission.v1.OperatorService/GetSnapshot',
             warmlane_dot_admission_dot_v1_dot_operator__service__pb2.GetSnapshotRequest.SerializeToString,
             warmlane_dot_admission_dot_v1_dot_operator__service__pb2.GetSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/warmlane.admission.v1.OperatorService/WatchEvents',
+            warmlane_dot_admission_dot_v1_dot_operator__service__pb2.WatchEventsRequest.SerializeToString,
+            warmlane_dot_admission_dot_v1_dot_operator__service__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainLane(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmlane.admission.v1.OperatorService/DrainLane',
+            warmlane_dot_admission_dot_v1_dot_operator__service__pb2.DrainLaneRequest.SerializeToString,
+            warmlane_dot_admission_dot_v1_dot_operator__service__pb2.DrainLaneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetFallback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmlane.admission.v1.OperatorService/SetFallback',
+            warmlane_dot_admission_dot_v1_dot_operator__service__pb2.SetFallbackRequest.SerializeToString,
+            warmlane_dot_admission_dot_v1_dot_operator__service__pb2.SetFallbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportCapacity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmlane.admission.v1.OperatorService/ReportCapacity',
+            warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ReportCapacityRequest.SerializeToString,
+            warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ReportCapacityResponse.FromString,
             options,
             channel_credentials,
             insecure,

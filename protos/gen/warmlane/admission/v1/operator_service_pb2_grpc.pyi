@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OperatorServiceStub:
-    """For operators: what the controller sees."""
+    """For operators: what the controller sees, what happened, and the three things that an operator (or a script that starts lanes) may say.
+    What is said is on disk before the answer and holds across restarts of admission and of lanes.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,17 +37,49 @@ class OperatorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> OperatorServiceAsyncStub: ...
     GetSnapshot: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.GetSnapshotRequest, _operator_service_pb2.GetSnapshotResponse]
     """Everything at one instant: lanes, queues, the degraded pool."""
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_operator_service_pb2.WatchEventsRequest, _operator_service_pb2.WatchEventsResponse]
+    """Everything that was recorded, in order, from a sequence number on, then what is recorded from now on. No event is skipped, however slow
+    the reader. Ends with ABORTED and the reason STREAM_RECYCLED after 30 minutes: watch again from last_sequence, nothing is missed.
+    """
+    DrainLane: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.DrainLaneRequest, _operator_service_pb2.DrainLaneResponse]
+    """Gives a lane no more work; what it works on goes on. NOT_FOUND with reason LANE_NOT_FOUND when no such lane is known."""
+    SetFallback: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.SetFallbackRequest, _operator_service_pb2.SetFallbackResponse]
+    """Sends a model to the degraded pool although its own lanes may be ready, or ends that. While it is on, those lanes finish what they work on
+    and get nothing new.
+    """
+    ReportCapacity: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ReportCapacityRequest, _operator_service_pb2.ReportCapacityResponse]
+    """For whoever starts lanes: the provider denied the GPU quota for a model's lanes, or grants it again. A lane that is in contact and ready
+    serves all the same.
+    """
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
-    """For operators: what the controller sees."""
+    """For operators: what the controller sees, what happened, and the three things that an operator (or a script that starts lanes) may say.
+    What is said is on disk before the answer and holds across restarts of admission and of lanes.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSnapshot: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.GetSnapshotRequest, _operator_service_pb2.GetSnapshotResponse]  # type: ignore[assignment]
     """Everything at one instant: lanes, queues, the degraded pool."""
+    WatchEvents: _aio.UnaryStreamMultiCallable[_operator_service_pb2.WatchEventsRequest, _operator_service_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """Everything that was recorded, in order, from a sequence number on, then what is recorded from now on. No event is skipped, however slow
+    the reader. Ends with ABORTED and the reason STREAM_RECYCLED after 30 minutes: watch again from last_sequence, nothing is missed.
+    """
+    DrainLane: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.DrainLaneRequest, _operator_service_pb2.DrainLaneResponse]  # type: ignore[assignment]
+    """Gives a lane no more work; what it works on goes on. NOT_FOUND with reason LANE_NOT_FOUND when no such lane is known."""
+    SetFallback: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.SetFallbackRequest, _operator_service_pb2.SetFallbackResponse]  # type: ignore[assignment]
+    """Sends a model to the degraded pool although its own lanes may be ready, or ends that. While it is on, those lanes finish what they work on
+    and get nothing new.
+    """
+    ReportCapacity: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ReportCapacityRequest, _operator_service_pb2.ReportCapacityResponse]  # type: ignore[assignment]
+    """For whoever starts lanes: the provider denied the GPU quota for a model's lanes, or grants it again. A lane that is in contact and ready
+    serves all the same.
+    """
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
-    """For operators: what the controller sees."""
+    """For operators: what the controller sees, what happened, and the three things that an operator (or a script that starts lanes) may say.
+    What is said is on disk before the answer and holds across restarts of admission and of lanes.
+    """
 
     @_abc_1.abstractmethod
     def GetSnapshot(
@@ -54,5 +88,43 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.GetSnapshotResponse, _abc.Awaitable[_operator_service_pb2.GetSnapshotResponse]]:
         """Everything at one instant: lanes, queues, the degraded pool."""
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _operator_service_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_operator_service_pb2.WatchEventsResponse], _abc.AsyncIterator[_operator_service_pb2.WatchEventsResponse]]:
+        """Everything that was recorded, in order, from a sequence number on, then what is recorded from now on. No event is skipped, however slow
+        the reader. Ends with ABORTED and the reason STREAM_RECYCLED after 30 minutes: watch again from last_sequence, nothing is missed.
+        """
+
+    @_abc_1.abstractmethod
+    def DrainLane(
+        self,
+        request: _operator_service_pb2.DrainLaneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.DrainLaneResponse, _abc.Awaitable[_operator_service_pb2.DrainLaneResponse]]:
+        """Gives a lane no more work; what it works on goes on. NOT_FOUND with reason LANE_NOT_FOUND when no such lane is known."""
+
+    @_abc_1.abstractmethod
+    def SetFallback(
+        self,
+        request: _operator_service_pb2.SetFallbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.SetFallbackResponse, _abc.Awaitable[_operator_service_pb2.SetFallbackResponse]]:
+        """Sends a model to the degraded pool although its own lanes may be ready, or ends that. While it is on, those lanes finish what they work on
+        and get nothing new.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportCapacity(
+        self,
+        request: _operator_service_pb2.ReportCapacityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.ReportCapacityResponse, _abc.Awaitable[_operator_service_pb2.ReportCapacityResponse]]:
+        """For whoever starts lanes: the provider denied the GPU quota for a model's lanes, or grants it again. A lane that is in contact and ready
+        serves all the same.
+        """
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

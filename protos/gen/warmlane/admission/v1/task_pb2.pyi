@@ -258,7 +258,7 @@ Global___Task: _TypeAlias = Task  # noqa: Y015
 
 @_typing.final
 class TaskEvent(_message.Message):
-    """Something that happened to a task or a lane, kept."""
+    """Something that happened to a task, a lane or a model, kept. docs/events.md lists the names."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -269,8 +269,11 @@ class TaskEvent(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     LANE_ID_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     event_type: _builtins.str
-    """Stable name: `fallback_activated`, `attempt_started`, `attempt_ended`, `lane_lost`, `memory_record`, …."""
+    """Stable name: `accepted`, `fallback_activated`, `attempt_started`, `attempt_ended`, `lane_lost`, `memory_record`, `queue_overloaded`, …."""
     value: _builtins.str
     """The thing's value: a lane mode, a lane, an outcome."""
     reason: _builtins.str
@@ -279,6 +282,12 @@ class TaskEvent(_message.Message):
     """Attempt that it concerns; 0 when none."""
     lane_id: _builtins.str
     """Lane that it concerns; empty when none."""
+    sequence: _builtins.int
+    """Rises with every event of this installation, whatever it is about; never given twice."""
+    task_id: _builtins.str
+    """Task that it concerns; empty when none."""
+    model: _builtins.str
+    """Model that it concerns; empty when none."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -297,10 +306,13 @@ class TaskEvent(_message.Message):
         attempt: _builtins.int = ...,
         lane_id: _builtins.str = ...,
         memory: _generation_pb2.MemoryRecord | None = ...,
+        sequence: _builtins.int = ...,
+        task_id: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "created_at", b"created_at", "event_type", b"event_type", "lane_id", b"lane_id", "memory", b"memory", "reason", b"reason", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "created_at", b"created_at", "event_type", b"event_type", "lane_id", b"lane_id", "memory", b"memory", "model", b"model", "reason", b"reason", "sequence", b"sequence", "task_id", b"task_id", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -309,10 +309,13 @@ class DesiredState(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     REPORT_INTERVAL_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
     controller_epoch: _builtins.int
     """Rises by one at every start of admission. A lane ignores a lower one than it has seen."""
     sequence: _builtins.int
     """Rises with every DesiredState of this stream."""
+    drain: _builtins.bool
+    """An operator drains the lane: no new lease comes until this is false again; what is in work goes on. For the lane to show, not to obey."""
     @_builtins.property
     def lease(self) -> Global___Lease:
         """What the lane should work on; unset: nothing. A lane that works on anything else stops that first, then reports its end, and starts
@@ -335,10 +338,11 @@ class DesiredState(_message.Message):
         lease: Global___Lease | None = ...,
         acknowledged: Global___AttemptReference | None = ...,
         report_interval: _duration_pb2.Duration | None = ...,
+        drain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "lease", b"lease", "report_interval", b"report_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "controller_epoch", b"controller_epoch", "lease", b"lease", "report_interval", b"report_interval", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "controller_epoch", b"controller_epoch", "drain", b"drain", "lease", b"lease", "report_interval", b"report_interval", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from warmlane.generation.v1 import generation_pb2 as warmlane_dot_generation_dot
 from warmlane.lane.v1 import dispatch_service_pb2 as warmlane_dot_lane_dot_v1_dot_dispatch__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)warmlane/lane/v1/inspection_service.proto\x12\x10warmlane.lane.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'warmlane/generation/v1/generation.proto\x1a\'warmlane/lane/v1/dispatch_service.proto\"\x12\n\x10GetStatusRequest\"\xf1\x01\n\x11GetStatusResponse\x12,\n\x06report\x18\x01 \x01(\x0b\x32\x1c.warmlane.lane.v1.LaneReport\x12\x10\n\x08\x61ttached\x18\x02 \x01(\x08\x12\x18\n\x10\x63ontroller_epoch\x18\x03 \x01(\x03\x12\x14\n\x0cpipeline_pid\x18\x04 \x01(\x03\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x0ememory_records\x18\x06 \x03(\x0b\x32$.warmlane.generation.v1.MemoryRecord2i\n\x11InspectionService\x12T\n\tGetStatus\x12\".warmlane.lane.v1.GetStatusRequest\x1a#.warmlane.lane.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)warmlane/lane/v1/inspection_service.proto\x12\x10warmlane.lane.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'warmlane/generation/v1/generation.proto\x1a\'warmlane/lane/v1/dispatch_service.proto\"\x12\n\x10GetStatusRequest\"\x82\x02\n\x11GetStatusResponse\x12,\n\x06report\x18\x01 \x01(\x0b\x32\x1c.warmlane.lane.v1.LaneReport\x12\x10\n\x08\x61ttached\x18\x02 \x01(\x08\x12\x18\n\x10\x63ontroller_epoch\x18\x03 \x01(\x03\x12\x14\n\x0cpipeline_pid\x18\x04 \x01(\x03\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x0ememory_records\x18\x06 \x03(\x0b\x32$.warmlane.generation.v1.MemoryRecord\x12\x0f\n\x07\x64rained\x18\x07 \x01(\x08\x32i\n\x11InspectionService\x12T\n\tGetStatus\x12\".warmlane.lane.v1.GetStatusRequest\x1a#.warmlane.lane.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +37,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=178
   _globals['_GETSTATUSREQUEST']._serialized_end=196
   _globals['_GETSTATUSRESPONSE']._serialized_start=199
-  _globals['_GETSTATUSRESPONSE']._serialized_end=440
-  _globals['_INSPECTIONSERVICE']._serialized_start=442
-  _globals['_INSPECTIONSERVICE']._serialized_end=547
+  _globals['_GETSTATUSRESPONSE']._serialized_end=457
+  _globals['_INSPECTIONSERVICE']._serialized_start=459
+  _globals['_INSPECTIONSERVICE']._serialized_end=564
 # @@protoc_insertion_point(module_scope)

@@ -50,12 +50,15 @@ class GetStatusResponse(_message.Message):
     PIPELINE_PID_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     MEMORY_RECORDS_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
     attached: _builtins.bool
     """The stream to admission is open."""
     controller_epoch: _builtins.int
     """Newest controller epoch seen."""
     pipeline_pid: _builtins.int
     """Process id of the pipeline's process; 0 when none runs."""
+    drained: _builtins.bool
+    """Admission said that an operator drains the lane: no new lease comes."""
     @_builtins.property
     def report(self) -> _dispatch_service_pb2.LaneReport:
         """What it would report now."""
@@ -77,10 +80,11 @@ class GetStatusResponse(_message.Message):
         pipeline_pid: _builtins.int = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         memory_records: _abc.Iterable[_generation_pb2.MemoryRecord] | None = ...,
+        drained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "controller_epoch", b"controller_epoch", "memory_records", b"memory_records", "pipeline_pid", b"pipeline_pid", "report", b"report", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "controller_epoch", b"controller_epoch", "drained", b"drained", "memory_records", b"memory_records", "pipeline_pid", b"pipeline_pid", "report", b"report", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,33 @@
+"""Random task ids and seeds, drawn from the system in large pieces: a draw for each request would cost more than the decision about it."""
+
+from __future__ import annotations
+
+import os
+
+_PIECE_BYTES = 8192
+_ID_BYTES = 16
+_SEED_BYTES = 4
+
+
+class Draws:
+    """Belongs to one event loop. What was drawn is used once."""
+
+    def __init__(self) -> None:
+        """Nothing drawn yet."""
+        self._drawn = b""
+        self._used = 0
+
+    def task_id(self) -> str:
+        """Unguessable: 128 bits of the system's randomness as 32 lower-case hex digits."""
+        return self._bytes(_ID_BYTES).hex()
+
+    def seed(self) -> int:
+        """0 to 2**31 - 1."""
+        return int.from_bytes(self._bytes(_SEED_BYTES), "big") >> 1
+
+    def _bytes(self, count: int) -> bytes:
+        if self._used + count > len(self._drawn):
+            self._drawn, self._used = os.urandom(_PIECE_BYTES), 0
+        piece = self._drawn[self._used : self._used + count]
+        self._used += count
+        return piece

@@ -1,0 +1,148 @@
+"""Who waits for the acceptance of what: one asking for each task, shared by every caller that sent the same idempotency key."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from admission.core.tasks import Task, TaskId
+from admission.engine_types import Accepted, RequestReusedError, Submission
+from admission.store.port import Store, StoreUnavailableError
+from runtime.rules.parameters import to_parameters
+
+if TYPE_CHECKING:
+    from runtime.rules.request import GenerationRequest
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Asking:
+    """One request on its way to acceptance.
+
+    Attributes:
+        fingerprint: of the request; empty without an idempotency key.
+        may_return: some caller can ask again, so that what was accepted goes on when all of them are gone.
+        callers: how many wait.
+        task_id: set once it was put before the core.
+    """
+
+    submission: Submission
+    fingerprint: str = ""
+    may_return: bool = False
+    callers: int = 0
+    task_id: TaskId | None = None
+
+
+def fingerprint(request: GenerationRequest) -> str:
+    """SHA-256 (hex) of what is asked for, the same for the same values however they were written."""
+    return hashlib.sha256(json.dumps(to_parameters(request), sort_keys=True).encode()).hexdigest()
+
+
+class Submissions:
+    """Owns every caller that waits. The engine gives the answers."""
+
+    def __init__(
+        self, store: Store, new_id: Callable[[], str], ask: Callable[[Asking, TaskId], None], leave: Callable[[Asking, TaskId], bool]
+    ) -> None:
+        """The engine's: `ask` puts a task before the core; `leave` says that its callers are gone, and returns whether it was accepted."""
+        self._store = store
+        self._new_id = new_id
+        self._ask = ask
+        self._leave = leave
+        self._answers: dict[TaskId, asyncio.Future[Task]] = {}
+        self._keyed: dict[tuple[str, str], tuple[Asking, asyncio.Task[Accepted]]] = {}
+        self._is_closed = False
+
+    async def submit(self, submission: Submission) -> Accepted:
+        """Returns once the task is durable; see `Controller.submit`."""
+        if submission.request_id:
+            return await self._submit_keyed(submission)
+        asking = Asking(submission=submission)
+        try:
+            return Accepted(task=await self._accepted(asking))
+        except asyncio.CancelledError:
+            if asking.task_id is not None:
+                self._leave(asking, asking.task_id)
+            raise
+
+    def answer(self, task_id: TaskId, answer: Task | Exception) -> None:
+        """Tells whoever waits for this task; nobody may."""
+        future = self._answers.get(task_id)
+        if future is None or future.done():
+            return
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+    async def close(self) -> None:
+        """Nobody is answered any more: all get StoreUnavailableError."""
+        self._is_closed = True
+        running = [task for _, task in self._keyed.values()]
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(StoreUnavailableError("admission stops"))
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _submit_keyed(self, submission: Submission) -> Accepted:
+        """Joins the asking of the same key, or begins it."""
+        key = (submission.owner, submission.request_id)
+        told = fingerprint(submission.request)
+        known = self._keyed.get(key)
+        if known is None:
+            asking = Asking(submission=submission, fingerprint=told)
+            running = asyncio.create_task(self._found_or_accepted(asking), name="submit-keyed")
+            self._keyed[key] = (asking, running)
+            running.add_done_callback(lambda done: self._ended(key, done))
+        else:
+            asking, running = known
+            if asking.fingerprint != told:
+                raise RequestReusedError
+        asking.may_return |= not submission.abandon
+        asking.callers += 1
+        try:
+            accepted = await asyncio.shield(running)
+            return accepted if known is None else Accepted(task=accepted.task, is_duplicate=True)
+        finally:
+            asking.callers -= 1
+            if asking.callers == 0 and not running.done():
+                self._abandoned(key, asking, running)
+
+    def _abandoned(self, key: tuple[str, str], asking: Asking, running: asyncio.Task[Accepted]) -> None:
+        """Every caller is gone. A task that is accepted but not on disk yet keeps its key, or a second one could be made under it."""
+        if asking.task_id is None or not self._leave(asking, asking.task_id):
+            self._keyed.pop(key, None)
+            running.cancel()
+
+    def _ended(self, key: tuple[str, str], running: asyncio.Task[Accepted]) -> None:
+        if not running.cancelled():
+            # Asked for here, so that it is not reported as never retrieved when every caller is gone.
+            running.exception()
+        known = self._keyed.get(key)
+        if known is not None and known[1] is running:
+            del self._keyed[key]
+
+    async def _found_or_accepted(self, asking: Asking) -> Accepted:
+        submission = asking.submission
+        task = await self._store.task_of_request(submission.owner, submission.request_id)
+        if task is None:
+            return Accepted(task=await self._accepted(asking))
+        if task.fingerprint != asking.fingerprint:
+            raise RequestReusedError
+        return Accepted(task=task, is_duplicate=True)
+
+    async def _accepted(self, asking: Asking) -> Task:
+        if self._is_closed:
+            msg = "admission stops"
+            raise StoreUnavailableError(msg)
+        task_id = asking.task_id = TaskId(self._new_id())
+        answer: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+        self._answers[task_id] = answer
+        try:
+            self._ask(asking, task_id)
+            return await answer
+        finally:
+            del self._answers[task_id]

@@ -1,0 +1,105 @@
+"""Who watches what: tasks and recorded events. Watchers read the store at their own pace, so a slow one holds up nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+from admission.core.tasks import TERMINAL, Event, TaskId
+from admission.engine_types import TaskChange, TaskView, UnknownTaskError
+from admission.store.port import EventPage, EventQuery, Store
+
+_PAGE = 256
+# Watchers of all events read at most so often: under load they get many events in one page instead of one page for each.
+_GATHER_S = 0.05
+
+
+@dataclass(slots=True, eq=False)
+class _Watcher:
+    """One watcher of one task: something changed, and whether an event was recorded."""
+
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    has_events: bool = True
+
+
+class Watching:
+    """Owns nothing but the bells that it rings; each watcher owns its own generator."""
+
+    def __init__(self, store: Store, view: Callable[[TaskId], Awaitable[TaskView | None]]) -> None:
+        """`view` shows a task as last made durable."""
+        self._store = store
+        self._view = view
+        self._watchers: dict[TaskId, dict[_Watcher, None]] = {}
+        self._recorded = asyncio.Event()
+        self._followers = 0
+
+    def task_changed(self, task_id: TaskId) -> None:
+        """Its newest state is on disk."""
+        for watcher in self._watchers.get(task_id, ()):
+            watcher.changed.set()
+
+    def recorded(self, event: Event) -> None:
+        """The event is on disk."""
+        if event.task_id is not None:
+            for watcher in self._watchers.get(event.task_id, ()):
+                watcher.has_events = True
+                watcher.changed.set()
+        if self._followers:
+            rung, self._recorded = self._recorded, asyncio.Event()
+            rung.set()
+
+    async def watch_task(self, task_id: TaskId, after_sequence: int) -> AsyncGenerator[TaskChange, None]:
+        """See `Controller.watch`."""
+        watcher = _Watcher()
+        watchers = self._watchers.setdefault(task_id, {})
+        watchers[watcher] = None
+        try:
+            view = await self._view(task_id)
+            if view is None:
+                raise UnknownTaskError
+            while view is not None:
+                watcher.changed.clear()
+                page = EventPage(events=(), last_sequence=after_sequence)
+                if watcher.has_events:
+                    # Read after the state: what led to it is among them.
+                    watcher.has_events = False
+                    page = await self._store.events(EventQuery(after=after_sequence, task_id=task_id, limit=_PAGE))
+                    after_sequence = page.events[-1].sequence if page.events else after_sequence
+                yield TaskChange(view=view, events=page.events, last_sequence=after_sequence)
+                has_ended = view.task.state in TERMINAL and not view.task.is_withdrawn
+                if len(page.events) == _PAGE:
+                    watcher.has_events = True
+                elif has_ended:
+                    return
+                else:
+                    await watcher.changed.wait()
+                view = await self._view(task_id)
+        finally:
+            watchers.pop(watcher, None)
+            if not watchers and self._watchers.get(task_id) is watchers:
+                del self._watchers[task_id]
+
+    async def watch_events(self, query: EventQuery, *, only_new: bool, follow: bool) -> AsyncGenerator[EventPage, None]:
+        """See `Controller.watch_events`."""
+        after = await self._store.last_sequence() if only_new else query.after
+        self._followers += 1
+        try:
+            if only_new:
+                # Says where the stream begins, so that a reader that breaks off before the first event can go on from here.
+                yield EventPage(events=(), last_sequence=after)
+            while True:
+                # Taken before the read, so that what is recorded during it rings too.
+                recorded = self._recorded
+                page = await self._store.events(replace(query, after=after))
+                if page.last_sequence > after:
+                    after = page.last_sequence
+                    yield page
+                if len(page.events) == query.limit:
+                    continue
+                if not follow:
+                    return
+                await recorded.wait()
+                await asyncio.sleep(_GATHER_S)
+        finally:
+            self._followers -= 1

@@ -1,0 +1,77 @@
+"""`python -m benchmarks.admission_process noop|admission FOLDER`: a server to measure, in a process of its own; prints its port.
+
+`noop` is a grpc.aio server whose SubmitTask answers the same small message at once. `admission` is the product's own composition (engine,
+SQLite on disk, services) with one difference: its model queues do not close at 25 tasks, so that many acceptances can be measured.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import grpc.aio
+import uvloop
+from warmlane.admission.v1 import admission_service_pb2 as pb
+
+from admission.core.limits import Limits
+from admission.engine import Engine
+from admission.service.doors import Doors
+from admission.service.errors import translate
+from admission.service.mount import services
+from admission.store.factory import open_store
+from runtime.clock import SystemClock
+from runtime.logs import LogSettings, configure_logging
+from runtime.objects import open_object_store
+from runtime.process import stop_event
+from runtime.rpc import GrpcServer
+
+_ANSWER = pb.SubmitTaskResponse()
+_ANSWER.task.task_id = "0" * 32
+
+
+async def _answer(request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:
+    return _ANSWER
+
+
+async def _noop() -> None:
+    stop = stop_event()
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(
+        _answer, request_deserializer=pb.SubmitTaskRequest.FromString, response_serializer=pb.SubmitTaskResponse.SerializeToString
+    )
+    service = "warmlane.admission.v1.AdmissionService"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"SubmitTask": handler}),))
+    _say(server.add_insecure_port("127.0.0.1:0"))
+    await server.start()
+    await stop.wait()
+    await server.stop(0)
+
+
+async def _admission(folder: Path) -> None:
+    stop, doors, clock = stop_event(), Doors(), SystemClock()
+    objects = open_object_store((folder / "objects").as_uri())
+    store = open_store(f"sqlite:///{folder / 'admission.db'}")
+    engine = Engine(store=store, clock=clock, objects=objects, limits=Limits(queue_depth=1_000_000_000))
+    mounted = services(controller=engine, sessions=store, objects=objects, clock=clock, doors=doors)
+    server = GrpcServer("127.0.0.1:0", mounted, translate=translate)
+    await server.start()
+    await store.open()
+    await engine.start()
+    doors.open()
+    _say(server.port)
+    await stop.wait()
+    doors.close()
+    await server.stop(0)
+    await engine.stop()
+    await store.close()
+
+
+def _say(port: int) -> None:
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    configure_logging(LogSettings(), process="benchmark")
+    # The product's event loop, and for the comparison the same.
+    uvloop.run(_noop() if sys.argv[1] == "noop" else _admission(Path(sys.argv[2])))

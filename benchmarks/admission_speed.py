@@ -1,0 +1,330 @@
+"""`python -m benchmarks.admission_speed`: what durability, dispatch and overload cost, as ratios measured in one run on this machine.
+
+* Durable acceptance over gRPC, with 64 requests in flight and with one, against a no-op grpc.aio unary server and a bare fsync.
+* Submit to done of a job that takes no time: SubmitTask, lease, result, WatchTask, with a stub lane that answers each lease at once.
+* Acceptances while 2,000 requests a second are refused with `queue_overloaded`.
+
+Each server is a process of its own; the load comes from this one, so two cores are busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+import grpc.aio
+from warmlane.admission.v1 import admission_service_pb2 as pb
+from warmlane.admission.v1 import admission_service_pb2_grpc as rpc
+from warmlane.generation.v1 import generation_pb2 as generation
+from warmlane.lane.v1 import dispatch_service_pb2 as dispatch
+from warmlane.lane.v1 import dispatch_service_pb2_grpc as dispatch_rpc
+
+from runtime.rpc import create_channel
+
+_ANISORA, _PHR00T = "anisora", "phr00t"
+_CALL_S = 30.0
+_FSYNCS = 500
+_REFUSALS_PER_S = 2_000
+_ACCEPTANCES_PER_S = 50
+
+Figures = dict[str, float]
+
+
+@contextlib.contextmanager
+def _server(kind: str, folder: Path) -> Iterator[int]:
+    """The port of a server that lives as long as the block."""
+    folder.mkdir()
+    command = [sys.executable, "-m", "benchmarks.admission_process", kind, str(folder)]
+    environment = {**os.environ, "GRPC_VERBOSITY": "NONE"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
+
+
+@contextlib.asynccontextmanager
+async def _channel(port: int) -> AsyncIterator[grpc.aio.Channel]:
+    channel = create_channel(f"127.0.0.1:{port}")
+    try:
+        await channel.channel_ready()
+        yield channel
+    finally:
+        await channel.close()
+
+
+class StubLane:
+    """A lane without a GPU. `busy`: it keeps its first lease; otherwise every lease is done at once."""
+
+    def __init__(self, channel: grpc.aio.Channel, model: str, *, busy: bool) -> None:
+        """Speaks for a dedicated lane of the model."""
+        self._call = dispatch_rpc.DispatchServiceStub(channel).Attach()
+        self._model = model
+        self._busy = busy
+        self._seen = 0
+        self._writing = asyncio.Lock()
+        self._said: dispatch.Work | None = None
+        self._task = asyncio.create_task(self._run(), name=f"stub-lane-{model}")
+        self.ready = asyncio.Event()
+
+    async def close(self) -> None:
+        """Leaves."""
+        self._call.cancel()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        await self._report()
+        repeating = asyncio.create_task(self._repeat(), name=f"stub-lane-{self._model}-repeat")
+        try:
+            while isinstance(response := await self._call.read(), dispatch.AttachResponse):
+                self.ready.set()
+                desired = response.desired
+                self._seen = desired.sequence
+                self._said = self._work(desired.lease) if desired.HasField("lease") else None
+                await self._report()
+        finally:
+            repeating.cancel()
+            await asyncio.gather(repeating, return_exceptions=True)
+
+    async def _repeat(self) -> None:
+        while True:
+            await asyncio.sleep(2.0)
+            await self._report()
+
+    def _work(self, lease: dispatch.Lease) -> dispatch.Work:
+        if self._busy:
+            return dispatch.Work(task_id=lease.task_id, attempt=lease.attempt, phase=dispatch.WORK_PHASE_INFERENCE, progress=1)
+        work = dispatch.Work(task_id=lease.task_id, attempt=lease.attempt, phase=dispatch.WORK_PHASE_ENDED, progress=100)
+        files = generation.Result(
+            video_key=lease.artifact_prefix + "video.mp4",
+            media_type="video/mp4",
+            size_bytes=1,
+            sha256="0" * 64,
+            preview_key=lease.artifact_prefix + "preview.jpg",
+            width=64,
+            height=64,
+            num_frames=9,
+            fps=16,
+        )
+        work.outcome.result.CopyFrom(files)
+        work.outcome.memory.unmeasured_reason = "a stub lane"
+        return work
+
+    async def _report(self) -> None:
+        report = dispatch.LaneReport(
+            protocol_version=1,
+            lane_id=f"stub-{self._model}",
+            boot_id="boot",
+            kind=dispatch.LANE_KIND_DEDICATED,
+            models=[self._model],
+            seen_sequence=self._seen,
+            warm=True,
+            resident_model=self._model,
+            healthy=True,
+            work=self._said,
+            device="none",
+        )
+        async with self._writing:
+            await self._call.write(dispatch.AttachRequest(report=report))
+
+
+@contextlib.asynccontextmanager
+async def _lane(channel: grpc.aio.Channel, model: str, *, busy: bool) -> AsyncIterator[None]:
+    lane = StubLane(channel, model, busy=busy)
+    try:
+        await asyncio.wait_for(lane.ready.wait(), 10)
+        yield
+    finally:
+        await lane.close()
+
+
+def _request(model: str = _ANISORA, *, keyed: bool = False) -> pb.SubmitTaskRequest:
+    wanted = generation.GenerationRequest(model=model, mode="t2v", prompt="a paper boat on a quiet pond " * 8)
+    return pb.SubmitTaskRequest(request=wanted, owner="bench", request_id=uuid4().hex if keyed else "")
+
+
+async def _rate(call: Callable[[], Awaitable[object]], in_flight: int, seconds: float) -> tuple[float, list[float]]:
+    """Calls a second and the seconds of each, with so many in flight."""
+    took: list[float] = []
+    until_s = time.perf_counter() + seconds
+
+    async def caller() -> None:
+        while (started_s := time.perf_counter()) < until_s:
+            await call()
+            took.append(time.perf_counter() - started_s)
+
+    started_s = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    return len(took) / (time.perf_counter() - started_s), took
+
+
+def _fsync_s(folder: Path) -> float:
+    """Median seconds of an append of 4 KiB (one page of the write-ahead log) and its fsync, on the disk of the database."""
+    took = []
+    descriptor = os.open(folder / "fsync", os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        for _ in range(_FSYNCS):
+            started_s = time.perf_counter()
+            os.write(descriptor, b"x" * 4096)
+            os.fsync(descriptor)
+            took.append(time.perf_counter() - started_s)
+    finally:
+        os.close(descriptor)
+    return statistics.median(took)
+
+
+async def _acceptance(folder: Path, seconds: float) -> Figures:
+    figures: Figures = {"fsync_ms": _fsync_s(folder) * 1000}
+    with _server("noop", folder / "noop") as noop_port, _server("admission", folder / "accept") as port:
+        async with _channel(noop_port) as noop_channel, _channel(port) as channel, _lane(channel, _ANISORA, busy=True):
+            noop, admission = rpc.AdmissionServiceStub(noop_channel), rpc.AdmissionServiceStub(channel)
+            calls: dict[str, Callable[[], Awaitable[object]]] = {
+                "noop": lambda: noop.SubmitTask(_request(keyed=True), timeout=_CALL_S),
+                "accept": lambda: admission.SubmitTask(_request(), timeout=_CALL_S),
+                "accept_keyed": lambda: admission.SubmitTask(_request(keyed=True), timeout=_CALL_S),
+            }
+            for in_flight in (64, 1):
+                for call in calls.values():
+                    await _rate(call, in_flight, 0.5)
+                # Interleaved, so that what else the machine does falls on all alike.
+                rates: dict[str, list[float]] = {name: [] for name in calls}
+                times: dict[str, list[float]] = {name: [] for name in calls}
+                for _ in range(4):
+                    for name, call in calls.items():
+                        rate, took = await _rate(call, in_flight, seconds / 4)
+                        rates[name].append(rate)
+                        times[name] += took
+                for name in calls:
+                    figures[f"{name}_{in_flight}_per_s"] = statistics.median(rates[name])
+                    figures[f"{name}_{in_flight}_p50_ms"] = statistics.median(times[name]) * 1000
+                    figures[f"{name}_{in_flight}_p99_ms"] = statistics.quantiles(times[name], n=100)[98] * 1000
+    for name in ("accept", "accept_keyed"):
+        figures[f"{name}_64_to_noop"] = figures[f"{name}_64_per_s"] / figures["noop_64_per_s"]
+        figures[f"{name}_1_over_fsync_ms"] = figures[f"{name}_1_p50_ms"] - figures["fsync_ms"]
+    return figures
+
+
+async def _submit_to_done(folder: Path, seconds: float) -> Figures:
+    with _server("admission", folder / "done") as port:
+        async with _channel(port) as channel, _lane(channel, _ANISORA, busy=False):
+            admission = rpc.AdmissionServiceStub(channel)
+
+            async def job() -> None:
+                task = (await admission.SubmitTask(_request(keyed=True), timeout=_CALL_S)).task
+                watching = admission.WatchTask(pb.WatchTaskRequest(task_id=task.task_id), timeout=_CALL_S)
+                async for change in watching:
+                    task = change.task
+                assert task.HasField("result")
+
+            await _rate(job, 1, 0.5)
+            rate, took = await _rate(job, 1, seconds)
+    return {
+        "submit_to_done_p50_ms": statistics.median(took) * 1000,
+        "submit_to_done_p99_ms": statistics.quantiles(took, n=100)[98] * 1000,
+        "submit_to_done_per_s": rate,
+    }
+
+
+async def _paced(per_s: float, seconds: float, call: Callable[[], Awaitable[object]]) -> list[float]:
+    """Starts so many calls a second, whether the earlier ones are answered or not; the seconds of each, from when it was due."""
+    took: list[float] = []
+    running: set[asyncio.Task[None]] = set()
+    started_s = time.perf_counter()
+
+    async def one(due_s: float) -> None:
+        await call()
+        took.append(time.perf_counter() - due_s)
+
+    for number in count():
+        due_s = started_s + number / per_s
+        if due_s > started_s + seconds:
+            break
+        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+        task = asyncio.create_task(one(due_s))
+        running.add(task)
+        task.add_done_callback(running.discard)
+    await asyncio.gather(*running)
+    return took
+
+
+async def _overload(folder: Path, seconds: float) -> Figures:
+    with _server("admission", folder / "overload") as port:
+        async with _channel(port) as channel, _channel(port) as other, _lane(channel, _ANISORA, busy=True):
+            clients, flood = rpc.AdmissionServiceStub(channel), rpc.AdmissionServiceStub(other)
+            held = [asyncio.ensure_future(flood.SubmitTask(_request(_PHR00T), timeout=60)) for _ in range(25)]
+            await asyncio.sleep(0.5)
+            refused = 0
+
+            async def refusal() -> None:
+                nonlocal refused
+                try:
+                    await flood.SubmitTask(_request(_PHR00T, keyed=True), timeout=_CALL_S)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                        raise
+                    refused += 1
+
+            async def acceptance() -> None:
+                await clients.SubmitTask(_request(keyed=True), timeout=_CALL_S)
+
+            await _paced(_ACCEPTANCES_PER_S, 0.5, acceptance)
+            alone = await _paced(_ACCEPTANCES_PER_S, seconds, acceptance)
+            started_s = time.perf_counter()
+            flooding = asyncio.create_task(_paced(_REFUSALS_PER_S, seconds, refusal))
+            accepted = await _paced(_ACCEPTANCES_PER_S, seconds, acceptance)
+            refusals = await flooding
+            lasted_s = time.perf_counter() - started_s
+            for call in held:
+                call.cancel()
+            await asyncio.gather(*held, return_exceptions=True)
+    return {
+        "refusals_per_s": refused / lasted_s,
+        "refusal_p99_ms": statistics.quantiles(refusals, n=100)[98] * 1000,
+        "acceptance_alone_p99_ms": statistics.quantiles(alone, n=100)[98] * 1000,
+        "acceptance_under_refusals_p99_ms": statistics.quantiles(accepted, n=100)[98] * 1000,
+        "acceptance_under_refusals_p50_ms": statistics.median(accepted) * 1000,
+    }
+
+
+async def measure(folder: Path, seconds: float, parts: frozenset[str]) -> Figures:
+    """All figures of these parts; each measurement lasts about so long."""
+    figures: Figures = {}
+    for name, part in (("acceptance", _acceptance), ("done", _submit_to_done), ("overload", _overload)):
+        if name in parts:
+            figures |= await part(folder, seconds)
+    return figures
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--part", action="append", choices=["acceptance", "done", "overload"], help="only this; may be repeated")
+    arguments = parser.parse_args()
+    parts = frozenset(arguments.part or ["acceptance", "done", "overload"])
+    with tempfile.TemporaryDirectory(prefix="warmlane-bench-") as folder:
+        figures = asyncio.run(measure(Path(folder), arguments.seconds, parts))
+    for name, value in figures.items():
+        print(f"{name:36} {value:10.3f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""How SQLite answers what the store asks: always through an index, so that a million tasks cost what a thousand cost."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, event
+
+from admission.core.tasks import TERMINAL, LaneId, TaskId, TaskState
+from admission.store.port import Batch, EventQuery, Retention, Session, TaskQuery, TaskSort
+from admission.store.sql import SqlStore
+from benchmarks import store_scale
+from tests.harness.tasks import at, make_event, make_known_lane, make_task
+
+ENDED = 20_000
+UNFINISHED = 100
+# Small: what must be restored, and the one row of the controller.
+SMALL = ("ix_tasks_unfinished", "SCAN controller", "SCAN task_counts")
+
+Call = Callable[[SqlStore], Awaitable[object]]
+
+CALLS: dict[str, Call] = {
+    "unfinished": lambda store: store.unfinished(),
+    "task": lambda store: store.task(TaskId("a")),
+    "task_of_request": lambda store: store.task_of_request("a", "b"),
+    "lanes": lambda store: store.lanes(),
+    "unused_inputs": lambda store: store.unused_inputs(["inputs/a", "inputs/b"]),
+    "last_sequence": lambda store: store.last_sequence(),
+    "events": lambda store: store.events(EventQuery(after=7)),
+    "events of a task": lambda store: store.events(EventQuery(after=7, task_id=TaskId("a"), event_types=frozenset({"x", "y"}))),
+    "events of a lane": lambda store: store.events(EventQuery(after=7, lane_id=LaneId("a"))),
+    "rare events": lambda store: store.events(EventQuery(after=7, event_types=frozenset({"lane_lost", "cold_start", "quota_denied"}))),
+    "common events": lambda store: store.events(EventQuery(after=7, event_types=frozenset({"ended", "cold_start"}))),
+    "session": lambda store: store.session("a"),
+    "add_session": lambda store: store.add_session(Session(session_id="a", token_sha256="b", expires_at=at(0))),
+}
+WRITES: dict[str, Callable[[SqlStore, int], Awaitable[object]]] = {
+    "new": lambda store, epoch: store.write(
+        epoch, Batch(tasks=[make_task(parameters={"image": {"key": "inputs/a"}})], events=[make_event()], lanes=[make_known_lane()])
+    ),
+    "change and delete": lambda store, epoch: store.write(
+        epoch, Batch(tasks=[make_task(state=TaskState.DONE)], deleted=[TaskId("a"), TaskId("b")], forgotten_lanes=[LaneId("a")])
+    ),
+    "prune": lambda store, epoch: store.prune(
+        epoch, Retention(tasks_before=dict.fromkeys(TERMINAL, at(0)), events_before=at(10**9), limit=5)
+    ),
+}
+PAGES = {
+    f"{sort} of {model} from {end}": TaskQuery(
+        page=1 if end == "the front" else 400, sort=sort, model=model, states=frozenset({TaskState.DONE}), page_size=20
+    )
+    for sort in TaskSort
+    for model in (None, "anisora")
+    for end in ("the front", "the back")
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of many tasks, made once."""
+    return tmp_path_factory.mktemp("plans") / "store.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SqlStore]:
+    """The open store of those tasks."""
+    if not path.exists():
+        await store_scale.build(path, ended=ENDED, unfinished=UNFINISHED)
+    new = SqlStore(f"sqlite:///{path}")
+    await new.open()
+    yield new
+    await new.close()
+
+
+@contextmanager
+def traced() -> Iterator[list[str]]:
+    """Every statement that connections made from here on execute, with its values."""
+    statements: list[str] = []
+
+    def trace(connection: sqlite3.Connection, _entry: object) -> None:
+        connection.set_trace_callback(statements.append)
+
+    event.listen(Engine, "connect", trace)
+    try:
+        yield statements
+    finally:
+        event.remove(Engine, "connect", trace)
+
+
+def plans(path: Path, statements: list[str]) -> list[str]:
+    """Every step of the plans of these statements."""
+    planned = [sql for sql in statements if sql.startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))]
+    assert planned
+    with closing(sqlite3.connect(path)) as connection:
+        return [step for sql in planned for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+
+
+async def steps(path: Path, call: Call) -> list[str]:
+    """The plans of what the call executes on a store of its own."""
+    with traced() as statements:
+        store = SqlStore(f"sqlite:///{path}")
+        await store.open()
+        statements.clear()
+        await call(store)
+        found = list(statements)
+        await store.close()
+    return plans(path, found)
+
+
+def scans(found: list[str]) -> list[str]:
+    """Steps that pass over a whole table that may be large."""
+    return [
+        step
+        for step in found
+        if step.startswith("SCAN") and ("tasks" in step or "events" in step) and not any(name in step for name in SMALL)
+    ]
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+async def test_no_large_table_is_passed_over_when_the_store_is_asked(store: SqlStore, path: Path, call: Call) -> None:
+    assert scans(await steps(path, call)) == []
+
+
+@pytest.mark.parametrize("call", WRITES.values(), ids=WRITES.keys())
+async def test_no_large_table_is_passed_over_when_something_is_written(
+    store: SqlStore, path: Path, call: Callable[[SqlStore, int], Awaitable[object]]
+) -> None:
+    epoch = await store.claim_epoch()
+    assert scans(await steps(path, lambda other: call(other, epoch))) == []
+
+
+@pytest.mark.parametrize("query", PAGES.values(), ids=PAGES.keys())
+async def test_a_page_comes_out_of_an_index_in_its_order_when_the_gallery_is_shown(store: SqlStore, path: Path, query: TaskQuery) -> None:
+    page = await store.page(query)
+    assert len(page.tasks) == 20
+    found = await steps(path, lambda other: other.page(query))
+    assert scans(found) == []
+    assert [step for step in found if "TEMP B-TREE FOR ORDER BY" in step] == []
+    assert [step for step in found if step.startswith("SEARCH tasks USING COVERING INDEX ix_tasks_ended")] != []
+
+
+async def test_only_unfinished_tasks_are_sorted_when_pages_of_every_state_are_shown(store: SqlStore, path: Path) -> None:
+    found = await steps(path, lambda other: other.page(TaskQuery(page=100)))
+    assert scans(found) == []
+    assert len([step for step in found if "TEMP B-TREE FOR ORDER BY" in step]) == 1
+
+
+async def test_every_figure_is_told_when_the_benchmark_is_run_small(tmp_path: Path) -> None:
+    path = tmp_path / "small.db"
+    await store_scale.build(path, ended=500, unfinished=20)
+    figures = await store_scale.measure(path, ended=500)
+    assert {"open", "unfinished", "status", "bare commit", "write of 64", "prune of 500"} <= figures.keys()
+    assert figures["write of 1"]["to_bare_commit"] > 0

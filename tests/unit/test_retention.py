@@ -1,0 +1,110 @@
+"""What is too old goes, with its files; what is used, new or kept for ever stays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import obstore
+import pytest
+
+from admission.core.tasks import TaskId, TaskState
+from admission.retention import Keep, Keeper
+from admission.store.memory import MemoryStore
+from admission.store.port import Batch
+from runtime.clock import Reading
+from runtime.objects import open_object_store
+from tests.harness.tasks import make_task
+
+NOW = datetime.now(UTC)
+DAY = timedelta(days=1)
+
+
+class _Now:
+    """A clock that stands."""
+
+    def now(self) -> Reading:
+        return Reading(monotonic_s=0.0, utc=NOW)
+
+
+class Rig:
+    """A keeper of 30 days over a store in memory and a folder of objects."""
+
+    def __init__(self, folder: Path, keep: Keep) -> None:
+        self.folder = folder
+        self.store = MemoryStore()
+        self.objects = open_object_store(folder.as_uri())
+        self.used: frozenset[str] = frozenset()
+        self.epoch = 0
+        self.keeper = Keeper(store=self.store, objects=self.objects, clock=_Now(), keep=keep, used=lambda: self.used)
+
+    async def task(self, name: str, state: TaskState, age: timedelta, **changes: object) -> TaskId:
+        """A stored task that was last changed so long ago, with one file."""
+        task = make_task(task_id=TaskId(name), state=state, updated_at=NOW - age, **changes)
+        await self.store.write(self.epoch, Batch(tasks=[task]))
+        await obstore.put_async(self.objects, f"results/{name}/1/video.mp4", b"video")
+        return task.task_id
+
+    async def image(self, name: str, age: timedelta) -> str:
+        """A stored image that was uploaded so long ago."""
+        key = f"inputs/{name}"
+        await obstore.put_async(self.objects, key, b"image")
+        moment = (NOW - age).timestamp()
+        os.utime(self.folder / key, (moment, moment))
+        return key
+
+    def has(self, key: str) -> bool:
+        """The object is there."""
+        return (self.folder / key).exists()
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(tmp_path, Keep(done=30 * DAY, failed=10 * DAY, events=None))
+    await rig.store.open()
+    rig.epoch = await rig.store.claim_epoch()
+    yield rig
+    await rig.store.close()
+
+
+async def test_ended_task_and_its_files_go_when_they_are_too_old(rig: Rig) -> None:
+    old = await rig.task("old", TaskState.DONE, 31 * DAY)
+    new = await rig.task("new", TaskState.DONE, 29 * DAY)
+    failed = await rig.task("failed", TaskState.FAILED, 11 * DAY)
+    assert await rig.keeper.remove_old(rig.epoch) == 2
+    assert [await rig.store.task(task_id) is None for task_id in (old, new, failed)] == [True, False, True]
+    assert [rig.has(f"results/{name}/1/video.mp4") for name in ("old", "new", "failed")] == [False, True, False]
+
+
+async def test_task_that_has_not_ended_stays_however_old_it_is(rig: Rig) -> None:
+    queued = await rig.task("queued", TaskState.QUEUED, 400 * DAY)
+    withdrawn = await rig.task("withdrawn", TaskState.CANCELLED, 400 * DAY, is_withdrawn=True)
+    assert await rig.keeper.remove_old(rig.epoch) == 0
+    assert await rig.store.task(queued) is not None
+    assert await rig.store.task(withdrawn) is not None
+
+
+async def test_nothing_goes_when_everything_is_kept_for_ever(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Keep(done=None, failed=None, events=None))
+    await rig.store.open()
+    rig.epoch = await rig.store.claim_epoch()
+    await rig.task("old", TaskState.DONE, 4000 * DAY)
+    assert await rig.keeper.remove_old(rig.epoch) == 0
+
+
+async def test_image_goes_when_two_looks_found_it_unused(rig: Rig) -> None:
+    key = await rig.image("a" * 64, 2 * DAY)
+    assert await rig.keeper.remove_unused_inputs() == 0
+    assert await rig.keeper.remove_unused_inputs() == 1
+    assert not rig.has(key)
+
+
+async def test_image_stays_when_it_is_new_or_a_task_or_a_held_request_uses_it(rig: Rig) -> None:
+    new, stored, held = [await rig.image(letter * 64, age) for letter, age in (("a", DAY / 2), ("b", 2 * DAY), ("c", 2 * DAY))]
+    await rig.task("user", TaskState.DONE, DAY, parameters={"reference_image": {"key": stored}})
+    rig.used = frozenset({held})
+    for _ in range(3):
+        assert await rig.keeper.remove_unused_inputs() == 0
+    assert all(rig.has(key) for key in (new, stored, held))
