@@ -22,8 +22,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt package.json
 up: install
 	$(BIN)/warmlane up
 
+# Two processes: one has the tests of a running stack, the other those that mostly wait; then both share the rest.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # The long forms too.
 test-all: install
@@ -51,9 +52,9 @@ protos-baseline: install
 bench: install
 	$(BIN)/python -m benchmarks.first_clips
 
-# Seeded random histories of the core with its invariants checked after every event; a failing seed prints its story.
+# Seeded histories of the real admission with lanes, callers and crashes in virtual time; a failing seed prints its story. SEEDS="a..b --shrink" shortens it.
 simulate: install
-	$(BIN)/python -m tests.scenarios.simulate $(SEEDS)
+	$(BIN)/python -m tests.simulation.simulate $(SEEDS)
 
 format: install
 	$(BIN)/ruff format .

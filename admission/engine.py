@@ -41,7 +41,7 @@ from admission.core.events import (
 from admission.core.lanes import Report
 from admission.core.limits import Limits
 from admission.core.queue import QueueState
-from admission.core.tasks import TERMINAL, Event, LaneId, Model, Task, TaskId, TaskState
+from admission.core.tasks import TERMINAL, Event, LaneId, Model, Task, TaskId, TaskState, input_keys
 from admission.core.time import Now
 from admission.draws import Draws
 from admission.engine_types import (
@@ -67,7 +67,7 @@ from admission.store.port import EventPage, EventQuery, Store, StoreUnavailableE
 from admission.submissions import Asking, Submissions
 from admission.watching import Watching
 from runtime.clock import Clock
-from runtime.objects import attempt_prefix, input_keys, task_prefix
+from runtime.objects import attempt_prefix, task_prefix
 from runtime.rules.catalogue import MODELS
 from runtime.rules.effective import effective, latent_tokens
 from runtime.rules.parameters import to_parameters
@@ -102,7 +102,7 @@ class Engine:
         self._core = QueueState(self._limits, [Model(model) for model in MODELS], self._now())
         self._sweeper = ObjectSweeper(objects)
         self._shown: dict[TaskId, Task] = {}
-        self._draws = Draws()
+        self._draws = Draws(clock)
         self._submissions = Submissions(store, new_id or self._draws.task_id, self._ask, self._callers_left)
         self._watching = Watching(store, self.task)
         self._sessions: dict[int, EngineLaneSession] = {}

@@ -1,11 +1,14 @@
-"""`python -m benchmarks.admission_process noop|admission FOLDER`: a server to measure, in a process of its own; prints its port.
+"""`python -m benchmarks.admission_process noop|noop-tuned|admission FOLDER`: a server to measure, in a process of its own; prints its port.
 
-`noop` is a grpc.aio server whose SubmitTask answers the same small message at once. `admission` is the product's own composition (engine,
+`noop` is a plain grpc.aio server whose SubmitTask answers the same small message at once; `noop-tuned` is the same one with the event loop
+and the collector's thresholds that admission uses. `admission` is the product's own composition (engine,
 SQLite on disk, services) with one difference: its model queues do not close at 25 tasks, so that many acceptances can be measured.
 """
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import sys
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import grpc.aio
 import uvloop
 from warmlane.admission.v1 import admission_service_pb2 as pb
 
+from admission.__main__ import GC_THRESHOLDS
 from admission.core.limits import Limits
 from admission.engine import Engine
 from admission.service.doors import Doors
@@ -73,5 +77,9 @@ def _say(port: int) -> None:
 
 if __name__ == "__main__":
     configure_logging(LogSettings(), process="benchmark")
-    # The product's event loop, and for the comparison the same.
-    uvloop.run(_noop() if sys.argv[1] == "noop" else _admission(Path(sys.argv[2])))
+    kind, folder = sys.argv[1], Path(sys.argv[2])
+    if kind == "noop":
+        asyncio.run(_noop())
+    else:
+        gc.set_threshold(*GC_THRESHOLDS)
+        uvloop.run(_noop() if kind == "noop-tuned" else _admission(folder))

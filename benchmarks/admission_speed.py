@@ -190,31 +190,38 @@ def _fsync_s(folder: Path) -> float:
 
 async def _acceptance(folder: Path, seconds: float) -> Figures:
     figures: Figures = {"fsync_ms": _fsync_s(folder) * 1000}
-    with _server("noop", folder / "noop") as noop_port, _server("admission", folder / "accept") as port:
-        async with _channel(noop_port) as noop_channel, _channel(port) as channel, _lane(channel, _ANISORA, busy=True):
-            noop, admission = rpc.AdmissionServiceStub(noop_channel), rpc.AdmissionServiceStub(channel)
-            calls: dict[str, Callable[[], Awaitable[object]]] = {
-                "noop": lambda: noop.SubmitTask(_request(keyed=True), timeout=_CALL_S),
-                "accept": lambda: admission.SubmitTask(_request(), timeout=_CALL_S),
-                "accept_keyed": lambda: admission.SubmitTask(_request(keyed=True), timeout=_CALL_S),
-            }
-            for in_flight in (64, 1):
-                for call in calls.values():
-                    await _rate(call, in_flight, 0.5)
-                # Interleaved, so that what else the machine does falls on all alike.
-                rates: dict[str, list[float]] = {name: [] for name in calls}
-                times: dict[str, list[float]] = {name: [] for name in calls}
-                for _ in range(4):
-                    for name, call in calls.items():
-                        rate, took = await _rate(call, in_flight, seconds / 4)
-                        rates[name].append(rate)
-                        times[name] += took
-                for name in calls:
-                    figures[f"{name}_{in_flight}_per_s"] = statistics.median(rates[name])
-                    figures[f"{name}_{in_flight}_p50_ms"] = statistics.median(times[name]) * 1000
-                    figures[f"{name}_{in_flight}_p99_ms"] = statistics.quantiles(times[name], n=100)[98] * 1000
+    async with contextlib.AsyncExitStack() as stack:
+        stubs = {}
+        for kind in ("noop", "noop-tuned", "admission"):
+            port = stack.enter_context(_server(kind, folder / kind))
+            channel = await stack.enter_async_context(_channel(port))
+            stubs[kind] = rpc.AdmissionServiceStub(channel)
+        await stack.enter_async_context(_lane(channel, _ANISORA, busy=True))
+        noop, tuned, admission = stubs.values()
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "noop": lambda: noop.SubmitTask(_request(keyed=True), timeout=_CALL_S),
+            "noop_tuned": lambda: tuned.SubmitTask(_request(keyed=True), timeout=_CALL_S),
+            "accept": lambda: admission.SubmitTask(_request(), timeout=_CALL_S),
+            "accept_keyed": lambda: admission.SubmitTask(_request(keyed=True), timeout=_CALL_S),
+        }
+        for in_flight in (64, 1):
+            for call in calls.values():
+                await _rate(call, in_flight, 0.5)
+            # Interleaved, so that what else the machine does falls on all alike.
+            rates: dict[str, list[float]] = {name: [] for name in calls}
+            times: dict[str, list[float]] = {name: [] for name in calls}
+            for _ in range(4):
+                for name, call in calls.items():
+                    rate, took = await _rate(call, in_flight, seconds / 4)
+                    rates[name].append(rate)
+                    times[name] += took
+            for name in calls:
+                figures[f"{name}_{in_flight}_per_s"] = statistics.median(rates[name])
+                figures[f"{name}_{in_flight}_p50_ms"] = statistics.median(times[name]) * 1000
+                figures[f"{name}_{in_flight}_p99_ms"] = statistics.quantiles(times[name], n=100)[98] * 1000
     for name in ("accept", "accept_keyed"):
         figures[f"{name}_64_to_noop"] = figures[f"{name}_64_per_s"] / figures["noop_64_per_s"]
+        figures[f"{name}_64_to_noop_tuned"] = figures[f"{name}_64_per_s"] / figures["noop_tuned_64_per_s"]
         figures[f"{name}_1_over_fsync_ms"] = figures[f"{name}_1_p50_ms"] - figures["fsync_ms"]
     return figures
 

@@ -48,8 +48,9 @@ INSERT INTO tasks (
 SELECT task_id, 'session-' || n % 1000, NULL, hex(zeroblob(32)), model, 't2v',
     json_object('model', model, 'mode', 't2v', 'prompt', printf('%.*c', 120 + n % 200, 'p'), 'width', width, 'height', height, 'seed', n),
     width, height, 5120, at, state, at, at, at, 1, 0, 'dedicated', NULL, 'lane-' || model, 'boot', 0, 100, 'completed', '', NULL,
-    json_object('video_key', 'results/' || task_id, 'media_type', 'video/mp4', 'size_bytes', 1000000, 'sha256', hex(zeroblob(32)),
-        'preview_key', 'results/' || task_id, 'width', width, 'height', height, 'num_frames', 17, 'fps', 16)
+    CASE state WHEN 'done' THEN json_object('video_key', 'results/' || task_id, 'media_type', 'video/mp4', 'size_bytes', 1000000,
+        'sha256', hex(zeroblob(32)),
+        'preview_key', 'results/' || task_id, 'width', width, 'height', height, 'num_frames', 17, 'fps', 16) END
 FROM parts
 """
 _EVENTS = """
@@ -140,7 +141,7 @@ async def _measure_writes(store: SqlStore, path: Path) -> dict[str, dict[str, fl
         figure["to_bare_commit"] = round(figure["p50_ms"] / base, 2)
     soon = datetime.fromtimestamp(_FIRST_SECOND + 10**9, UTC)
     retention = Retention(tasks_before=dict.fromkeys((TaskState.DONE, TaskState.FAILED), soon), events_before=soon)
-    figures["prune of 500"] = summary([await timed(store.prune, epoch, retention) for _ in range(5)])
+    figures[f"prune of {retention.limit}"] = summary([await timed(store.prune, epoch, retention) for _ in range(_ROUNDS)])
     return figures
 
 

@@ -13,11 +13,12 @@ from runtime.errors import ErrorCode, ServiceError
 
 
 class SaidBreaks:
-    """Says each break of a stream, and that it goes on, on a console."""
+    """Says each break, and that it is over, on a console."""
 
     def __init__(self, console: Console) -> None:
         """Standard error, so that output stays what it is."""
         self._console = console
+        self._has_said_repeated = False
 
     def broken(self, error: ServiceError) -> None:
         """Admission is away."""
@@ -27,6 +28,13 @@ class SaidBreaks:
         """It is back."""
         where = f" after event {after_sequence}" if after_sequence else ""
         self._say(f"admission is back; going on{where}")
+
+    def repeated(self, error: ServiceError) -> None:
+        """The request was not answered; said once, however often it is tried while admission starts."""
+        if not self._has_said_repeated:
+            self._has_said_repeated = True
+            reason = error.metadata.get("grpc_status", error.message)
+            self._say(f"admission went away before it answered ({reason}); the request is sent again under its key")
 
     def _say(self, sentence: str) -> None:
         self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -61,7 +61,7 @@ class _Stream(Protocol[_Sent_co]):
 
 
 class Listener(Protocol):
-    """Is told when a stream breaks and when it goes on."""
+    """Is told when a stream breaks and when it goes on, and when a request is sent again."""
 
     def broken(self, error: ServiceError) -> None:
         """Admission is away; it is tried again."""
@@ -69,6 +69,10 @@ class Listener(Protocol):
 
     def resumed(self, after_sequence: int) -> None:
         """It is back, and the stream goes on after this event."""
+        ...
+
+    def repeated(self, error: ServiceError) -> None:
+        """A request was not answered for this reason; it is sent again under the same key."""
         ...
 
 
@@ -85,7 +89,9 @@ class AdmissionClient:
         """
         self._tasks = admission_service_pb2_grpc.AdmissionServiceStub(channel)
         self._operator = operator_service_pb2_grpc.OperatorServiceStub(channel)
-        self._submitter = Submitter(ChannelLine(channel), patience=_PATIENCE, now_s=time.monotonic)
+        self._submitter = Submitter(
+            ChannelLine(channel), patience=_PATIENCE, now_s=time.monotonic, on_repeat=None if listener is None else listener.repeated
+        )
         self._patience_s = patience_s
         self._listener = listener
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import grpc.aio
+import structlog
 from warmlane.admission.v1 import access_service_pb2 as access
 from warmlane.admission.v1 import access_service_pb2_grpc, admission_service_pb2_grpc
 from warmlane.admission.v1 import admission_service_pb2 as admission
@@ -19,7 +20,11 @@ from runtime.submitter import ChannelLine, Patience, Submitter
 if TYPE_CHECKING:
     from warmlane.generation.v1.generation_pb2 import GenerationRequest
 
+    from runtime.errors import ServiceError
+
 _Reply = TypeVar("_Reply")
+
+_LOG = structlog.get_logger()
 
 # Reads and small writes answer within milliseconds; the rest is for a disk that stalls.
 _CALL_TIMEOUT_S = 10.0
@@ -44,7 +49,7 @@ class AdmissionClient:
         self._channel = channel
         self._admission = admission_service_pb2_grpc.AdmissionServiceStub(channel)
         self._access = access_service_pb2_grpc.AccessServiceStub(channel)
-        self._submitter = Submitter(ChannelLine(channel), patience=self._patience, now_s=self._now_s)
+        self._submitter = Submitter(ChannelLine(channel), patience=self._patience, now_s=self._now_s, on_repeat=_log_repeat)
 
     async def close(self) -> None:
         """Ends every call and the connection."""
@@ -86,6 +91,10 @@ class AdmissionClient:
     async def delete_task(self, task_id: str) -> None:
         """Forgets the task and removes its files."""
         await _answer(self._admission.DeleteTask(admission.DeleteTaskRequest(task_id=task_id), timeout=_CALL_TIMEOUT_S))
+
+
+def _log_repeat(error: ServiceError) -> None:
+    _LOG.info("submission_repeated", reason=error.message)
 
 
 async def _answer(call: Awaitable[_Reply]) -> _Reply:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,14 +50,3 @@ def attempt_prefix(task_id: str, attempt: int) -> str:
 def task_prefix(task_id: str) -> str:
     """Prefix of every object that any attempt of the task wrote."""
     return f"{RESULT_PREFIX}{task_id}/"
-
-
-def input_keys(parameters: object) -> frozenset[str]:
-    """Keys of every input image that a task's parameters name, wherever they stand in them."""
-    if isinstance(parameters, Mapping):
-        key = parameters.get("key")
-        own = frozenset({key}) if isinstance(key, str) and key.startswith(INPUT_PREFIX) else frozenset()
-        return own.union(*(input_keys(value) for value in parameters.values()))
-    if isinstance(parameters, list | tuple):
-        return frozenset[str]().union(*(input_keys(value) for value in parameters))
-    return frozenset()

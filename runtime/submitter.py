@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc
 import grpc.aio
-import structlog
 from warmlane.admission.v1 import admission_service_pb2 as admission
 from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceStub
 from warmlane.admission.v1.task_pb2 import Task, TaskState
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 OWN_KEY_PREFIX = "warmlane-own:"
 """Begins the keys that are made here; the bridge refuses a client's key that begins so, and the two never meet."""
-
-_LOG = structlog.get_logger()
 
 # Statuses that gRPC itself makes when a connection breaks under a call.
 _BROKEN = frozenset({"unavailable", "cancelled", "aborted"})
@@ -103,11 +100,14 @@ class Submitter:
     It sends a key of its own where the client gave none: an acceptance whose reply was lost is then found again.
     """
 
-    def __init__(self, line: Line, *, patience: Patience, now_s: Callable[[], float]) -> None:
-        """Measures time by `now_s`, which only rises."""
+    def __init__(
+        self, line: Line, *, patience: Patience, now_s: Callable[[], float], on_repeat: Callable[[ServiceError], None] | None = None
+    ) -> None:
+        """Measures time by `now_s`, which only rises; tells `on_repeat` why a request is about to be sent again."""
         self._line = line
         self._patience = patience
         self._now_s = now_s
+        self._on_repeat = on_repeat
 
     async def submit(self, request: GenerationRequest, owner: str, key: str = "") -> Task:
         """The accepted task. Cancelling gives the held place back.
@@ -149,7 +149,8 @@ class Submitter:
                     raise
                 if self._now_s() + self._patience.pause_s >= until_s:
                     raise _away() from error
-                _LOG.info("submission_repeated", reason=error.message, waited_s=round(self._now_s() - begun_s, 3))
+                if self._on_repeat is not None:
+                    self._on_repeat(error)
             await self._line.pause(self._patience.pause_s)
 
 

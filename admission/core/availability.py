@@ -32,8 +32,8 @@ def availability(state: State, lane: Lane, now_s: float) -> tuple[Availability, 
 
 
 def is_idle(lane: Lane) -> bool:
-    """It holds no lease, and nothing that it was told to stop is still going on."""
-    if lane.lease is not None or lane.withdrawn is not None or lane.report is None:
+    """It can be told to begin: its stream is open, it holds no lease, and nothing that it was told to stop is still going on."""
+    if not lane.attached or lane.lease is not None or lane.withdrawn is not None or lane.report is None:
         return False
     work = lane.report.work
     return work is None or (

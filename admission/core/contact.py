@@ -51,6 +51,8 @@ def detach(turn: Turn, lane_id: LaneId, session: int) -> None:
     lane = turn.state.lanes.get(lane_id)
     if lane is not None and lane.session == session:
         lane.attached = False
+        # It may be back in a moment, so its queue stays open; but what it cannot hear of is not given to it.
+        refresh(turn, lane)
 
 
 def look_at_contact(turn: Turn, lane: Lane) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +12,10 @@ from typing import NewType
 TaskId = NewType("TaskId", str)
 LaneId = NewType("LaneId", str)
 Model = NewType("Model", str)
+
+
+INPUT_PREFIX = "inputs/"
+"""Of the object keys of input images; `runtime.objects` gives them."""
 
 
 class TaskState(StrEnum):
@@ -204,3 +208,19 @@ class Event:
     model: Model | None = None
     memory: MemoryRecord | None = None
     sequence: int = 0
+
+
+def input_keys(parameters: Mapping[str, object]) -> frozenset[str]:
+    """The object keys of a task's input images: every text under the name "key" that begins with INPUT_PREFIX, at any depth."""
+    return frozenset(_input_keys(parameters))
+
+
+def _input_keys(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        key = value.get("key")
+        if isinstance(key, str) and key.startswith(INPUT_PREFIX):
+            yield key
+        value = tuple(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _input_keys(inner)

@@ -55,7 +55,7 @@ class OperatorService(OperatorServiceServicer):
         self._doors.check()
         query, end = _event_query(request), StreamEnd(self._stream_life_s)
         if not (request.no_follow or request.only_new):
-            # Nothing may be recorded for hours: the reader learns now that its stream stands. With only_new the engine says where it begins.
+            # Nothing may be recorded for hours: the reader learns now that its stream stands. With only_new the engine does this.
             yield pb.WatchEventsResponse(last_sequence=request.after_sequence)
         watched = self._controller.watch_events(query, only_new=request.only_new, follow=not request.no_follow)
         async with aclosing(watched) as pages:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from admission.core.lanes import KnownLane, ModelPolicy
-from admission.core.tasks import TERMINAL, Task, TaskId
+from admission.core.tasks import TERMINAL, Task, TaskId, input_keys
 from admission.store import rows
 from admission.store.port import (
     Batch,
@@ -177,7 +177,7 @@ class MemoryStore:
         """Those of these object keys that no stored task has as an input image."""
         await self._enter()
         tasks = (rows.task_of(row) for row in self._tasks.values())
-        return frozenset(keys).difference(*(rows.input_keys(task.parameters) for task in tasks))
+        return frozenset(keys).difference(*(input_keys(task.parameters) for task in tasks))
 
     async def add_session(self, session: Session) -> None:
         """Stores a session; one with the same token is replaced, sessions that ended over a day ago are removed."""

@@ -6,13 +6,14 @@ A row is a tuple in the order of its COLUMNS: text, whole numbers, booleans, Non
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from admission.core.lanes import KnownLane, LaneSpec, ModelPolicy
 from admission.core.tasks import (
+    INPUT_PREFIX,
     TERMINAL,
     Event,
     Failure,
@@ -27,6 +28,7 @@ from admission.core.tasks import (
     Task,
     TaskId,
     TaskState,
+    input_keys,
 )
 from admission.store.port import EventQuery, Session, TaskQuery
 
@@ -38,7 +40,6 @@ UNFINISHED = (TaskState.LEASED.value, TaskState.QUEUED.value)
 ENDED = tuple(sorted(state.value for state in TERMINAL))
 SESSIONS_KEPT = timedelta(days=1)
 """How long an ended session is still known, so that its owner is told that it ended."""
-INPUT_PREFIX = "inputs/"
 
 # What a task was accepted with comes first: it is written once. The rest is replaced by every write.
 FIXED_TASK_COLUMNS = (
@@ -152,11 +153,6 @@ def task_of(row: Sequence[Any]) -> Task:
         failure=None if failure is None else _failure_of(_of_json(failure)),
         result=None if result is None else Result(**_of_json(result)),
     )
-
-
-def input_keys(parameters: Mapping[str, object]) -> frozenset[str]:
-    """The object keys of a task's input images: every text under the name "key" that begins with "inputs/", at any depth."""
-    return frozenset(_input_keys(parameters))
 
 
 def input_keys_of(row: Row) -> frozenset[str]:
@@ -273,17 +269,6 @@ def check_events_query(query: EventQuery) -> None:
 def _extent(parameters: Mapping[str, object], name: str) -> int:
     value = parameters.get(name)
     return value if isinstance(value, int) else 0
-
-
-def _input_keys(value: object) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        key = value.get("key")
-        if isinstance(key, str) and key.startswith(INPUT_PREFIX):
-            yield key
-        value = tuple(value.values())
-    if isinstance(value, list | tuple):
-        for inner in value:
-            yield from _input_keys(inner)
 
 
 def _failure_of(value: Mapping[str, str]) -> Failure:

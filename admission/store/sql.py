@@ -16,6 +16,7 @@ from admission.core.tasks import Task, TaskId
 from admission.store import migrations, postgresql, rows, sqlite
 from admission.store.batches import BatchWriter, Insert, replacing
 from admission.store.database import Backend, CommitInDoubtError, ConflictError, Database, driver_cursor
+from admission.store.lookups import RequestLookups
 from admission.store.pages import read_page
 from admission.store.port import (
     Batch,
@@ -72,6 +73,7 @@ class SqlStore:
         self._batches = BatchWriter(backend)
         self._sessions = Insert(backend, SESSIONS, rows.SESSION_COLUMNS, then=replacing("token_sha256", rows.SESSION_COLUMNS[1:]))
         self._moment = backend.moment
+        self._lookups = RequestLookups(backend, self._database.read)
         self._in_doubt: int | None = None
 
     async def open(self) -> None:
@@ -130,7 +132,7 @@ class SqlStore:
 
     async def task_of_request(self, owner: str, request_id: str) -> Task | None:
         """The owner's task with this idempotency key."""
-        return await self._one(select(TASKS).where(TASKS.c.owner == owner, TASKS.c.request_id == request_id), rows.task_of)
+        return await self._lookups.find((owner, request_id))
 
     async def page(self, query: TaskQuery) -> TaskPage:
         """One page of tasks; the page and the total are of one state."""

@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 
-_TRIES = 5
-# A store that restarts is back within these pauses; S3 is tried again inside each call as well.
+# Ten minutes in all: a clip that is rendered is worth waiting for, and a store that is full or away is seldom back at once. The attempt's
+# deadline and a cancel end it earlier. S3 is tried again inside each call as well.
+_TRIES = 300
 _PAUSE_S = 2.0
+_TOLD_EVERY = 15
 
 _T = TypeVar("_T")
 
 
 class StoreUnavailableError(Exception):
-    """The object store did not do what it was asked, several times."""
+    """The object store did not do what it was asked, for as long as that is worth waiting for."""
 
 
 class InputImageMissingError(Exception):
@@ -109,6 +111,7 @@ class AttemptFiles:
             except (BaseError, OSError) as error:
                 reason = f"{type(error).__name__}: {error}"
             if left:
-                _log.warning("object_store_retried", reason=reason, tries_left=left)
+                if (_TRIES - left) % _TOLD_EVERY == 1:
+                    _log.warning("object_store_retried", reason=reason, tries_left=left)
                 time.sleep(self._pause_s)
         raise StoreUnavailableError(reason)

@@ -32,26 +32,58 @@ class _Plan:
     default: str | int | float | None
     options: tuple[str, ...]
 
+    @property
+    def is_plain(self) -> bool:
+        """When none of its names was sent, the field has its default, and nothing else is to be looked at."""
+        return self.stand_in is None and not self.rule.required and self.rule.name != "mode"
 
-def _plans(model: ModelRules | None) -> tuple[_Plan, ...]:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sheet:
+    """The plans of one model, sorted for a run over what was sent.
+
+    Attributes:
+        defaults: of the plain fields, by name.
+        plain: plans of the plain fields, by each of their names.
+        special: the other plans, keyframes excepted; they come first, because a field may be read in place of another.
+    """
+
+    defaults: Mapping[str, object]
+    plain: Mapping[str, _Plan]
+    special: tuple[_Plan, ...]
+
+
+def _sheet(model: ModelRules | None) -> _Sheet:
+    plans = [plan for plan in _plans(model) if plan.rule.kind is not Kind.KEYFRAMES]
+    plain = [plan for plan in plans if plan.is_plain]
+    return _Sheet(
+        defaults={plan.rule.name: plan.default for plan in plain},
+        plain={name: plan for plan in plain for name in plan.names},
+        special=tuple(plan for plan in plans if not plan.is_plain),
+    )
+
+
+def _plans(model: ModelRules | None) -> list[_Plan]:
     plans = []
     for rule in FIELDS:
         fixed = model.fixed_parameters.get(rule.name) if model is not None else None
+        stand_in = model.stand_ins.get(rule.name) if model is not None else None
         plans.append(
             _Plan(
                 rule=rule,
                 names=(rule.name, *rule.aliases),
-                stand_in=model.stand_ins.get(rule.name) if model is not None else None,
+                stand_in=stand_in,
                 fixed=fixed,
                 default=rule.default if fixed is None else fixed.value,
                 options=model.modes if model is not None else tuple(MODES),
             )
         )
-    return tuple(plans)
+    return plans
 
 
-_PLANS: Mapping[str, tuple[_Plan, ...]] = {model.id: _plans(model) for model in MODELS.values()}
-_PLANS_OF_UNKNOWN = _plans(None)
+_SHEETS: Mapping[str, _Sheet] = {model.id: _sheet(model) for model in MODELS.values()}
+_SHEET_OF_UNKNOWN = _sheet(None)
+_KEYFRAME_RULES = tuple(rule for rule in FIELDS if rule.kind is Kind.KEYFRAMES)
 _UNUSED: Mapping[str, tuple[FieldRule, ...]] = {
     model_id: tuple(rule for rule in FIELDS if not rule.is_used_by(model_id)) for model_id in MODELS
 }
@@ -86,11 +118,15 @@ class _Check:
         self._stood_in: set[str] = set()
 
     def run(self) -> GenerationRequest:
-        for plan in _PLANS_OF_UNKNOWN if self._model is None else _PLANS[self._model.id]:
-            if plan.rule.kind is Kind.KEYFRAMES:
-                self._values[plan.rule.name] = self._keyframes(plan.rule)
-            elif plan.rule.name not in self._stood_in:
+        sheet = _SHEET_OF_UNKNOWN if self._model is None else _SHEETS[self._model.id]
+        # Most fields of most requests are not sent.
+        self._values = dict(sheet.defaults)
+        sent = {plan.rule.name: plan for name in self._raw if (plan := sheet.plain.get(name)) is not None}
+        for plan in (*sheet.special, *sent.values()):
+            if plan.rule.name not in self._stood_in:
                 self._values[plan.rule.name] = self._field(plan)
+        for rule in _KEYFRAME_RULES:
+            self._values[rule.name] = self._keyframes(rule)
         if self._model is not None:
             self._apply_model(self._model)
         if self._violations or self._model is None:

@@ -17,7 +17,16 @@ from admission.core.commands import (
     ReplyOverloaded,
     SendWish,
 )
-from admission.core.events import AcceptancesNotStored, CallerLeft, CancelRequested, CoreEvent, LaneReported, TaskSubmitted, TimePassed
+from admission.core.events import (
+    AcceptancesNotStored,
+    CallerLeft,
+    CancelRequested,
+    CoreEvent,
+    LaneDetached,
+    LaneReported,
+    TaskSubmitted,
+    TimePassed,
+)
 from admission.core.lanes import KnownLane, LaneSpec, Lease, ModelPolicy, Outcome, Report, Wish, Work
 from admission.core.limits import Limits
 from admission.core.queue import QueueState
@@ -151,6 +160,10 @@ class World:
         sequence = self.wishes[lane].sequence if seen is None else seen
         report = replace(last, session=self._session_of[lane], work=work, seen_sequence=sequence, **changes)  # type: ignore[arg-type]
         self.handle(LaneReported(report=report))
+
+    def detach(self, lane: LaneId) -> None:
+        """The lane's stream ends."""
+        self.handle(LaneDetached(lane_id=lane, session=self._session_of[lane]))
 
     def refuse_acceptances(self, *task_ids: TaskId) -> None:
         """The store took none of these acceptances, which nobody was told yet."""

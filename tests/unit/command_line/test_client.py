@@ -56,6 +56,9 @@ class HeardBreaks:
     def resumed(self, after_sequence: int) -> None:
         self.heard.append(after_sequence)
 
+    def repeated(self, error: ServiceError) -> None:
+        self.heard.append(error.message)
+
 
 def _event(sequence: int) -> task_pb2.TaskEvent:
     return task_pb2.TaskEvent(event_type="attempt_started", sequence=sequence)
@@ -101,12 +104,14 @@ async def test_events_come_without_a_gap_when_the_stream_breaks(admission: Serve
 
 async def test_request_is_sent_again_under_its_key_when_admission_stops(admission: Served) -> None:
     admission.script.breaks_submission = True
-    async with admission_client(admission.address) as client:
+    listener = HeardBreaks()
+    async with admission_client(admission.address, listener=listener) as client:
         await client.submit(generation_pb2.GenerationRequest(model="anisora"))
     first, second = admission.script.submissions
     assert first.request_id
     assert (first.request_id, first.request, first.abandon) == (second.request_id, second.request, True)
     assert (first.HasField("waited"), second.HasField("waited")) == (False, True)
+    assert listener.heard == ["Admission is stopping."]
 
 
 async def test_video_is_whole_when_the_stream_breaks_in_the_middle(admission: Served) -> None:

@@ -51,6 +51,14 @@ def test_task_id_is_printed_when_a_request_is_accepted(submit: Run) -> None:
     assert (result.exit_code, result.stdout) == (0, f"{TASK_ID}\n")
 
 
+def test_nothing_but_the_task_is_printed_when_the_request_was_sent_twice(submit: Run, threaded_admission: Served) -> None:
+    # The log of a shared module went to standard output.
+    threaded_admission.script.breaks_submission = True
+    result = submit()
+    assert result.stdout == f"{TASK_ID}\n"
+    assert "sent again under its key" in result.stderr
+
+
 def test_only_what_was_said_is_sent_when_options_are_left_out(submit: Run, threaded_admission: Served) -> None:
     submit("--frames", "17", "--seed", "3", "--format", "webm", "--motion-score", "2.5")
     expected = generation_pb2.GenerationRequest(

@@ -171,3 +171,22 @@ def test_progress_does_not_fall_when_admission_restarts() -> None:
     world.works(lane, progress=45)
     world.restart([world.core.state.lanes[lane].spec])
     assert world.core.state.tasks[task_id].progress == 45
+
+
+def test_work_goes_to_a_lane_that_can_hear_of_it_when_another_ones_stream_is_gone() -> None:
+    # A lane whose stream had just ended got the lease and could not be told: the task waited 30 s beside an idle lane.
+    world = World()
+    gone = world.attach("lane-1", ANISORA)
+    there = world.attach("lane-2", ANISORA)
+    world.detach(gone)
+    assert world.task(world.submit()).lane_id == there
+
+
+def test_task_waits_in_its_queue_when_the_only_lane_of_its_model_lost_its_stream_for_a_moment() -> None:
+    world = World()
+    lane = world.attach("lane-1", ANISORA)
+    world.detach(lane)
+    task_id = world.submit()
+    assert world.task(task_id).state is TaskState.QUEUED
+    world.attach("lane-1", ANISORA)
+    assert world.task(task_id).state is TaskState.LEASED

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, make_url
+from sqlalchemy import Connection, Engine, event, make_url
 
 from admission.core.tasks import TaskId
 from admission.store.database import Database
@@ -224,6 +224,40 @@ async def test_a_write_fails_whole_and_succeeds_later_when_the_disk_refuses_more
     assert await store.unfinished() == (make_task(),)
     await store.write(epoch, Batch(tasks=[large]))
     assert await store.task(TaskId("task-2")) == large
+
+
+async def test_writes_fail_whole_and_succeed_later_when_the_database_is_full(path: Path) -> None:
+    pages = 200
+
+    def limit(connection: sqlite3.Connection, _entry: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    event.listen(Engine, "connect", limit)
+    try:
+        store = SqlStore(f"sqlite:///{path}")
+        await store.open()
+        epoch = await store.claim_epoch()
+        refused: list[StoreUnavailableError] = []
+        stored = 0
+        while not refused and stored < 200:
+            new = make_task(f"task-{stored}", parameters={"prompt": "x" * 10_000, "image": {"key": f"inputs/{stored}"}})
+            try:
+                await store.write(epoch, Batch(tasks=[new], events=[make_event(task_id=new.task_id)]))
+            except StoreUnavailableError as error:
+                refused.append(error)
+            else:
+                stored += 1
+        assert "full" in str(refused[0])
+        assert stored > 0
+        assert (await store.page(TaskQuery())).total == await store.last_sequence() == stored
+        assert await store.unused_inputs([f"inputs/{stored}", "inputs/0"]) == {f"inputs/{stored}"}
+        # Room again, found by the same open store.
+        pages = 10_000
+        await store.write(epoch, Batch(tasks=[new], events=[make_event(task_id=new.task_id)]))
+        assert (await store.page(TaskQuery())).total == await store.last_sequence() == stored + 1
+        await store.close()
+    finally:
+        event.remove(Engine, "connect", limit)
 
 
 async def test_prompts_stay_out_of_the_error_when_a_write_fails(store: SqlStore) -> None:

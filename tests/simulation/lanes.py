@@ -1,0 +1,373 @@
+"""Simulated lane processes: the real state machine of the lane in the little that an agent and a pipeline do, in virtual time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from admission.core.lanes import LaneSpec, Outcome, Report, Work
+from admission.core.tasks import Failure, FailureCode, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, TaskId
+from runtime.lane import state as machine
+from runtime.lane.outcome import Phase
+from runtime.lane.state import Attempt, Ended, ForgetOutcome, Idle, LaneState, StartAttempt, StopAttempt, StopReason, Wish, Working
+from runtime.objects import attempt_prefix
+from tests.simulation.loop import Handle, Process
+from tests.simulation.objects import Writer
+from tests.simulation.stream import Stream
+
+if TYPE_CHECKING:
+    from admission.engine_types import LaneWish
+    from tests.simulation.world import World
+
+_STAGES = {Phase.LOADING: Stage.LOADING_PIPELINE, Phase.INFERENCE: Stage.INFERENCE, Phase.ENCODING: Stage.ENCODING}
+_RETRY_MIN_S, _RETRY_MAX_S = 0.1, 2.0
+_FIRST_ANSWER_S = 10.0
+_PROGRESS_SPACING_S = 0.2
+_CANCEL_GRACE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nature:
+    """How the pipelines of a history behave; seconds and probabilities.
+
+    Attributes:
+        hangs: of renders that never end by themselves.
+    """
+
+    shortest_s: float = 1.0
+    longest_s: float = 15.0
+    load_s: float = 2.0
+    stream_life_s: float = 60.0
+    fails: float = 0.05
+    child_dies: float = 0.05
+    out_of_memory: float = 0.02
+    unmeasured: float = 0.05
+    hangs: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a lane is."""
+
+    lane_id: LaneId
+    models: tuple[Model, ...]
+    is_pool: bool = False
+
+    @property
+    def spec(self) -> LaneSpec:
+        """As admission knows it."""
+        mode = LaneMode.DEGRADED_SHARED if self.is_pool else LaneMode.DEDICATED
+        return LaneSpec(lane_id=self.lane_id, mode=mode, models=self.models, device="simulated")
+
+
+class LaneProcess:
+    """One boot of a lane."""
+
+    def __init__(self, world: World, identity: Identity, boot: int, random: Random) -> None:
+        self.name = f"{identity.lane_id}#{boot}"
+        self.process = Process(world.loop, self.name)
+        self.process.on_death = self._died
+        self.identity = identity
+        self.boot_id = f"boot-{boot}"
+        self.state = LaneState()
+        self.is_warm = False
+        self.is_healthy = True
+        self.unreachable_until_s = 0.0
+        self.streams: list[Stream] = []
+        self.resident: Model | None = None
+        self._world = world
+        self._spec = identity.spec
+        self._random = random
+        self._streams_opened = 0
+        self._tries = 0
+        self._current: Stream | None = None
+        self._sent_s = -1.0
+        self._next_report: Handle | None = None
+        self._soon: Handle | None = None
+        self._interval_s = 2.0
+        self._ends: list[Handle] = []
+        self._outcomes: dict[Attempt, Outcome] = {}
+        self.process.after(random.random() * world.nature.load_s, self._warmed)
+        self.process.after(0.0, self._dial)
+
+    # What befalls it.
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._world.tell(f"{self.name} is killed")
+        self.process.die()
+
+    def child_dies(self) -> None:
+        """The pipeline's process dies under the agent, which starts another."""
+        self._world.tell(f"the pipeline's process of {self.name} dies")
+        self.is_warm, self.resident = False, None
+        if isinstance(self.state.activity, Working):
+            self._end(self.state.activity.attempt, self._failed(FailureCode.LANE_LOST, "The pipeline's process died.", measured=False))
+        self.process.after(self._random.random() * 5.0, self._warmed)
+        self._nudge(urgent=True)
+
+    def set_health(self, *, healthy: bool) -> None:
+        """Its health check fails, or holds again."""
+        self._world.tell(f"{self.name} is {'healthy again' if healthy else 'unhealthy'}")
+        self.is_healthy = healthy
+        self._nudge(urgent=True)
+
+    def drain(self, grace_s: float) -> None:
+        """SIGTERM: nothing new is begun; what is in work may end within the grace; then the process ends."""
+        self._world.tell(f"{self.name} is told to stop within {grace_s:.1f} s")
+        self.state = machine.drained(self.state)
+        self._nudge(urgent=True)
+        self.process.after(grace_s, self._stop_now)
+        self.process.after(0.1, self._leave_when_settled, self._world.loop.time() + grace_s + _CANCEL_GRACE_S)
+
+    def cut(self, admission_hears_s: float, lane_hears_s: float) -> None:
+        """Every stream it has breaks."""
+        for stream in list(self.streams):
+            stream.cut(admission_hears_s, lane_hears_s)
+
+    # The streams (runtime.lane.agent and attachment).
+
+    def connected(self, stream: Stream) -> None:
+        self._send(stream)
+
+    def wished(self, stream: Stream, wish: LaneWish) -> None:
+        """A message of admission came on this stream."""
+        if wish.controller_epoch < self.state.epoch:
+            self._leave(stream, "admission's epoch is over")
+            return
+        self._take_over(stream)
+        desired = wish.wish
+        lease = None if desired.lease is None else Attempt(task_id=desired.lease.task_id, number=desired.lease.attempt)
+        ended = desired.acknowledged
+        acknowledged = None if ended is None else Attempt(task_id=ended.task_id, number=ended.attempt)
+        asked = Wish(stream=stream.number, epoch=wish.controller_epoch, sequence=desired.sequence, lease=lease, acknowledged=acknowledged)
+        if machine.is_stale(self.state, asked):
+            return
+        self._interval_s = max(0.1, wish.report_interval_s)
+        before = self.state.activity
+        self.state, actions = machine.wished(self.state, asked)
+        self._carry_out(actions, desired.render_deadline_s, None if wish.task is None else wish.task.model)
+        self._nudge(urgent=before != self.state.activity)
+
+    def broken(self, stream: Stream, reason: str) -> None:
+        """The stream ended under it."""
+        self._leave(stream, reason)
+
+    def _dial(self) -> None:
+        self._streams_opened += 1
+        stream = Stream(self._world, self, self._streams_opened)
+        self.streams.append(stream)
+        self.process.after(_FIRST_ANSWER_S, self._unanswered, stream)
+
+    def _unanswered(self, stream: Stream) -> None:
+        if stream in self.streams and stream is not self._current and not stream.is_left:
+            stream.leave()
+            self._leave(stream, "no answer")
+
+    def _take_over(self, stream: Stream) -> None:
+        """The first answer on a newer stream: it is the one that counts, older ones are left."""
+        if self._current is stream or (self._current is not None and self._current.number > stream.number):
+            return
+        self._current = stream
+        self._tries = 0
+        self._world.tell(f"{self.name} has stream {stream.number}")
+        for other in [other for other in self.streams if other.number < stream.number]:
+            other.leave()
+            self.streams.remove(other)
+        self.process.after(self._world.nature.stream_life_s * self._random.uniform(0.8, 1.0), self._recycle, stream)
+
+    def _recycle(self, stream: Stream) -> None:
+        if self._current is stream and stream in self.streams:
+            self._dial()
+
+    def _leave(self, stream: Stream, reason: str) -> None:
+        if stream not in self.streams:
+            return
+        stream.leave()
+        self.streams.remove(stream)
+        if self._current is stream:
+            self._current = None
+            self._world.tell(f"{self.name} lost stream {stream.number}: {reason}")
+        if any(other.number > stream.number for other in self.streams):
+            # A newer one is being opened already.
+            return
+        self._tries += 1
+        delay_s = min(_RETRY_MIN_S * 2 ** min(self._tries, 8), _RETRY_MAX_S) * self._random.uniform(0.5, 1.0)
+        self.process.after(delay_s, self._dial)
+
+    # Reports.
+
+    def _nudge(self, *, urgent: bool) -> None:
+        now_s = self._world.loop.time()
+        if urgent or now_s >= self._sent_s + _PROGRESS_SPACING_S:
+            self._send_all()
+        elif self._soon is None:
+            self._soon = self.process.at(self._sent_s + _PROGRESS_SPACING_S, self._send_soon)
+
+    def _send_soon(self) -> None:
+        if self._soon is not None:
+            self._send_all()
+
+    def _send_all(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        for stream in self.streams:
+            if stream.is_open:
+                self._send(stream)
+
+    def _send(self, stream: Stream) -> None:
+        self._sent_s = self._world.loop.time()
+        stream.write(self._report(stream))
+        if self._next_report is not None:
+            self._next_report.cancel()
+        self._next_report = self.process.after(self._interval_s, self._send_all)
+
+    def _report(self, stream: Stream) -> Report:
+        return Report(
+            spec=self._spec,
+            boot_id=self.boot_id,
+            session=0,
+            seen_sequence=self.state.seen_sequence(stream.number),
+            warm=self.is_warm,
+            healthy=self.is_healthy,
+            draining=self.state.draining,
+            resident_model=self.resident,
+            work=self._work(),
+        )
+
+    def _work(self) -> Work | None:
+        match self.state.activity:
+            case Idle():
+                return None
+            case Working(attempt=attempt, phase=phase, progress=progress, detail=detail):
+                task_id = TaskId(attempt.task_id)
+                return Work(task_id=task_id, attempt=attempt.number, stage=_STAGES[phase], progress=progress, detail=detail)
+            case Ended(attempt=attempt, progress=progress):
+                outcome = self._outcomes[attempt]
+                task_id = TaskId(attempt.task_id)
+                return Work(task_id=task_id, attempt=attempt.number, stage=Stage.ENCODING, progress=progress, outcome=outcome)
+
+    # Renders.
+
+    def _carry_out(self, actions: tuple[machine.Action, ...], deadline_s: float, model: Model | None) -> None:
+        for action in actions:
+            match action:
+                case StartAttempt(attempt=attempt):
+                    self._start(attempt, deadline_s, model)
+                case StopAttempt(attempt=attempt, reason=reason):
+                    self._stop(attempt, reason)
+                case ForgetOutcome():
+                    pass
+
+    def _start(self, attempt: Attempt, deadline_s: float, model: Model | None) -> None:
+        random, nature = self._random, self._world.nature
+        self._world.tell(f"{self.name} starts {self._named(attempt)}")
+        load_s = 0.05 if model == self.resident else random.random() * nature.load_s
+        self.resident = model
+        render_s = load_s + random.uniform(nature.shortest_s, nature.longest_s)
+        self._ends = []
+        for part in range(1, random.choice((1, 1, 2, 4))):
+            self._later(load_s + (render_s - load_s) * part / 4, self._progress, attempt, 25 * part)
+        self._later(deadline_s, self._overdue, attempt)
+        if random.random() >= nature.hangs:
+            self._later(render_s, self._end, attempt, self._outcome(attempt, render_s))
+
+    def _later(self, delay_s: float, function: object, *args: object) -> None:
+        self._ends.append(self.process.after(delay_s, function, *args))  # type: ignore[arg-type]
+
+    def _overdue(self, attempt: Attempt) -> None:
+        if isinstance(self.state.activity, Working) and self.state.activity.attempt == attempt:
+            self.state, actions = machine.stopped(self.state, StopReason.DEADLINE)
+            self._carry_out(actions, 0.0, None)
+
+    def _stop(self, attempt: Attempt, reason: StopReason) -> None:
+        self._world.tell(f"{self.name} stops {self._named(attempt)}: {reason}")
+        stopped = machine.stop_failure(reason)
+        failure = Failure(code=FailureCode(stopped.code.value), message=stopped.message)
+        outcome = Outcome(failure=failure, memory=self._memory())
+        # A render that ends right now is not stopped any more: the stop and the end cross.
+        self.process.after(self._random.random() * 3.0, self._end, attempt, outcome)
+
+    def _progress(self, attempt: Attempt, progress: int) -> None:
+        self.state = machine.progressed(self.state, attempt, Phase.INFERENCE, progress, f"{progress} of 100")
+        self._nudge(urgent=False)
+
+    def _end(self, attempt: Attempt, outcome: Outcome) -> None:
+        if not isinstance(self.state.activity, Working) or self.state.activity.attempt != attempt:
+            return
+        for handle in self._ends:
+            handle.cancel()
+        how = "done" if outcome.failure is None else outcome.failure.code.value
+        self._world.tell(f"{self.name} ended {self._named(attempt)}: {how}")
+        if outcome.result is not None:
+            self._world.objects.files[outcome.result.video_key] = Writer(self.identity.lane_id, self.boot_id)
+        self._outcomes[attempt] = outcome
+        # The state machine carries its own outcome type; only whether there is a result matters to it.
+        self.state = machine.ended(self.state, attempt, outcome)  # type: ignore[arg-type]
+        self._nudge(urgent=True)
+
+    def _outcome(self, attempt: Attempt, render_s: float) -> Outcome:
+        nature, dice = self._world.nature, self._random.random()
+        if dice < nature.fails:
+            return self._failed(FailureCode.RENDER_FAILED, "The pipeline failed.")
+        if dice < nature.fails + nature.out_of_memory:
+            return self._failed(FailureCode.GPU_MEMORY_EXCEEDED, "The GPU's memory ran out.")
+        if dice < nature.fails + nature.out_of_memory + nature.child_dies:
+            return self._failed(FailureCode.LANE_LOST, "The pipeline's process died.", measured=False)
+        prefix = attempt_prefix(attempt.task_id, attempt.number)
+        result = Result(
+            video_key=f"{prefix}video.mp4",
+            media_type="video/mp4",
+            size_bytes=1000,
+            sha256="00" * 32,
+            preview_key=f"{prefix}preview.jpg",
+            width=64,
+            height=64,
+            num_frames=9,
+            fps=16,
+        )
+        return Outcome(result=result, memory=self._memory(), render_s=render_s)
+
+    def _failed(self, code: FailureCode, message: str, *, measured: bool = True) -> Outcome:
+        memory = self._memory() if measured else MemoryRecord(unmeasured_reason="its process died")
+        return Outcome(failure=Failure(code=code, message=message), memory=memory)
+
+    def _memory(self) -> MemoryRecord:
+        if self._random.random() < self._world.nature.unmeasured:
+            return MemoryRecord(unmeasured_reason="the device did not answer")
+        return MemoryRecord(figures={"device": "simulated"})
+
+    # Its own life.
+
+    def _warmed(self) -> None:
+        self.is_warm = True
+        self._nudge(urgent=True)
+
+    def _stop_now(self) -> None:
+        self.state, actions = machine.stopped(self.state, StopReason.SHUTDOWN)
+        self._carry_out(actions, 0.0, None)
+
+    def _leave_when_settled(self, until_s: float) -> None:
+        now_s = self._world.loop.time()
+        if isinstance(self.state.activity, Working) and now_s < until_s:
+            self.process.after(0.25, self._leave_when_settled, until_s)
+        elif isinstance(self.state.activity, Ended) and now_s < until_s:
+            # The last word is repeated for two seconds; then it is lost with the process.
+            self.process.after(0.25, self._leave_when_settled, min(until_s, now_s + 2.0))
+        else:
+            self._send_all()
+            self.process.after(0.05, self._gone)
+
+    def _gone(self) -> None:
+        self._world.tell(f"{self.name} has stopped")
+        self.process.die()
+
+    def _died(self) -> None:
+        for stream in self.streams:
+            stream.lane_died()
+        self._world.lane_died(self)
+
+    def _named(self, attempt: Attempt) -> str:
+        return f"{self._world.name_of(attempt.task_id)} attempt {attempt.number}"
