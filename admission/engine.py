@@ -34,6 +34,7 @@ from admission.core.events import (
     LaneDetached,
     LaneDrainSet,
     LaneReported,
+    RequestTurnedAway,
     TaskDeleted,
     TaskSubmitted,
     TimePassed,
@@ -63,7 +64,7 @@ from admission.engine_types import (
 from admission.journal import Journal
 from admission.lane_session import EngineLaneSession
 from admission.object_sweeper import ObjectSweeper
-from admission.store.port import EventPage, EventQuery, Store, StoreUnavailableError, TaskPage, TaskQuery
+from admission.store.port import EventPage, EventQuery, StaleEpochError, Store, StoreUnavailableError, TaskPage, TaskQuery
 from admission.submissions import Asking, Submissions
 from admission.watching import Watching
 from runtime.clock import Clock
@@ -81,6 +82,8 @@ _log = structlog.get_logger()
 _DRAIN_S = 5.0
 # A cancel or a delete that cannot be made durable in this time is answered `service_unavailable`.
 _STORE_PATIENCE_S = 10.0
+# How long an admission that another one replaced may go on answering reads.
+_EPOCH_LOOK_S = 5.0
 
 
 class Engine:
@@ -113,6 +116,7 @@ class Engine:
         self._epoch = 0
         self._journal: Journal
         self._writer: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
@@ -124,7 +128,9 @@ class Engine:
         self._shown = {task.task_id: task for task in tasks}
         self._journal.append(self._core.restore(tasks, lanes, self._now(), policies))
         self._writer = asyncio.create_task(self._journal.run(), name="admission-journal")
-        self._writer.add_done_callback(self._writer_ended)
+        self._writer.add_done_callback(self._ended)
+        self._watch = asyncio.create_task(self._watch_epoch(), name="admission-epoch")
+        self._watch.add_done_callback(self._ended)
         self._arm_timer()
         _log.info("engine_started", epoch=self._epoch, unfinished=len(tasks), lanes=len(lanes))
 
@@ -134,6 +140,9 @@ class Engine:
             session.end()
         if self._timer is not None:
             self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
         if self._writer is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._journal.flushed(), _DRAIN_S)
@@ -252,12 +261,17 @@ class Engine:
         """Puts a new request before the core."""
         submission = asking.submission
         request = submission.request
-        used = effective(request, seed=request.seed if request.seed >= 0 else self._draws.seed())
         now = self._now()
+        model = Model(request.model)
+        if self._core.is_closed(model, now):
+            # Under overload most requests come to this: no task is made for them.
+            self._handle(RequestTurnedAway(task_id=task_id, model=model, waited_s=submission.waited_s), now)
+            return
+        used = effective(request, seed=request.seed if request.seed >= 0 else self._draws.seed())
         task = Task(
             task_id=task_id,
             owner=submission.owner,
-            model=Model(used.model),
+            model=model,
             mode=used.mode,
             parameters=to_parameters(used),
             tokens=latent_tokens(used),
@@ -400,9 +414,19 @@ class Engine:
         self._timer = None
         self.tick()
 
-    def _writer_ended(self, writer: asyncio.Task[None]) -> None:
-        if not writer.cancelled():
-            self._fail(writer.exception() or RuntimeError("the journal ended"))
+    async def _watch_epoch(self) -> None:
+        """Ends an admission that another one replaced while it had nothing to write: it would go on showing what is long past."""
+        while True:
+            await asyncio.sleep(_EPOCH_LOOK_S)
+            with suppress(StoreUnavailableError):
+                newest = await self._store.epoch()
+                if newest != self._epoch:
+                    msg = f"epoch {self._epoch} rules no more: the newest is {newest}"
+                    raise StaleEpochError(msg)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._fail(task.exception() or RuntimeError(f"{task.get_name()} ended"))
 
     def _fail(self, error: BaseException) -> None:
         _log.critical("engine_failed", error=repr(error), exc_info=error)

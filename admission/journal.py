@@ -22,7 +22,7 @@ from admission.core.commands import (
 )
 from admission.core.lanes import KnownLane, ModelPolicy
 from admission.core.tasks import Event, LaneId, Model, Task, TaskId
-from admission.store.port import Batch, Store, StoreUnavailableError
+from admission.store.port import Batch, RequestTakenError, Store, StoreUnavailableError
 
 _log = structlog.get_logger()
 
@@ -103,6 +103,13 @@ class Journal:
             try:
                 if any(entry.writes for entry in entries):
                     await self._store.write(self._epoch, _merged(entries))
+            except RequestTakenError as error:
+                # A caller said that its key was new, and it was not. Sent again, it will be looked for.
+                _log.warning("request_id_taken", error=str(error))
+                if not any(entry.accepted() for entry in entries):
+                    raise
+                self._give_up_acceptances(entries)
+                continue
             except StoreUnavailableError as error:
                 _log.warning("store_unavailable", error=str(error), cause=str(error.__cause__), waiting=len(entries))
                 if self._give_up_acceptances(entries):

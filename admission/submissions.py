@@ -38,7 +38,11 @@ class Asking:
 
 def fingerprint(request: GenerationRequest) -> str:
     """SHA-256 (hex) of what is asked for, the same for the same values however they were written."""
-    return hashlib.sha256(json.dumps(to_parameters(request), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_JSON.encode(to_parameters(request)).encode()).hexdigest()
+
+
+# Made once: `json.dumps` would make it at every call.
+_JSON = json.JSONEncoder(sort_keys=True)
 
 
 class Submissions:
@@ -127,7 +131,10 @@ class Submissions:
 
     async def _found_or_accepted(self, asking: Asking) -> Accepted:
         submission = asking.submission
-        task = await self._store.task_of_request(submission.owner, submission.request_id)
+        # A caller that makes a key for one request, to repeat it should the answer be lost, sends it for the first time. If that is not
+        # so, the store refuses a second task under it.
+        is_new = submission.abandon and submission.waited_s == 0
+        task = None if is_new else await self._store.task_of_request(submission.owner, submission.request_id)
         if task is None:
             return Accepted(task=await self._accepted(asking))
         if task.fingerprint != asking.fingerprint:

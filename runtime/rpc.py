@@ -176,7 +176,6 @@ class GrpcServer:
     async def start(self) -> None:
         """Listens and serves. Raises BindError when the port is taken."""
         server = grpc.aio.server(
-            interceptors=(ErrorInterceptor(self._translate),),
             options=(
                 *_KEEPALIVE,
                 *_SIZES,
@@ -185,7 +184,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
             ),
         )
-        plain = cast("grpc.aio.Server", _PlainServer(server))
+        plain = cast("grpc.aio.Server", _PlainServer(server, Told(self._translate)))
         for add in self._services.values():
             add(plain)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, plain)
@@ -214,23 +213,47 @@ class GrpcServer:
 
 
 class _PlainServer:
-    """A server that takes methods by their names only.
+    """A server that takes methods by their names only, and tells their errors.
 
     Generated code registers each method twice. For every registered method the server keeps a call of its own waiting and walks through
-    all of them at each request: with 23 methods that costs more than our own part of a small call (grpcio 1.85).
+    all of them at each request: with 23 methods that costs more than our own part of a small call (grpcio 1.85). An interceptor would
+    run at every request too; a handler is wrapped once.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, told: Told) -> None:
         self._server = server
+        self._told = told
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers(tuple(handlers))
+        self._server.add_generic_rpc_handlers(tuple(_WrappedHandlers(handler, self._told) for handler in handlers))
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, object]) -> None:
         """Not taken: see the class."""
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
+class _WrappedHandlers(grpc.GenericRpcHandler):
+    """The methods of one service, each wrapped when it is called first."""
+
+    def __init__(self, handlers: grpc.GenericRpcHandler, told: Told) -> None:
+        self._handlers = handlers
+        self._told = told
+        self._wrapped: dict[str, grpc.RpcMethodHandler[object, object] | None] = {}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[object, object] | None:
+        """The method's handler; None: it is not of this service."""
+        method = handler_call_details.method
+        try:
+            return self._wrapped[method]
+        except KeyError:
+            handler = self._handlers.service(handler_call_details)
+            if handler is None:
+                # Not remembered: clients may ask for any name.
+                return None
+            wrapped = self._wrapped[method] = cast("grpc.RpcMethodHandler[object, object]", self._told.wrap(handler, method))
+            return wrapped
+
+
+class Told:
     """The one place where an exception of a handler becomes a gRPC status.
 
     ServiceError and what `translate` knows are told as they are; anything else is logged and told as INTERNAL with an id to find it by.
@@ -239,26 +262,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, translate: Translate | None = None) -> None:
         """Keeps the translation of the process's own errors."""
         self._translate = translate
-        # By method: what a server finds for a method stays the same, and this runs at every call.
-        self._wrapped: dict[str, tuple[object, object]] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[_In, _Out] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[_In, _Out] | None:
-        """Wraps the method's handler; a method that does not exist has none."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
-        method = handler_call_details.method
-        known, wrapped = self._wrapped.get(method, (None, None))
-        if known is not handler:
-            wrapped = self._wrap(handler, method)
-            self._wrapped[method] = (handler, wrapped)
-        return cast("grpc.RpcMethodHandler[_In, _Out]", wrapped)
-
-    def _wrap(self, handler: grpc.RpcMethodHandler[_In, _Out], method: str) -> object:
+    def wrap(self, handler: grpc.RpcMethodHandler[_In, _Out], method: str) -> object:
+        """The handler, with its errors told."""
         for kind, make in _HANDLER_KINDS.items():
             behaviour = getattr(handler, kind)
             if behaviour is None:

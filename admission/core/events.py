@@ -21,6 +21,15 @@ class TaskSubmitted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestTurnedAway:
+    """A valid request came to a core that `is_closed` to it; always answered with ReplyOverloaded. A task was never made for it."""
+
+    task_id: TaskId
+    model: Model
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallerLeft:
     """Whoever waited for the acceptance of this task is gone: a held one frees its place, one accepted but not dispatched is cancelled.
 
@@ -100,6 +109,7 @@ class TimePassed:
 
 CoreEvent = (
     TaskSubmitted
+    | RequestTurnedAway
     | CallerLeft
     | CancelRequested
     | LaneReported

@@ -19,6 +19,7 @@ from admission.core.events import (
     LaneDetached,
     LaneDrainSet,
     LaneReported,
+    RequestTurnedAway,
     TaskDeleted,
     TaskSubmitted,
     TimePassed,
@@ -83,6 +84,12 @@ class QueueState:
             routing.end_fallbacks(turn)
         return turn.commands
 
+    def is_closed(self, model: Model, now: Now) -> bool:
+        """A request of the model that comes now would be refused for the depth of the degraded queue. Never while something is due: it may
+        free a place."""
+        due_s = self.state.deadlines.next_at()
+        return (due_s is None or now.monotonic_s < due_s) and routing.is_closed(self.state, model, now.monotonic_s)
+
     def next_due_s(self) -> float | None:
         """Monotonic time by which TimePassed must be handled; None: nothing waits for time."""
         return self.state.deadlines.next_at()
@@ -91,6 +98,8 @@ class QueueState:
         match event:
             case TaskSubmitted(task=task, waited_s=waited_s):
                 routing.admit(turn, task, waited_s)
+            case RequestTurnedAway():
+                routing.turn_away(turn, event.task_id, event.model, event.waited_s)
             case CallerLeft(task_id=task_id, may_return=may_return):
                 self._caller_left(turn, task_id, may_return=may_return)
             case CancelRequested(task_id=task_id):

@@ -51,11 +51,25 @@ def admit(turn: Turn, task: Task, waited_s: float) -> None:
         return
     _note_fallback(turn, task.model, reason)
     if waited_s >= limits.degraded_wait_s:
-        _refuse(turn, task, OverloadCause.WAIT, waited_s=waited_s)
+        _refuse(turn, task.task_id, task.model, OverloadCause.WAIT, waited_s=waited_s)
     elif state.degraded_depth >= limits.degraded_depth:
-        _refuse(turn, task, OverloadCause.DEPTH, waited_s=waited_s)
+        _refuse(turn, task.task_id, task.model, OverloadCause.DEPTH, waited_s=waited_s)
     else:
         _hold(turn, changed(task, fallback_reason=reason), turn.now_s - waited_s)
+
+
+def is_closed(state: State, model: Model, now_s: float) -> bool:
+    """A request of the model could neither enter its queue nor be held."""
+    return state.degraded_depth >= state.limits.degraded_depth and route(state, model, now_s) is not None
+
+
+def turn_away(turn: Turn, task_id: TaskId, model: Model, waited_s: float) -> None:
+    """Refuses a request to which everything is closed, as `admit` would."""
+    reason = route(turn.state, model, turn.now_s)
+    if reason is not None:
+        _note_fallback(turn, model, reason)
+    is_over = waited_s >= turn.state.limits.degraded_wait_s
+    _refuse(turn, task_id, model, OverloadCause.WAIT if is_over else OverloadCause.DEPTH, waited_s=waited_s)
 
 
 def take_held(turn: Turn, model: Model) -> None:
@@ -73,7 +87,7 @@ def expire_held(turn: Turn, task_id: TaskId) -> None:
     if since_s is None or turn.now_s < since_s + turn.state.limits.degraded_wait_s:
         return
     task = turn.state.tasks[task_id]
-    _refuse(turn, task, OverloadCause.WAIT, waited_s=turn.now_s - since_s)
+    _refuse(turn, task_id, task.model, OverloadCause.WAIT, waited_s=turn.now_s - since_s)
     forget_held(turn, task_id)
 
 
@@ -149,7 +163,7 @@ def _enqueue(turn: Turn, task: Task) -> None:
     turn.emit(ReplyAccepted(task=queued))
 
 
-def _refuse(turn: Turn, task: Task, cause: OverloadCause, *, waited_s: float) -> None:
+def _refuse(turn: Turn, task_id: TaskId, model: Model, cause: OverloadCause, *, waited_s: float) -> None:
     state, limits = turn.state, turn.state.limits
     if cause is OverloadCause.DEPTH:
         state.counters.overloaded_depth += 1
@@ -157,10 +171,10 @@ def _refuse(turn: Turn, task: Task, cause: OverloadCause, *, waited_s: float) ->
         state.counters.overloaded_wait += 1
     if not state.refusals:
         state.deadlines.set(turn.now_s + limits.refusals_told_s, Due.REFUSALS, _REFUSALS)
-    state.refusals[task.model, cause] = state.refusals.get((task.model, cause), 0) + 1
+    state.refusals[model, cause] = state.refusals.get((model, cause), 0) + 1
     turn.emit(
         ReplyOverloaded(
-            task_id=task.task_id,
+            task_id=task_id,
             cause=cause,
             depth=state.degraded_depth,
             max_depth=limits.degraded_depth,

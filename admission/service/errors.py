@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from admission.engine_types import (
     InvalidReportError,
     NotYetStoredError,
@@ -92,5 +94,6 @@ def _overloaded(error: OverloadedError) -> ServiceError:
             "waited_s": f"{reply.waited_s:.3f}",
             "max_wait_s": f"{reply.max_wait_s:.3f}",
         },
-        retry_after_s=reply.retry_after_s,
+        # Whole seconds: nobody waits by the millisecond, and of thousands of answers a second few then differ.
+        retry_after_s=float(math.ceil(reply.retry_after_s)),
     )

@@ -15,6 +15,7 @@ from admission.store.port import (
     EventPage,
     EventQuery,
     Pruned,
+    RequestTakenError,
     Retention,
     Session,
     StaleEpochError,
@@ -61,6 +62,11 @@ class MemoryStore:
         """Takes the next controller epoch."""
         await self._enter()
         self._epoch += 1
+        return self._epoch
+
+    async def epoch(self) -> int:
+        """The newest epoch that was claimed."""
+        await self._enter()
         return self._epoch
 
     async def write(self, epoch: int, batch: Batch) -> None:
@@ -205,7 +211,7 @@ class MemoryStore:
             raise StaleEpochError(rows.stale(epoch, self._epoch))
 
     def _requests_with(self, new: dict[TaskId, Row], gone: Collection[str]) -> dict[tuple[str, str], str]:
-        """Which task each idempotency key will belong to. Raises ValueError when two would have one."""
+        """Which task each idempotency key will belong to. Raises RequestTakenError when two would have one."""
         requests = {key: task_id for key, task_id in self._requests.items() if task_id not in gone}
         for task_id, row in new.items():
             request_id = _of_task(row, "request_id")
@@ -213,7 +219,7 @@ class MemoryStore:
                 continue
             if requests.setdefault((_of_task(row, "owner"), request_id), task_id) != task_id:
                 msg = f"task {task_id} has the request id of another task of the same owner"
-                raise ValueError(msg)
+                raise RequestTakenError(msg)
         return requests
 
     def _remove(self, task_ids: Collection[str]) -> None:

@@ -16,6 +16,10 @@ class StoreUnavailableError(Exception):
     """The store cannot be written or read now (disk full, locked, away). Nothing of the batch was stored; try the same call again."""
 
 
+class RequestTakenError(ValueError):
+    """The batch has a second task with an idempotency key of its owner; nothing of it was stored."""
+
+
 class StaleEpochError(Exception):
     """Another admission has claimed a newer epoch, or the store holds more than this one knows: it rules no more and must stop."""
 
@@ -138,12 +142,17 @@ class Store(Protocol):
         """Takes the next controller epoch (1 at first), durably. From then on writes with an older one raise StaleEpochError."""
         ...
 
+    async def epoch(self) -> int:
+        """The newest epoch that was claimed; 0 when there was none."""
+        ...
+
     async def write(self, epoch: int, batch: Batch) -> None:
         """Stores the batch durably (on disk when this returns), guarded by the epoch in the same transaction.
 
         Raises:
             StaleEpochError: a newer epoch was claimed.
-            ValueError, TypeError: the batch holds what cannot be stored, or a second task with a request id of its owner: a bug.
+            RequestTakenError: a second task with a request id of its owner.
+            ValueError, TypeError: the batch holds what cannot be stored: a bug.
         """
         ...
 

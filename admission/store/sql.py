@@ -23,6 +23,7 @@ from admission.store.port import (
     EventPage,
     EventQuery,
     Pruned,
+    RequestTakenError,
     Retention,
     Session,
     StoreUnavailableError,
@@ -89,6 +90,10 @@ class SqlStore:
         claim = update(CONTROLLER).values(epoch=CONTROLLER.c.epoch + 1).returning(CONTROLLER.c.epoch)
         return await self._database.write(lambda connection: connection.execute(claim).scalar_one())
 
+    async def epoch(self) -> int:
+        """The newest epoch that was claimed."""
+        return await self._database.read(lambda connection: connection.execute(select(CONTROLLER.c.epoch)).scalar_one())
+
     async def write(self, epoch: int, batch: Batch) -> None:
         """Stores the batch in one transaction."""
         drawn = 0
@@ -100,7 +105,7 @@ class SqlStore:
         try:
             await self._database.write(work)
         except ConflictError as error:
-            raise ValueError(str(error)) from None
+            raise RequestTakenError(str(error)) from None
         except CommitInDoubtError as error:
             if not batch.events:
                 # Storing it twice is storing it once.

@@ -349,3 +349,10 @@ async def test_everything_is_there_when_the_store_is_opened_again(store: Store) 
     assert await events(store) == [make_event()]
     assert await store.session("hash-a") == make_session("a", at(60))
     assert await store.claim_epoch() == epoch + 1
+
+
+async def test_the_newest_epoch_is_read_when_it_was_claimed(store: Store) -> None:
+    before = await store.epoch()
+    claimed = await store.claim_epoch()
+    assert claimed == before + 1
+    assert await store.epoch() == claimed

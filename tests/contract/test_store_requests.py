@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from admission.core.tasks import TaskId, TaskState
-from admission.store.port import Batch, Store
+from admission.store.port import Batch, RequestTakenError, Store
 from tests.contract.stored import events, fill
 from tests.harness.tasks import make_event, make_known_lane, make_task
 
@@ -34,7 +34,7 @@ async def test_nothing_of_a_batch_is_stored_when_a_second_task_has_the_key(store
     epoch = await fill(store, *([] if together else [first]))
     new = [first] if together else []
     batch = Batch(tasks=[*new, make_task("b", request_id="key")], events=[make_event()], lanes=[make_known_lane()])
-    with pytest.raises(ValueError, match="request"):
+    with pytest.raises(RequestTakenError):
         await store.write(epoch, batch)
     assert await store.task(TaskId("b")) is None
     assert (await events(store), await store.lanes(), await store.last_sequence()) == ([], (), 0)

@@ -128,6 +128,10 @@ class ModelStore:
         await self._way(self._disk.faults.longest_s)
         return epoch
 
+    async def epoch(self) -> int:
+        await self._read()
+        return self._disk.epoch
+
     async def write(self, epoch: int, batch: Batch) -> None:
         await self._way(self._disk.faults.longest_s)
         await self._crash_if("before")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import obstore
 import pytest
 
+from admission import engine
 from admission.core.lanes import Report, Work
 from admission.core.tasks import Stage, TaskId, TaskState
 from admission.engine import Engine
@@ -278,3 +279,11 @@ async def test_older_process_of_a_lane_is_sent_away_when_a_newer_one_took_over(r
     with pytest.raises(SessionEndedError):
         await rig.lane()
     await newer.report(replace(report, seen_sequence=1))
+
+
+async def test_admission_that_was_replaced_ends_although_it_has_nothing_to_write(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_EPOCH_LOOK_S", 0.0)
+    await rig.restart()
+    await rig.store.claim_epoch()
+    with pytest.raises(StaleEpochError):
+        await asyncio.wait_for(rig.engine.wait_failed(), PATIENCE_S)

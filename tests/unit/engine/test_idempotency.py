@@ -170,3 +170,12 @@ async def test_key_stays_taken_until_its_abandoned_acceptance_is_on_disk(rig: Ri
     rig.store.gate.set()
     assert (await again).is_duplicate
     assert not (await rig.submit_keyed("other")).is_duplicate
+
+
+async def test_caller_that_wrongly_says_its_key_is_new_is_sent_away_and_nothing_breaks(rig: Rig) -> None:
+    await rig.lane()
+    first = await rig.submit_keyed("key")
+    with pytest.raises(StoreUnavailableError):
+        await rig.submit_keyed("key", abandon=True)
+    assert (await rig.submit_keyed("key")).task.task_id == first.task.task_id
+    assert len(await rig.store.unfinished()) == 1

@@ -74,7 +74,7 @@ async def test_bounds_and_retry_are_told_when_the_queue_is_overloaded(stack: Sta
 
     assert error.code == "queue_overloaded"
     assert error.metadata == {"cause": cause.value, "depth": "25", "max_depth": "25", "waited_s": "30.000", "max_wait_s": "30.000"}
-    assert error.retry_after_s == 12.25
+    assert error.retry_after_s == 13.0
 
 
 async def test_submit_is_unavailable_when_the_store_is(stack: Stack) -> None:
