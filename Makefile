@@ -48,8 +48,11 @@ protos: install
 protos-baseline: install
 	node_modules/.bin/buf build protos -o protos/baseline.binpb
 
-# What a newcomer waits for: time to ready, seconds of a clip in each mode, memory of all processes.
+# What a decision, a durable acceptance, a gallery of a million tasks and a newcomer's first clips cost; ratios measured in one run.
 bench: install
+	$(BIN)/python -m benchmarks.core_decisions
+	$(BIN)/python -m benchmarks.admission_speed
+	$(BIN)/python -m benchmarks.store_scale
 	$(BIN)/python -m benchmarks.first_clips
 
 # Seeded histories of the real admission with lanes, callers and crashes in virtual time; a failing seed prints its story. SEEDS="a..b --shrink" shortens it.
