@@ -21,6 +21,8 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 _WAITING = ("tests/chaos/", "tests/acceptance/test_overload.py", "tests/acceptance/test_restart_at_scale.py")
 
 
+# First of all: xdist reads the groups in its own form of this hook.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
     """With `-n 2 --dist loadgroup`: one worker for the tests of the running stack, one for those that wait, then file by file."""
     for item in items:
