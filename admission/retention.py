@@ -17,8 +17,9 @@ from admission.store.port import Pruned, Retention, Store, StoreUnavailableError
 from runtime.objects import INPUT_PREFIX, task_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
     from runtime.clock import Clock
@@ -33,6 +34,9 @@ _INPUT_AGE = timedelta(hours=24)
 """An image is uploaded before its task is submitted: so long nobody has to have used it."""
 _INPUTS_AT_ONCE = 500
 _OBJECTS_S = 60.0
+"""For one answer of the object store: a part of a listing, or one removal."""
+_STORE_S = 60.0
+"""For one answer of the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +96,10 @@ class Keeper:
         """Removes input images that are a day old and that no task had at this look and at the one before; returns how many."""
         oldest = self._clock.now().utc - _INPUT_AGE
         unused: set[str] = set()
-        async with asyncio.timeout(_OBJECTS_S):
-            async for found in obstore.list(self._objects, INPUT_PREFIX, chunk_size=_INPUTS_AT_ONCE):
-                old = [item["path"] for item in found if item["last_modified"] < oldest]
+        listing = aiter(obstore.list(self._objects, INPUT_PREFIX, chunk_size=_INPUTS_AT_ONCE))
+        while (found := await _next_part(listing)) is not None:
+            old = [item["path"] for item in found if item["last_modified"] < oldest]
+            async with asyncio.timeout(_STORE_S):
                 unused |= await self._store.unused_inputs(old)
         unused -= self._used()
         # Twice unused: a request that came in between the look and the removal would lose its image.
@@ -117,3 +122,9 @@ class Keeper:
             tasks_before={state: now - age for state, age in kept.items() if age is not None},
             events_before=None if keep.events is None else now - keep.events,
         )
+
+
+async def _next_part(listing: AsyncIterator[Sequence[ObjectMeta]]) -> Sequence[ObjectMeta] | None:
+    """None at the end. Waited for by itself: the whole listing of a large object store may take very long."""
+    async with asyncio.timeout(_OBJECTS_S):
+        return await anext(listing, None)

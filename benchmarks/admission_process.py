@@ -1,8 +1,8 @@
 """`python -m benchmarks.admission_process noop|noop-tuned|admission FOLDER`: a server to measure, in a process of its own; prints its port.
 
 `noop` is a plain grpc.aio server whose SubmitTask answers the same small message at once; `noop-tuned` is the same one with the event loop
-and the collector's thresholds that admission uses. `admission` is the product's own composition (engine,
-SQLite on disk, services) with one difference: its model queues do not close at 25 tasks, so that many acceptances can be measured.
+and the collector's thresholds that admission uses. `admission` is the product's own process, its database and objects in FOLDER, with one
+difference: its model queues do not close at 25 tasks, so that many acceptances can be measured.
 """
 
 from __future__ import annotations
@@ -16,18 +16,11 @@ import grpc.aio
 import uvloop
 from warmlane.admission.v1 import admission_service_pb2 as pb
 
-from admission.__main__ import GC_THRESHOLDS
+from admission.config import GC_THRESHOLDS, AdmissionSettings
 from admission.core.limits import Limits
-from admission.engine import Engine
-from admission.service.doors import Doors
-from admission.service.errors import translate
-from admission.service.mount import services
-from admission.store.factory import open_store
-from runtime.clock import SystemClock
+from admission.process import serve
 from runtime.logs import LogSettings, configure_logging
-from runtime.objects import open_object_store
 from runtime.process import stop_event
-from runtime.rpc import GrpcServer
 
 _ANSWER = pb.SubmitTaskResponse()
 _ANSWER.task.task_id = "0" * 32
@@ -52,22 +45,12 @@ async def _noop() -> None:
 
 
 async def _admission(folder: Path) -> None:
-    stop, doors, clock = stop_event(), Doors(), SystemClock()
-    objects = open_object_store((folder / "objects").as_uri())
-    store = open_store(f"sqlite:///{folder / 'admission.db'}")
-    engine = Engine(store=store, clock=clock, objects=objects, limits=Limits(queue_depth=1_000_000_000))
-    mounted = services(controller=engine, sessions=store, objects=objects, clock=clock, doors=doors)
-    server = GrpcServer("127.0.0.1:0", mounted, translate=translate)
-    await server.start()
-    await store.open()
-    await engine.start()
-    doors.open()
-    _say(server.port)
-    await stop.wait()
-    doors.close()
-    await server.stop(0)
-    await engine.stop()
-    await store.close()
+    settings = AdmissionSettings(
+        admission_bind="127.0.0.1:0",
+        database_url=f"sqlite:///{folder / 'admission.db'}",
+        object_store_url=(folder / "objects").as_uri(),
+    )
+    await serve(settings, limits=Limits(queue_depth=1_000_000_000), on_serving=_say)
 
 
 def _say(port: int) -> None:

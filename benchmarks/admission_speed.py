@@ -38,6 +38,7 @@ from runtime.rpc import create_channel
 
 _ANISORA, _PHR00T = "anisora", "phr00t"
 _CALL_S = 30.0
+_STOP_S = 10.0
 _FSYNCS = 500
 _REFUSALS_PER_S = 2_000
 _REFUSALS_AT_ONCE = 32
@@ -57,8 +58,18 @@ def _server(kind: str, folder: Path) -> Iterator[int]:
             assert process.stdout is not None
             yield int(process.stdout.readline())
         finally:
-            process.terminate()
-            process.wait(timeout=10)
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends it, by force if it does not go by itself."""
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        print(f"process {process.pid} did not end within {_STOP_S:.0f} s and is killed", file=sys.stderr)
+        process.kill()
+        process.wait(_CALL_S)
 
 
 @contextlib.asynccontextmanager

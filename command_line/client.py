@@ -19,7 +19,8 @@ from warmlane.admission.v1 import (
 from warmlane.generation.v1 import generation_pb2
 
 from runtime.errors import ErrorCode, ServiceError
-from runtime.rpc import create_channel, service_error
+from runtime.rpc import create_channel
+from runtime.rpc_errors import service_error
 from runtime.submitter import ChannelLine, Patience, Submitter
 
 # Admission takes up to 10 s to make an operator's word durable before it says that it cannot.

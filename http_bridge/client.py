@@ -14,7 +14,8 @@ from warmlane.admission.v1 import access_service_pb2_grpc, admission_service_pb2
 from warmlane.admission.v1 import admission_service_pb2 as admission
 from warmlane.admission.v1.task_pb2 import Task, TaskState
 
-from runtime.rpc import create_channel, service_error
+from runtime.rpc import create_channel
+from runtime.rpc_errors import service_error
 from runtime.submitter import ChannelLine, Patience, Submitter
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ class ErrorCode(StrEnum):
 
 
 class ServiceError(Exception):
-    """A refusal that a client is told. Raised in a service's handler, it becomes a gRPC status with rich details (`runtime.rpc`).
+    """A refusal that a client is told. Raised in a service's handler, it becomes a gRPC status with rich details (`runtime.rpc_errors`).
 
     Attributes:
         code: one of `ErrorCode`; a newer server may send another one.

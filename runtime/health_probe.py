@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import grpc
 from grpc_health.v1 import health_pb2
 
-from runtime.rpc import service_error
+from runtime.rpc_errors import service_error
 
 _TIMEOUT_S = 3.0
 

@@ -1,65 +1,25 @@
-"""gRPC as every process uses it: one way to make servers and channels, one translation of errors in each direction."""
+"""gRPC as every process uses it: one way to make servers and channels, and one place where errors of handlers are told."""
 
 from __future__ import annotations
 
 import inspect
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import NoReturn, Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from runtime.addresses import TAKEN, BindError, check_free, check_loopback
 from runtime.errors import ErrorCode, ServiceError
-from runtime.rules.request import Violation
+from runtime.rpc_errors import RpcContext, abort
 
-ERROR_DOMAIN = "warmlane"
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 OVERALL = ""
 """Name of the whole server in grpc.health.v1."""
-
-_DETAILS_KEY = "grpc-status-details-bin"
-# Peers may drop the headers of an answer from 8 KiB on (base64 adds a third to this), and the message travels a second time beside it.
-_MAX_STATUS_BYTES = 4_500
-_MAX_SENTENCE = 500
-
-_STATUS: Mapping[str, grpc.StatusCode] = {
-    ErrorCode.VALIDATION_ERROR: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorCode.VRAM_EXCEEDED: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorCode.DEADLINE_UNREACHABLE: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorCode.QUEUE_OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ErrorCode.TASK_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    ErrorCode.TASK_NOT_DONE: grpc.StatusCode.FAILED_PRECONDITION,
-    ErrorCode.LANE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    ErrorCode.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
-    ErrorCode.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
-    ErrorCode.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ErrorCode.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    ErrorCode.INVALID_REPORT: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorCode.PROTOCOL_VERSION_UNSUPPORTED: grpc.StatusCode.FAILED_PRECONDITION,
-    ErrorCode.SESSION_ENDED: grpc.StatusCode.ABORTED,
-    ErrorCode.STREAM_RECYCLED: grpc.StatusCode.ABORTED,
-    ErrorCode.INTERNAL: grpc.StatusCode.INTERNAL,
-}
-
-# A status without ErrorInfo was made by gRPC itself. These come and go with connections; all others are somebody's bug.
-_PASSING = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-    }
-)
 
 # Both ends speak of the same pings: a client that pings more often than its server allows is thrown out (GOAWAY too_many_pings).
 _KEEPALIVE: tuple[tuple[str, int], ...] = (
@@ -80,43 +40,6 @@ _log = structlog.get_logger()
 
 Translate = Callable[[Exception], ServiceError | None]
 """Turns a process's own errors into what a client is told; None for those that no client should see."""
-
-
-class RpcContext(Protocol):
-    """The part of a handler's context that refusing needs."""
-
-    async def abort(self, code: grpc.StatusCode, details: str = ..., trailing_metadata: tuple[tuple[str, bytes], ...] = ...) -> NoReturn:
-        """Ends the call; raises."""
-        ...
-
-
-async def abort(context: RpcContext, error: ServiceError) -> NoReturn:
-    """Ends the call with the error's gRPC status, carrying ErrorInfo (domain `warmlane`), BadRequest and RetryInfo where they apply."""
-    encode = _encoded if error.violations else _remembered
-    code, message, details = encode(error.code, error.message, tuple(error.metadata.items()), error.retry_after_s, error.violations)
-    await context.abort(code, message, ((_DETAILS_KEY, details),))
-
-
-def service_error(error: grpc.RpcError) -> ServiceError:
-    """What the server meant, from the error of a call.
-
-    What gRPC itself made becomes `service_unavailable`, or `internal` when waiting cannot help.
-    """
-    call = cast("grpc.aio.AioRpcError", error)
-    code = call.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
-    rich = _details_of(call) if hasattr(error, "trailing_metadata") else None
-    told = _from_details(rich) if rich is not None else None
-    if told is not None:
-        return told
-    name = code.name.lower()
-    if code in _PASSING:
-        return ServiceError(
-            code=ErrorCode.SERVICE_UNAVAILABLE,
-            message=f"The service did not answer ({name}).",
-            metadata={"grpc_status": name},
-            retry_after_s=1.0,
-        )
-    return ServiceError(code=ErrorCode.INTERNAL, message=f"The service failed ({name}).", metadata={"grpc_status": name})
 
 
 def create_channel(address: str) -> grpc.aio.Channel:
@@ -326,76 +249,3 @@ _HANDLER_KINDS: Mapping[str, Callable[..., object]] = {
     "stream_unary": grpc.stream_unary_rpc_method_handler,
     "stream_stream": grpc.stream_stream_rpc_method_handler,
 }
-
-
-def _encoded(
-    reason: str, message: str, metadata: tuple[tuple[str, str], ...], retry_after_s: float | None, violations: tuple[Violation, ...]
-) -> tuple[grpc.StatusCode, str, bytes]:
-    """Code, message and serialized google.rpc.Status of a refusal."""
-    code = _STATUS.get(reason, grpc.StatusCode.UNKNOWN)
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason.upper(), domain=ERROR_DOMAIN, metadata=dict(metadata))]
-    if retry_after_s is not None:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(round(retry_after_s * 1000))
-        details.append(retry)
-    status = status_pb2.Status(code=code.value[0], message=_cut(message), details=[_packed(detail) for detail in details])
-    if violations:
-        status.details.append(_packed(_bad_request(violations, _MAX_STATUS_BYTES - status.ByteSize())))
-    return code, status.message, status.SerializeToString()
-
-
-# An overloaded queue gives thousands of answers a second, of which few differ.
-_remembered = lru_cache(maxsize=256)(_encoded)
-
-
-def _bad_request(violations: tuple[Violation, ...], room_bytes: int) -> error_details_pb2.BadRequest:
-    """As many violations as fit, and how many more there are."""
-    told = error_details_pb2.BadRequest()
-    for index, violation in enumerate(violations):
-        told.field_violations.add(field=violation.field, description=_cut(violation.message))
-        left = len(violations) - index
-        if told.ByteSize() > room_bytes and index > 0:
-            del told.field_violations[index]
-            told.field_violations.add(field=violation.field, description=f"This and {left - 1} more are wrong too.")
-            break
-    return told
-
-
-def _packed(detail: Message) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(detail)
-    return packed
-
-
-def _cut(sentence: str) -> str:
-    return sentence if len(sentence) <= _MAX_SENTENCE else sentence[: _MAX_SENTENCE - 1] + "…"
-
-
-def _details_of(call: grpc.aio.AioRpcError) -> status_pb2.Status | None:
-    for key, value in call.trailing_metadata() or ():
-        if key == _DETAILS_KEY:
-            try:
-                return status_pb2.Status.FromString(value)
-            except DecodeError:
-                return None
-    return None
-
-
-def _from_details(status: status_pb2.Status) -> ServiceError | None:
-    """None when no ErrorInfo of ours is in it."""
-    info, retry, bad = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
-    retry_after_s = None
-    for detail in status.details:
-        if detail.Unpack(retry):
-            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
-        elif not detail.Unpack(info):
-            detail.Unpack(bad)
-    if info.domain != ERROR_DOMAIN or not info.reason:
-        return None
-    return ServiceError(
-        code=info.reason.lower(),
-        message=status.message,
-        metadata=dict(info.metadata),
-        retry_after_s=retry_after_s,
-        violations=tuple(Violation(field=one.field, message=one.description) for one in bad.field_violations),
-    )

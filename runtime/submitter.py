@@ -15,7 +15,7 @@ from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceStu
 from warmlane.admission.v1.task_pb2 import Task, TaskState
 
 from runtime.errors import ErrorCode, ServiceError
-from runtime.rpc import service_error
+from runtime.rpc_errors import service_error
 
 if TYPE_CHECKING:
     from warmlane.generation.v1.generation_pb2 import GenerationRequest

@@ -82,8 +82,11 @@ class SqlStore:
         await self._database.open(_migrate)
 
     async def close(self) -> None:
-        """Ends every connection and thread. May be called twice."""
-        await self._database.close()
+        """Ends every look, connection and thread. May be called twice."""
+        try:
+            await self._lookups.close()
+        finally:
+            await self._database.close()
 
     async def claim_epoch(self) -> int:
         """Takes the next controller epoch, durably."""

@@ -20,7 +20,8 @@ from warmlane.admission.v1.operator_service_pb2_grpc import OperatorServiceStub
 from warmlane.generation.v1.generation_pb2 import GenerationRequest
 
 from runtime.errors import ErrorCode
-from runtime.rpc import create_channel, service_error
+from runtime.rpc import create_channel
+from runtime.rpc_errors import service_error
 from tests.harness.light_stack import LightStack
 
 # A request may be held 30 s; a stopped admission answers when it goes on.

@@ -15,7 +15,7 @@ from PIL import Image
 from warmlane.admission.v1 import admission_service_pb2 as pb
 from warmlane.admission.v1 import task_pb2
 
-from runtime.rpc import service_error
+from runtime.rpc_errors import service_error
 from tests.harness.callers import ACCEPTED, Answer, GrpcCaller, HttpCaller, body
 from tests.harness.light_stack import ADMISSION, HTTP_BRIDGE, LightStack
 from tests.harness.small_disk import SmallDisk

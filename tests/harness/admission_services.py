@@ -28,7 +28,8 @@ from admission.service.recycling import STREAM_LIFE_S
 from admission.store.memory import MemoryStore
 from runtime.errors import ServiceError
 from runtime.objects import open_object_store
-from runtime.rpc import GrpcServer, create_channel, service_error
+from runtime.rpc import GrpcServer, create_channel
+from runtime.rpc_errors import service_error
 from tests.harness.clock import FakeClock
 
 if TYPE_CHECKING:

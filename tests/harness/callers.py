@@ -18,7 +18,8 @@ from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceStu
 from warmlane.admission.v1.operator_service_pb2_grpc import OperatorServiceStub
 from warmlane.generation.v1.generation_pb2 import GenerationRequest
 
-from runtime.rpc import create_channel, service_error
+from runtime.rpc import create_channel
+from runtime.rpc_errors import service_error
 from tests.harness.light_stack import LightStack
 
 ACCEPTED = "accepted"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation import planted
+from tests.simulation.faults import leases, queues
 from tests.simulation.plan import Plan
 from tests.simulation.simulate import run, shrink
 from tests.simulation.world import play, seams
@@ -50,7 +50,7 @@ def test_history_is_the_same_when_its_seed_is_played_by_another_process() -> Non
 
 
 def test_story_and_command_are_told_when_a_seed_fails() -> None:
-    with planted.depth_26():
+    with queues.depth_26():
         failed = run(range(50))
     assert failed is not None
     assert "26 are held" in str(failed)
@@ -59,7 +59,7 @@ def test_story_and_command_are_told_when_a_seed_fails() -> None:
 
 
 def test_needless_steps_are_left_out_when_a_failure_is_shrunk() -> None:
-    with planted.memory_recorded_twice():
+    with leases.memory_recorded_twice():
         failed = run(range(20))
         assert failed is not None
         shorter = shrink(failed.seed)

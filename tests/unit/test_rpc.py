@@ -17,7 +17,8 @@ from warmlane.admission.v1 import admission_service_pb2_grpc as pb_grpc
 
 from runtime.addresses import BindError
 from runtime.errors import ServiceError
-from runtime.rpc import GrpcServer, create_channel, service_error
+from runtime.rpc import GrpcServer, create_channel
+from runtime.rpc_errors import service_error
 from runtime.rules.request import Violation
 
 SERVICE = "warmlane.admission.v1.AdmissionService"

@@ -14,7 +14,7 @@ from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceStu
 from warmlane.generation.v1 import generation_pb2
 
 from runtime.errors import ServiceError
-from runtime.rpc import service_error
+from runtime.rpc_errors import service_error
 from tests.unit.service.conftest import Stack
 
 if TYPE_CHECKING:

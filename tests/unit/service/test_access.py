@@ -10,7 +10,7 @@ import pytest
 from warmlane.admission.v1 import access_service_pb2 as pb
 from warmlane.admission.v1.access_service_pb2_grpc import AccessServiceStub
 
-from runtime.rpc import service_error
+from runtime.rpc_errors import service_error
 from tests.unit.service.conftest import Stack
 
 DAY_S = 24 * 3600

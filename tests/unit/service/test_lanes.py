@@ -21,7 +21,7 @@ from admission.service.doors import Doors
 from admission.service.lanes import DispatchService
 from runtime.errors import ServiceError
 from runtime.objects import attempt_prefix
-from runtime.rpc import service_error
+from runtime.rpc_errors import service_error
 from tests.unit.service.conftest import Stack
 from tests.unit.service.double import AT, TASK_ID, ControllerDouble, LaneSessionDouble, a_task, a_wish
 

@@ -21,7 +21,7 @@ from admission.service.doors import Doors
 from admission.service.operators import OperatorService
 from admission.store.port import EventPage, EventQuery
 from runtime.errors import ServiceError
-from runtime.rpc import service_error
+from runtime.rpc_errors import service_error
 from tests.unit.service.conftest import Stack
 from tests.unit.service.double import AT, TASK_ID, ControllerDouble, a_lane, a_queue
 

@@ -1,0 +1,95 @@
+"""The admission process: what it consists of, the order in which that comes up, and the order in which it is taken down."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable
+
+import structlog
+
+from admission.config import AdmissionSettings
+from admission.core.limits import Limits
+from admission.engine import Engine
+from admission.retention import Keeper
+from admission.service.doors import Doors
+from admission.service.errors import translate
+from admission.service.mount import NAMES, services
+from admission.store.factory import open_store
+from admission.store.port import Store
+from runtime.clock import SystemClock
+from runtime.objects import open_object_store
+from runtime.process import stop_event
+from runtime.rpc import OVERALL, GrpcServer
+
+# Time for downloads and single calls in work to end; waits and streams are ended at once.
+_GRACE_S = 3.0
+
+_log = structlog.get_logger()
+
+
+async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on_serving: Callable[[int], None] | None = None) -> None:
+    """Serves until SIGTERM or SIGINT; raises what makes it impossible to go on.
+
+    Args:
+        settings: of the process.
+        limits: other ones than the design's, for measurements.
+        on_serving: told the port once calls are answered.
+    """
+    stop, doors, clock = stop_event(), Doors(), SystemClock()
+    objects, store = open_object_store(settings.object_store_url), open_store(settings.database_url)
+    engine = Engine(store=store, clock=clock, objects=objects, limits=limits)
+    server = GrpcServer(
+        settings.admission_bind,
+        services(controller=engine, sessions=store, objects=objects, clock=clock, doors=doors),
+        translate=translate,
+    )
+    # The port comes first: a second admission must not claim the epoch of one that serves.
+    await server.start()
+    _log.info("listening", port=server.port)
+    try:
+        await store.open()
+        await engine.start()
+        doors.open()
+        # What is there now stays: no collection need look at it.
+        gc.freeze()
+        await _set_serving(server, True)
+        _log.info("serving", port=server.port)
+        if on_serving is not None:
+            on_serving(server.port)
+        keeper = Keeper(store=store, objects=objects, clock=clock, keep=settings.keep(), used=engine.inputs_in_use)
+        await _until_stopped(stop, engine, keeper)
+    finally:
+        await _take_down(server, doors, engine, store)
+
+
+async def _until_stopped(stop: asyncio.Event, engine: Engine, keeper: Keeper) -> None:
+    """Returns when the process shall stop; raises what makes it impossible to go on."""
+    stopped = asyncio.create_task(stop.wait(), name="admission-stop")
+    failed = asyncio.create_task(engine.wait_failed(), name="admission-failure")
+    keeping = asyncio.create_task(keeper.run(engine.epoch), name="admission-retention")
+    try:
+        await asyncio.wait((stopped, failed, keeping), return_when=asyncio.FIRST_COMPLETED)
+        for ended in (failed, keeping):
+            if ended.done():
+                ended.result()
+    finally:
+        for task in (stopped, failed, keeping):
+            task.cancel()
+        await asyncio.gather(stopped, failed, keeping, return_exceptions=True)
+
+
+async def _take_down(server: GrpcServer, doors: Doors, engine: Engine, store: Store) -> None:
+    """Says so first, then ends waits and streams, then what they stood on."""
+    _log.info("stopping")
+    await _set_serving(server, False)
+    doors.close()
+    await server.stop(_GRACE_S)
+    await engine.stop()
+    await store.close()
+    _log.info("stopped")
+
+
+async def _set_serving(server: GrpcServer, serving: bool) -> None:
+    for name in (*NAMES, OVERALL):
+        await server.set_serving(name, serving)
