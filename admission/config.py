@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from admission.retention import Keep
+from runtime.fit.gpus import BASELINE, GPUS
 from runtime.logs import LogSettings
 
 # A call makes a few hundred objects and no cycles, so collections find nothing: with Python's thresholds (700, 10, 10) they take about a
@@ -24,6 +25,7 @@ class AdmissionSettings(LogSettings):
         keep_done_days: finished tasks and their videos are kept for so many days; 0: until someone deletes them.
         keep_failed_days: failed and cancelled tasks; 0: until someone deletes them.
         keep_events_days: events of lanes and models (a task's own events go with the task); 0: for ever.
+        baseline_gpu: short name of the GPU whose memory decides which requests are taken, until a lane of the model has said what it has.
         object_store_url: where input images and results live, `file:///folder` or `s3://bucket/prefix`; the same for every process.
     """
 
@@ -32,10 +34,21 @@ class AdmissionSettings(LogSettings):
     keep_done_days: float = Field(default=0, ge=0, description="Days for which finished tasks and their videos are kept; 0: until deleted.")
     keep_failed_days: float = Field(default=30, ge=0, description="Days for which failed and cancelled tasks are kept; 0: until deleted.")
     keep_events_days: float = Field(default=30, ge=0, description="Days for which events of lanes and models are kept; 0: for ever.")
+    baseline_gpu: str = Field(
+        default=BASELINE, description="GPU whose memory decides which requests are taken, until a lane of the model has said what it has."
+    )
     object_store_url: str = Field(
         default_factory=lambda: Path("warmlane-data/objects").absolute().as_uri(),
         description="Where input images and results live: file:///folder or s3://bucket/prefix.",
     )
+
+    @field_validator("baseline_gpu")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in GPUS:
+            msg = f"must be one of {', '.join(GPUS)}"
+            raise ValueError(msg)
+        return name
 
     def keep(self) -> Keep:
         """How long things are kept."""

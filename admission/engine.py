@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, assert_never
 import structlog
 
 from admission import views
+from admission.core import refusals
 from admission.core.commands import (
     Command,
     DiscardAttempt,
     DiscardTask,
     ForgetLane,
     PersistLane,
+    PersistLearned,
     PersistPolicy,
     PersistTask,
     Publish,
     Record,
     ReplyAccepted,
     ReplyOverloaded,
+    ReplyRefused,
     SendWish,
 )
 from admission.core.events import (
@@ -31,29 +34,26 @@ from admission.core.events import (
     CapacityReported,
     CoreEvent,
     FallbackSet,
-    LaneDetached,
     LaneDrainSet,
-    LaneReported,
     RequestTurnedAway,
     TaskDeleted,
     TaskSubmitted,
     TimePassed,
 )
-from admission.core.lanes import Report
+from admission.core.fit import FitRules
 from admission.core.limits import Limits
 from admission.core.queue import QueueState
+from admission.core.refusals import ModelLimits
 from admission.core.tasks import TERMINAL, Event, LaneId, Model, Task, TaskId, TaskState, input_keys
 from admission.core.time import Now
 from admission.draws import Draws
 from admission.engine_types import (
     Accepted,
-    InvalidReportError,
     LaneView,
-    LaneWish,
     NotYetStoredError,
     OverloadedError,
     QueueView,
-    SessionEndedError,
+    RefusedError,
     Snapshot,
     Submission,
     TaskChange,
@@ -61,8 +61,9 @@ from admission.engine_types import (
     UnknownLaneError,
     UnknownTaskError,
 )
+from admission.fitting import shape_key
 from admission.journal import Journal
-from admission.lane_session import EngineLaneSession
+from admission.lane_session import EngineLaneSession, LaneSessions
 from admission.object_sweeper import ObjectSweeper
 from admission.store.port import EventPage, EventQuery, StaleEpochError, Store, StoreUnavailableError, TaskPage, TaskQuery
 from admission.submissions import Asking, Submissions
@@ -82,6 +83,8 @@ _log = structlog.get_logger()
 _DRAIN_S = 5.0
 # A cancel or a delete that cannot be made durable in this time is answered `service_unavailable`.
 _STORE_PATIENCE_S = 10.0
+# Refusals come from memory: they wait for no write.
+_AT_ONCE = (ReplyOverloaded, ReplyRefused)
 # How long an admission that another one replaced may go on answering reads.
 _EPOCH_LOOK_S = 5.0
 
@@ -96,21 +99,21 @@ class Engine:
         clock: Clock,
         objects: ObjectStore,
         limits: Limits | None = None,
+        fit_rules: FitRules | None = None,
         new_id: Callable[[], str] | None = None,
     ) -> None:
-        """The store must be open. `new_id` makes task ids; tests that must come out the same name their own."""
+        """The store must be open. Without rules of Fit nothing is refused for its size before a lane was seen. `new_id` makes task ids;
+        tests that must come out the same name their own."""
         self._store = store
         self._clock = clock
         self._limits = limits or Limits()
-        self._core = QueueState(self._limits, [Model(model) for model in MODELS], self._now())
+        self._core = QueueState(self._limits, [Model(model) for model in MODELS], self._now(), fit_rules)
         self._sweeper = ObjectSweeper(objects)
         self._shown: dict[TaskId, Task] = {}
         self._draws = Draws(clock)
         self._submissions = Submissions(store, new_id or self._draws.task_id, self._ask, self._callers_left)
         self._watching = Watching(store, self.task)
-        self._sessions: dict[int, EngineLaneSession] = {}
-        self._session_of: dict[LaneId, EngineLaneSession] = {}
-        self._session_count = 0
+        self._lanes = LaneSessions(self._core.state, self._handle, self._limits.report_interval_s)
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s = 0.0
         self._epoch = 0
@@ -124,9 +127,10 @@ class Engine:
         self._failure = asyncio.get_running_loop().create_future()
         self._epoch = await self._store.claim_epoch()
         tasks, lanes, policies = await self._store.unfinished(), await self._store.lanes(), await self._store.policies()
+        learned = await self._store.learned()
         self._journal = Journal(self._store, self._epoch, self._carry_out, self._acceptances_not_stored)
         self._shown = {task.task_id: task for task in tasks}
-        self._journal.append(self._core.restore(tasks, lanes, self._now(), policies))
+        self._journal.append(self._core.restore(tasks, lanes, self._now(), policies, learned))
         self._writer = asyncio.create_task(self._journal.run(), name="admission-journal")
         self._writer.add_done_callback(self._ended)
         self._watch = asyncio.create_task(self._watch_epoch(), name="admission-epoch")
@@ -136,8 +140,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Ends every stream and waiter, lets the journal reach the disk, and stops. May be called twice."""
-        for session in list(self._sessions.values()):
-            session.end()
+        self._lanes.end()
         if self._timer is not None:
             self._timer.cancel()
         if self._watch is not None:
@@ -173,6 +176,7 @@ class Engine:
 
         Raises:
             OverloadedError: the degraded queue is full, or the wait reached its limit.
+            RefusedError: no lane can serve it, by its predicted memory or time.
             RequestReusedError: the owner used the idempotency key for another request.
             StoreUnavailableError: nothing was stored.
         """
@@ -244,14 +248,15 @@ class Engine:
 
     def open_lane(self) -> EngineLaneSession:
         """A new stream of some lane; its first report says which."""
-        self._session_count += 1
-        session = EngineLaneSession(self._session_count, self._take_report, self._detach)
-        self._sessions[session.number] = session
-        return session
+        return self._lanes.open()
 
     def snapshot(self) -> Snapshot:
         """Everything at one instant."""
         return views.view_all(self._core.state, self._epoch, self._now().monotonic_s)
+
+    def model_limits(self, model: Model) -> ModelLimits:
+        """What a client may ask of the model, by what is known now."""
+        return refusals.limits(self._core.state, model)
 
     def tick(self) -> None:
         """Handles what is due by now; the timer calls it, and tests that move the clock."""
@@ -263,9 +268,10 @@ class Engine:
         request = submission.request
         now = self._now()
         model = Model(request.model)
-        if self._core.is_closed(model, now):
+        shape = shape_key(request)
+        if self._core.is_closed(model, shape, now):
             # Under overload most requests come to this: no task is made for them.
-            self._handle(RequestTurnedAway(task_id=task_id, model=model, waited_s=submission.waited_s), now)
+            self._handle(RequestTurnedAway(task_id=task_id, model=model, shape=shape, waited_s=submission.waited_s), now)
             return
         used = effective(request, seed=request.seed if request.seed >= 0 else self._draws.seed())
         task = Task(
@@ -300,14 +306,14 @@ class Engine:
             # The core's state may be half changed: nothing may be decided with it. The store is sound; a fresh process goes on from there.
             self._fail(error)
             raise
-        if len(commands) == 1 and isinstance(commands[0], ReplyOverloaded):
+        if len(commands) == 1 and isinstance(commands[0], _AT_ONCE):
             # The hot path under overload: nothing to write, nothing to order.
             self._carry_out(commands[0])
         elif commands:
             for command in commands:
-                if isinstance(command, ReplyOverloaded):
+                if isinstance(command, _AT_ONCE):
                     self._carry_out(command)
-            self._journal.append([command for command in commands if not isinstance(command, ReplyOverloaded)])
+            self._journal.append([command for command in commands if not isinstance(command, _AT_ONCE)])
         self._arm_timer()
 
     def _carry_out(self, command: Command) -> None:
@@ -316,18 +322,20 @@ class Engine:
                 self._submissions.answer(task.task_id, task)
             case ReplyOverloaded(task_id=task_id):
                 self._submissions.answer(task_id, OverloadedError(command))
+            case ReplyRefused(task_id=task_id, refusal=refusal):
+                self._submissions.answer(task_id, RefusedError(refusal))
             case Publish(task=task):
                 self._publish(task)
             case Record(event=event):
                 self._watching.recorded(event)
             case SendWish():
-                self._send_wish(command)
+                self._lanes.send(command, self._epoch)
             case DiscardAttempt(task_id=task_id, attempt=attempt):
                 self._sweeper.discard(attempt_prefix(task_id, attempt), unless=lambda: self._is_wanted(task_id, attempt))
             case DiscardTask(task_id=task_id):
                 self._watching.task_changed(task_id)
                 self._sweeper.discard(task_prefix(task_id))
-            case PersistTask() | PersistLane() | ForgetLane() | PersistPolicy():
+            case PersistTask() | PersistLane() | ForgetLane() | PersistPolicy() | PersistLearned():
                 msg = f"the journal passed on a write: {command!r}"
                 raise AssertionError(msg)
             case _:
@@ -345,53 +353,10 @@ class Engine:
         task = self._shown.get(task_id) or await self._store.task(task_id)
         return task is not None and task.attempt == attempt and task.state in (TaskState.DONE, TaskState.LEASED)
 
-    def _send_wish(self, command: SendWish) -> None:
-        session = self._sessions.get(command.session)
-        lease = command.wish.lease
-        task = None if lease is None else self._core.state.tasks.get(lease.task_id)
-        if session is None or (lease is not None and (task is None or task.attempt != lease.attempt)):
-            # The stream is gone, or the lease is over already: the wish that followed from that is on its way.
-            return
-        session.offer(
-            LaneWish(controller_epoch=self._epoch, wish=command.wish, task=task, report_interval_s=self._limits.report_interval_s)
-        )
-
     def _acceptances_not_stored(self, task_ids: frozenset[TaskId]) -> None:
         for task_id in sorted(task_ids):
             self._submissions.answer(task_id, StoreUnavailableError("the acceptance could not be stored"))
         self._handle(AcceptancesNotStored(task_ids=task_ids))
-
-    def _take_report(self, session: EngineLaneSession, report: Report) -> None:
-        known = self._core.state.lanes.get(report.spec.lane_id)
-        if known is not None and report.boot_id in known.past_boots:
-            # An older process of the lane that is still going down: the newer one rules, whoever dials last.
-            raise SessionEndedError
-        if session.lane_id is None:
-            self._adopt(session, report.spec.lane_id)
-        elif session.lane_id != report.spec.lane_id:
-            msg = f"lane_id changed from {session.lane_id} to {report.spec.lane_id} within one stream"
-            raise InvalidReportError(msg)
-        unknown = [model for model in report.spec.models if model not in MODELS]
-        if unknown or not report.spec.models:
-            msg = f"models must name some of {', '.join(MODELS)}; got {', '.join(unknown) or 'none'}"
-            raise InvalidReportError(msg)
-        self._handle(LaneReported(report=report))
-
-    def _adopt(self, session: EngineLaneSession, lane_id: LaneId) -> None:
-        """The newest stream of a lane is the only one."""
-        session.lane_id = lane_id
-        other = self._session_of.get(lane_id)
-        if other is not None and other is not session:
-            other.end()
-            self._sessions.pop(other.number, None)
-        self._session_of[lane_id] = session
-
-    def _detach(self, session: EngineLaneSession) -> None:
-        self._sessions.pop(session.number, None)
-        if session.lane_id is not None:
-            if self._session_of.get(session.lane_id) is session:
-                del self._session_of[session.lane_id]
-            self._handle(LaneDetached(lane_id=session.lane_id, session=session.number))
 
     async def _durable(self, write: Coroutine[None, None, None]) -> None:
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from admission.core.commands import ReplyOverloaded
+    from admission.core.commands import Refusal, ReplyOverloaded
     from admission.core.lanes import Availability, LaneSpec, Wish
     from admission.core.tasks import Event, FallbackReason, MemoryRecord, Model, Task, TaskId
     from runtime.rules.request import GenerationRequest
@@ -95,6 +95,7 @@ class LaneView:
         last_report_age_s: None when this admission has not heard of it.
         last_memory: figures after its last attempt.
         is_drained: an operator wants it to get no more work.
+        retired: placements that it must not use until it is restarted.
     """
 
     spec: LaneSpec
@@ -107,6 +108,7 @@ class LaneView:
     cold_starts: int
     last_memory: MemoryRecord | None
     is_drained: bool
+    retired: tuple[tuple[Model, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +175,15 @@ class OverloadedError(Exception):
         """Keeps the core's answer."""
         super().__init__(f"overloaded by {reply.cause}: depth {reply.depth} of {reply.max_depth}")
         self.reply = reply
+
+
+class RefusedError(Exception):
+    """No lane can serve the request, by its predicted memory or time; `refusal` says what would do."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        """Keeps the core's answer."""
+        super().__init__(refusal.code.value)
+        self.refusal = refusal
 
 
 class NotYetStoredError(Exception):

@@ -13,6 +13,7 @@ from admission.core.commands import (
     DiscardTask,
     ForgetLane,
     PersistLane,
+    PersistLearned,
     PersistPolicy,
     PersistTask,
     Publish,
@@ -21,6 +22,7 @@ from admission.core.commands import (
     SendWish,
 )
 from admission.core.lanes import KnownLane, ModelPolicy
+from admission.core.learned import Learned, Place
 from admission.core.tasks import Event, LaneId, Model, Task, TaskId
 from admission.store.port import Batch, RequestTakenError, Store, StoreUnavailableError
 
@@ -33,7 +35,7 @@ _LAST_RETRY_S = 2.0
 _FOLDED_AT = 256
 
 
-_PERSISTS = (PersistTask, PersistLane, ForgetLane, PersistPolicy)
+_PERSISTS = (PersistTask, PersistLane, ForgetLane, PersistPolicy, PersistLearned)
 _WRITES = (*_PERSISTS, Record)
 
 
@@ -197,6 +199,8 @@ def _channel(command: Command) -> tuple[str, object] | None:
             return ("lane", lane_id)
         case PersistPolicy(policy=policy):
             return ("policy", policy.model)
+        case PersistLearned(learned=learned):
+            return ("learned", learned.place)
         case Publish(task=task):
             return ("publish", task.task_id)
         case SendWish(session=session):
@@ -222,6 +226,7 @@ def _merged(entries: Sequence[_Entry]) -> Batch:
     tasks: dict[TaskId, Task] = {}
     lanes: dict[LaneId, KnownLane | None] = {}
     policies: dict[Model, ModelPolicy] = {}
+    learned: dict[Place, Learned] = {}
     events: list[Event] = []
     for entry in entries:
         for command in entry.commands:
@@ -236,6 +241,8 @@ def _merged(entries: Sequence[_Entry]) -> Batch:
                     lanes[lane_id] = None
                 case PersistPolicy(policy=policy):
                     policies[policy.model] = policy
+                case PersistLearned(learned=one):
+                    learned[one.place] = one
                 case _:
                     pass
     deleted = [task_id for entry in entries for task_id in entry.deleted]
@@ -247,6 +254,7 @@ def _merged(entries: Sequence[_Entry]) -> Batch:
         tasks=list(tasks.values()),
         lanes=[lane for lane in lanes.values() if lane is not None],
         policies=list(policies.values()),
+        learned=list(learned.values()),
         events=events,
         deleted=deleted,
         forgotten_lanes=[lane_id for lane_id, lane in lanes.items() if lane is None],

@@ -11,6 +11,7 @@ import structlog
 from admission.config import AdmissionSettings
 from admission.core.limits import Limits
 from admission.engine import Engine
+from admission.fitting import fit_rules
 from admission.retention import Keeper
 from admission.service.doors import Doors
 from admission.service.errors import translate
@@ -38,7 +39,7 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
     """
     stop, doors, clock = stop_event(), Doors(), SystemClock()
     objects, store = open_object_store(settings.object_store_url), open_store(settings.database_url)
-    engine = Engine(store=store, clock=clock, objects=objects, limits=limits)
+    engine = Engine(store=store, clock=clock, objects=objects, limits=limits, fit_rules=fit_rules(settings.baseline_gpu))
     server = GrpcServer(
         settings.admission_bind,
         services(controller=engine, sessions=store, objects=objects, clock=clock, doors=doors),

@@ -12,7 +12,9 @@ from admission.engine_types import CountersView, DegradedView, LaneView, QueueVi
 def view_task(state: State, task: Task) -> TaskView:
     """The task with its queue position and predicted time to the end, as far as they are known."""
     if task.state is TaskState.LEASED:
-        return TaskView(task=task, queue_position=None, eta_s=state.times.remaining_s(task))
+        lane = None if task.lane_id is None else state.lanes.get(task.lane_id)
+        place = None if lane is None else lane.place(task.model)
+        return TaskView(task=task, queue_position=None, eta_s=state.times.remaining_s(task, place))
     if task.state is not TaskState.QUEUED or task.task_id not in state.tasks:
         return TaskView(task=task, queue_position=None, eta_s=None)
     position, wait_s = _ahead(state, task.model, task.task_id)
@@ -53,6 +55,7 @@ def view_lane(state: State, lane: Lane, now_s: float) -> LaneView:
         cold_starts=0 if report is None else report.cold_starts,
         last_memory=lane.last_memory,
         is_drained=lane.is_drained,
+        retired=lane.retired,
     )
 
 

@@ -1,7 +1,8 @@
 """`python -m benchmarks.core_decisions`: what one decision of the pure core costs, with few lanes attached and with many.
 
 Every event kind of normal operation is timed on a core with 25 requests held: a lane's report with and without progress, a task that
-ends and frees its lane for the next one, an acceptance, a refusal, a caller that leaves. Times are microseconds of one `handle`.
+ends and frees its lane for the next one, an acceptance, a refusal, a caller that leaves. Lanes have said what memory they have; nearly
+every request fits at the first look, and one kind is refused because it never would. Times are microseconds of one `handle`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
-from admission.core.events import CallerLeft, CoreEvent, LaneReported, TaskSubmitted
+from admission.core.events import CallerLeft, CoreEvent, LaneReported, RequestTurnedAway, TaskSubmitted
 from admission.core.lanes import LaneSpec, Outcome, Report, Work
 from admission.core.limits import Limits
 from admission.core.queue import QueueState
 from admission.core.tasks import LaneId, LaneMode, MemoryRecord, Model, Result, Stage, Task, TaskId, TaskState
 from admission.core.time import Now
+from runtime.fit.cost import Activations, DeviceLimits, ModelLadder, PhaseCost, Rung, WorkerMemory
+from runtime.fit.placement import MemoryPhase
 
 _ANISORA, _PHR00T = Model("anisora"), Model("phr00t")
 _START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -32,12 +35,31 @@ FEW, MANY = 32, 1_000
 Timed = dict[str, list[float]]
 
 
+def _memory() -> WorkerMemory:
+    """Of a GPU as large as an A10G, with five rungs: the second one fits what is asked here, 16 times the frames fit none."""
+    gib = 1024**3
+    limits = DeviceLimits(
+        gpu="bench", total_bytes=23 * gib, other_bytes=gib, margin_bytes=gib, host_bytes=64 * gib, pinned_limit_bytes=48 * gib
+    )
+    rungs = tuple(
+        Rung(
+            placement=f"rung-{number}",
+            phases=tuple(
+                PhaseCost(phase=phase, weights_bytes=weights * gib, activations=Activations(per_token=180_000))
+                for phase in (MemoryPhase.TEXT, MemoryPhase.ENCODE, MemoryPhase.DENOISE, MemoryPhase.DECODE)
+            ),
+        )
+        for number, weights in enumerate((30, 15, 8, 4, 2))
+    )
+    return WorkerMemory(limits=limits, ladders=(ModelLadder(model=_ANISORA, rungs=rungs),))
+
+
 class Bench:
     """A core whose lanes are all busy with AniSora tasks, with 25 Phr00t requests held (no lane of theirs is there)."""
 
     def __init__(self, lanes: int) -> None:
         """So many AniSora lanes."""
-        self.ids, self.elapsed_s = count(), 0.0
+        self.ids, self.elapsed_s, self.memory = count(), 0.0, _memory()
         self.core = QueueState(Limits(queue_depth=1_000_000), [_ANISORA, _PHR00T], self.now())
         self.lanes = [LaneId(f"lane-{index:04d}") for index in range(lanes)]
         for lane_id in self.lanes:
@@ -65,6 +87,10 @@ class Bench:
         self.core.handle(event, now)
         return (time.perf_counter_ns() - started_ns) / 1000
 
+    def turned_away(self) -> RequestTurnedAway:
+        """A new request that no lane could serve."""
+        return RequestTurnedAway(task_id=TaskId(f"task-{next(self.ids)}"), model=_ANISORA, shape=(720, 1280, 241, "t2v"))
+
     def submitted(self, model: Model) -> TaskSubmitted:
         """A new request."""
         at = _START
@@ -74,8 +100,8 @@ class Bench:
             owner=f"owner-{hash(task_id) % 7}",
             model=model,
             mode="t2v",
-            parameters={},
-            tokens=1000,
+            parameters={"width": 480, "height": 832, "num_frames": 81},
+            tokens=32760,
             state=TaskState.HELD,
             created_at=at,
             updated_at=at,
@@ -85,7 +111,7 @@ class Bench:
     def report(self, lane_id: LaneId, work: Work | None = None) -> Report:
         """What the lane says."""
         lane = self.core.state.lanes.get(lane_id)
-        spec = LaneSpec(lane_id=lane_id, mode=LaneMode.DEDICATED, models=(_ANISORA,))
+        spec = LaneSpec(lane_id=lane_id, mode=LaneMode.DEDICATED, models=(_ANISORA,), memory=self.memory)
         return Report(
             spec=spec,
             boot_id="boot",
@@ -142,6 +168,7 @@ def _measure(lanes: int) -> Timed:
         "acceptance into a queue": lambda: bench.submitted(_ANISORA),
         "task ends, next lease": lambda: bench.ended(lane()),
         "refusal (depth)": lambda: bench.submitted(_PHR00T),
+        "refusal (memory)": bench.turned_away,
         "held caller leaves": left,
     }
     for name, event in events.items():

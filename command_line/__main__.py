@@ -16,6 +16,7 @@ from command_line.failures import CommandError
 from command_line.operators import drain, events, fallback
 from command_line.options import Address, AsJson, Output, TaskId
 from command_line.output import check_output
+from command_line.plan import plan
 from command_line.session import with_admission
 from command_line.submit import submit, watch_to_end
 from command_line.tables import output_console, print_lanes, print_pool, print_queues, print_task
@@ -118,6 +119,7 @@ def queue(as_json: AsJson = False, address: Address = None) -> None:
 app.command()(drain)
 app.command()(fallback)
 app.command()(events)
+app.command()(plan)
 
 
 def main() -> None:

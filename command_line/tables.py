@@ -15,6 +15,7 @@ from command_line.documents import enum_name
 from command_line.progress import describe
 
 _WIDTH_OF_FILES = 240
+_GIB = 1024**3
 
 
 def output_console() -> Console:
@@ -60,13 +61,15 @@ def event_line(event: task_pb2.TaskEvent) -> str:
 
 def print_lanes(console: Console, lanes: Iterable[operator_service_pb2.LaneSnapshot]) -> None:
     """Lanes, one a row."""
-    table = _table("lane", "availability", "resident", "task", "last report", "device", "why")
+    table = _table("lane", "availability", "resident", "task", "last report", "gpu", "budget", "out of use", "why")
     for lane in lanes:
         availability = enum_name(operator_service_pb2.Availability.DESCRIPTOR, lane.availability) or ""
         work = f"{lane.task_id} #{lane.attempt}, {lane.progress} %" if lane.task_id else ""
         age = f"{_seconds(lane.last_report_age)} ago" if lane.HasField("last_report_age") else "never"
         shown = f"{availability}, drained" if lane.drained else availability
-        cells = (lane.lane_id, shown, lane.resident_model, work, age, lane.device, lane.reason)
+        budget = f"{lane.memory_budget_bytes / _GIB:.2f} GiB" if lane.memory_budget_bytes else ""
+        retired = ", ".join(f"{one.placement} of {one.model}" for one in lane.retired_placements)
+        cells = (lane.lane_id, shown, lane.resident_model, work, age, lane.gpu or lane.device, budget, retired, lane.reason)
         table.add_row(*(escape(cell) for cell in cells))
     if table.row_count:
         console.print(table)

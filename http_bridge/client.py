@@ -29,6 +29,8 @@ _LOG = structlog.get_logger()
 
 # Reads and small writes answer within milliseconds; the rest is for a disk that stalls.
 _CALL_TIMEOUT_S = 10.0
+# A list of models is good without limits: nobody waits for those for long.
+_LIMITS_TIMEOUT_S = 2.0
 
 
 class AdmissionClient:
@@ -84,6 +86,10 @@ class AdmissionClient:
         message = admission.ListTasksRequest(page=page, page_size=page_size, sort=sort, model=model, states=[TaskState.TASK_STATE_DONE])
         reply = await _answer(self._admission.ListTasks(message, timeout=_CALL_TIMEOUT_S))
         return reply.tasks, reply.total
+
+    async def list_models(self) -> Sequence[admission.Model]:
+        """The models with what fits on the lanes."""
+        return (await _answer(self._admission.ListModels(admission.ListModelsRequest(), timeout=_LIMITS_TIMEOUT_S))).models
 
     async def cancel_task(self, task_id: str) -> Task:
         """Cancels; the task afterwards."""

@@ -12,7 +12,16 @@ from warmlane.admission.v1 import access_service_pb2 as access
 from warmlane.admission.v1 import admission_service_pb2 as admission
 from warmlane.admission.v1.task_pb2 import FallbackReason, LaneMode, Stage, Task, TaskEvent, TaskState
 
-from http_bridge.schemas import DiagnosticEvent, Diagnostics, GalleryItem, StageName, StatusReply, TaskStatus
+from http_bridge.schemas import (
+    DiagnosticEvent,
+    Diagnostics,
+    GalleryItem,
+    ModelLimits,
+    SizeLimit,
+    StageName,
+    StatusReply,
+    TaskStatus,
+)
 from runtime.rules.catalogue import MODELS
 from runtime.wire import message_to_raw
 
@@ -161,6 +170,24 @@ def _parameters(raw: Mapping[str, object]) -> dict[str, Any]:
     if isinstance(frames, (list, tuple)):
         parameters["arbitrary_frames"] = [{name: value for name, value in frame.items() if name != "image"} for frame in frames]
     return parameters
+
+
+def model_limits(model: admission.Model) -> ModelLimits | None:
+    """What fits; None when admission does not say."""
+    if not model.HasField("limits"):
+        return None
+    sizes = [
+        SizeLimit(
+            width=size.width,
+            height=size.height,
+            max_num_frames=size.max_num_frames,
+            placement=size.placement,
+            predicted_peak_bytes=size.predicted_peak_bytes,
+            predicted_seconds=size.predicted_duration.ToNanoseconds() / 1e9 if size.HasField("predicted_duration") else None,
+        )
+        for size in model.limits.sizes
+    ]
+    return ModelLimits(gpus=list(model.limits.gpus), sizes=sizes)
 
 
 def moment(stamp: Timestamp) -> datetime:

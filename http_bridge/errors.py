@@ -137,8 +137,28 @@ def from_service_error(error: ServiceError) -> HttpError:
     """What a refusal of admission is over HTTP."""
     if error.code == ErrorCode.VALIDATION_ERROR and error.violations:
         return validation_error(error.violations)
-    metadata = _overload_metadata(error.metadata) if error.code == ErrorCode.QUEUE_OVERLOADED else error.metadata
+    metadata: Mapping[str, Any] = error.metadata
+    if error.code == ErrorCode.QUEUE_OVERLOADED:
+        metadata = _overload_metadata(error.metadata)
+    elif error.code in (ErrorCode.VRAM_EXCEEDED, ErrorCode.DEADLINE_UNREACHABLE):
+        metadata = _fit_metadata(error.metadata)
     return HttpError(error.code, error.message, metadata=metadata, retry_after_s=error.retry_after_s)
+
+
+# What gRPC calls `_s` is spelled out in HTTP, as for `queue_overloaded`.
+_TIMES = {"predicted_s": "predicted_seconds", "limit_s": "limit_seconds"}
+_COUNTS = ("predicted_bytes", "limit_bytes", "max_num_frames", "max_width", "max_height")
+
+
+def _fit_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The facts of a request that no lane can serve: numbers as numbers. What is not known is left out."""
+    facts: dict[str, Any] = {}
+    for name, text in metadata.items():
+        if name in _TIMES:
+            facts[_TIMES[name]] = _seconds(text)
+        else:
+            facts[name] = _whole(text) if name in _COUNTS else text
+    return facts
 
 
 def _overload_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:

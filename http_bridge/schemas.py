@@ -55,6 +55,24 @@ class FixedParameter(BaseModel):
     locked: bool
 
 
+class SizeLimit(BaseModel):
+    """The longest clip of one size, in any mode."""
+
+    width: int
+    height: int
+    max_num_frames: int = Field(description="0: the size does not fit at all.")
+    placement: str = Field(description="How the weights lie for that clip; empty when it is not known.")
+    predicted_peak_bytes: int
+    predicted_seconds: float | None = Field(description="To render that clip; null while nothing was measured.")
+
+
+class ModelLimits(BaseModel):
+    """What fits on the GPUs that serve the model, by prediction. Only a submitted request is certain."""
+
+    gpus: list[str]
+    sizes: list[SizeLimit]
+
+
 class ModelItem(BaseModel):
     """One model and its rules."""
 
@@ -67,6 +85,7 @@ class ModelItem(BaseModel):
     default_mode: str
     fixed_parameters: dict[str, FixedParameter]
     parameters_schema: dict[str, Any]
+    limits: ModelLimits | None = Field(description="null while admission does not answer.")
 
 
 class ModelsReply(BaseModel):

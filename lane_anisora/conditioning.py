@@ -56,17 +56,25 @@ def encode_condition(
 class KeyframeVideoPipeline(WanImageToVideoPipeline):  # type: ignore[misc]  # diffusers is not followed by mypy
     """diffusers' image-to-video pipeline with keyframes at any frame, or none, in place of one first and one last image."""
 
-    _keyframes: tuple[Keyframe, ...] = ()
+    _condition: torch.Tensor | None = None
 
-    def __call__(self, *, keyframes: Sequence[Keyframe], height: int, width: int, **arguments: Any) -> Any:
-        """Runs the base pipeline with these keyframes; the other arguments are the base class's, without `image` and `last_image`."""
-        self._keyframes = tuple(keyframes)
-        # The base class demands an image of this size and hands it to `prepare_latents`, which uses the keyframes instead.
-        unused = torch.zeros(1, 3, height, width)
+    def needs_encoding(self, keyframes: Sequence[Keyframe]) -> bool:
+        """Always: a clip without keyframes has the condition of an empty video."""
+        return True
+
+    def encode_keyframes(self, keyframes: Sequence[Keyframe], num_frames: int, height: int, width: int) -> torch.Tensor:
+        """The condition of these keyframes, for the call."""
+        return encode_condition(self.vae, keyframes, num_frames, height=height, width=width, device=self._execution_device)
+
+    def __call__(self, *, condition: torch.Tensor, height: int, width: int, **arguments: Any) -> Any:
+        """Runs the base pipeline with this condition; the other arguments are the base class's, without `image` and `last_image`."""
+        self._condition = condition
+        # The base class demands an image of this size and hands it to `prepare_latents`, which uses the condition instead.
+        unused = torch.zeros(1, 3, 1, 1).expand(1, 3, height, width)
         try:
             return super().__call__(image=unused, height=height, width=width, **arguments)
         finally:
-            self._keyframes = ()
+            self._condition = None
 
     def prepare_latents(  # noqa: PLR0913  # the base class's signature
         self,
@@ -82,10 +90,12 @@ class KeyframeVideoPipeline(WanImageToVideoPipeline):  # type: ignore[misc]  # d
         latents: torch.Tensor | None = None,
         last_image: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The noise and the condition of the keyframes; called by the base class."""
+        """The noise and the condition; called by the base class."""
         if latents is None:
             size = (height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
             shape = (batch_size, num_channels_latents, latent_frame_count(num_frames), *size)
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        condition = encode_condition(self.vae, self._keyframes, num_frames, height=height, width=width, device=device)
-        return latents, condition.to(dtype).expand(batch_size, -1, -1, -1, -1)
+        if self._condition is None:
+            msg = "there is no condition outside a call"
+            raise RuntimeError(msg)
+        return latents, self._condition.to(dtype).expand(batch_size, -1, -1, -1, -1)

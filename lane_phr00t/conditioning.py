@@ -44,7 +44,8 @@ def encode_control(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
 class KeyframeVacePipeline(WanVACEPipeline):  # type: ignore[misc]  # diffusers is not followed by mypy
     """diffusers' VACE pipeline with keyframes at any frame, or none, in place of a control video and mask."""
 
-    _keyframes: tuple[Keyframe, ...] = ()
+    _control: torch.Tensor | None = None
+    _known_frames: tuple[int, ...] = ()
 
     def __init__(  # diffusers reads the component names from the signature
         self,
@@ -61,17 +62,27 @@ class KeyframeVacePipeline(WanVACEPipeline):  # type: ignore[misc]  # diffusers 
         self.vae_scale_factor_temporal = vae.config.scale_factor_temporal
         self.vae_scale_factor_spatial = vae.config.scale_factor_spatial
 
-    def __call__(self, *, keyframes: Sequence[Keyframe], conditioning_scale: float, **arguments: Any) -> Any:
-        """Runs the base pipeline with these keyframes, each blended toward mid-grey by its strength, and this scale of the control branch.
+    def needs_encoding(self, keyframes: Sequence[Keyframe]) -> bool:
+        """Not without keyframes: the control branch counts nothing then."""
+        return bool(keyframes)
 
-        Without keyframes the scale is 0 whatever was asked. The other arguments are the base class's, without `video`, `mask` and
+    def encode_keyframes(self, keyframes: Sequence[Keyframe], num_frames: int, height: int, width: int) -> torch.Tensor:
+        """The 32 latent channels of the control video, for the call. Each keyframe is blended toward mid-grey by its strength."""
+        frames = {keyframe.frame_index: keyframe.pixels * keyframe.strength for keyframe in keyframes}
+        device = self._execution_device
+        return encode_control(self.vae, sparse_video(frames, num_frames, height=height, width=width, device=device, dtype=self.vae.dtype))
+
+    def __call__(self, *, condition: torch.Tensor | None, known_frames: Sequence[int], conditioning_scale: float, **arguments: Any) -> Any:
+        """Runs the base pipeline with these control latents, which hold the known frames, and this scale of the control branch.
+
+        Without control latents the scale is 0 whatever was asked. The other arguments are the base class's, without `video`, `mask` and
         `reference_images`.
         """
-        self._keyframes = tuple(keyframes)
+        self._control, self._known_frames = condition, tuple(known_frames)
         try:
-            return super().__call__(conditioning_scale=conditioning_scale if self._keyframes else 0.0, **arguments)
+            return super().__call__(conditioning_scale=conditioning_scale if condition is not None else 0.0, **arguments)
         finally:
-            self._keyframes = ()
+            self._control, self._known_frames = None, ()
 
     def preprocess_conditions(  # noqa: PLR0913  # the base class's signature
         self,
@@ -85,25 +96,21 @@ class KeyframeVacePipeline(WanVACEPipeline):  # type: ignore[misc]  # diffusers 
         dtype: torch.dtype,
         device: torch.device,
     ) -> tuple[torch.Tensor, torch.Tensor, list[list[torch.Tensor]]]:
-        """The control video and the mask of the keyframes; called by the base class."""
-        frames = {keyframe.frame_index: keyframe.pixels * keyframe.strength for keyframe in self._keyframes}
-        control = sparse_video(frames, num_frames, height=height, width=width, device=device, dtype=dtype)
-        return control, frame_mask(frames, num_frames, height=height, width=width, device=device), [[]]
+        """An empty video, as the control latents are there already, and the mask; called by the base class."""
+        empty = empty_video(num_frames, height=height, width=width, device=device, dtype=dtype)
+        return empty, frame_mask(self._known_frames, num_frames, height=height, width=width, device=device), [[]]
 
     def prepare_video_latents(
         self,
-        video: torch.Tensor,
-        mask: torch.Tensor,  # the video is mid-grey wherever the mask is white
+        video: torch.Tensor,  # empty
+        mask: torch.Tensor,
         reference_images: list[list[torch.Tensor]] | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
     ) -> torch.Tensor:
-        """The 32 latent channels of the control video; called by the base class.
-
-        Without keyframes the control branch counts nothing, so the clip is not encoded: the channels are zeros.
-        """
-        if self._keyframes:
-            return encode_control(self.vae, video).to(device)
+        """The 32 latent channels of the control video; called by the base class. Zeros when nothing is known."""
+        if self._control is not None:
+            return self._control
         _, _, num_frames, height, width = video.shape
         shape = (1, 2 * self.vae.config.z_dim, latent_frame_count(num_frames), height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
         return torch.zeros(shape, dtype=self.vae.dtype, device=device)

@@ -50,6 +50,7 @@ def refresh(turn: Turn, lane: Lane) -> None:
     ready = status is Availability.READY
     key = None if lane.is_pool else lane.spec.models[0]
     serves = ready and (key is None or not state.policy(key).is_fallback_manual)
+    has_changed = (lane.spec.lane_id in state.ready[key]) is not serves
     _put(state.ready[key], lane, present=serves)
     _put(state.idle[key], lane, present=serves and is_idle(lane))
     if ready is not lane.is_ready:
@@ -60,6 +61,14 @@ def refresh(turn: Turn, lane: Lane) -> None:
         turn.record(Event(event_type=event_type, created_at=turn.now.utc, lane_id=lane.spec.lane_id, value=value, reason=reason))
     if key is not None:
         note_service(turn, key)
+        if has_changed:
+            rescues.note_fits(turn, key)
+
+
+def note_fits_of(turn: Turn, lane: Lane) -> None:
+    """What fits the lane changed: so may have what of its model's queue fits no ready lane."""
+    if not lane.is_pool:
+        rescues.note_fits(turn, lane.spec.models[0])
 
 
 def forget_service(turn: Turn, lane: Lane) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from admission.core.lanes import KnownLane, ModelPolicy, Wish
+from admission.core.learned import Learned
 from admission.core.tasks import Event, LaneId, Task, TaskId
 
 
@@ -40,6 +41,13 @@ class PersistPolicy:
     """Write what operators said about a model."""
 
     policy: ModelPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersistLearned:
+    """Write what attempts showed about one placement."""
+
+    learned: Learned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +90,43 @@ class ReplyOverloaded:
     retry_after_s: float
 
 
+class RefusalCode(StrEnum):
+    """Why a request can never be served as it is; the codes of the design."""
+
+    VRAM_EXCEEDED = "vram_exceeded"
+    DEADLINE_UNREACHABLE = "deadline_unreachable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """What is wrong with a request of this shape, and what would do. The same for every request of the shape until something is learned.
+
+    Attributes:
+        placement: that comes nearest.
+        predicted_bytes, limit_bytes: its predicted peak and what there is, on the GPU where that comes nearest.
+        predicted_s, limit_s: how long it would render at least, and how long it may; 0 for VRAM_EXCEEDED.
+        max_num_frames: the most frames at this size; 0: none.
+        max_size: the largest width and height at this frame count and shape of picture; None: none.
+    """
+
+    code: RefusalCode
+    placement: str = ""
+    predicted_bytes: int = 0
+    limit_bytes: int = 0
+    predicted_s: float = 0.0
+    limit_s: float = 0.0
+    max_num_frames: int = 0
+    max_size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyRefused:
+    """Tell the caller that no lane could serve this. Written nowhere."""
+
+    task_id: TaskId
+    refusal: Refusal
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
     """Show the task's newest state to those who watch it; may be merged with a later one."""
@@ -116,7 +161,7 @@ class DiscardTask:
     task_id: TaskId
 
 
-Write = PersistTask | PersistLane | ForgetLane | PersistPolicy | Record
+Write = PersistTask | PersistLane | ForgetLane | PersistPolicy | PersistLearned | Record
 """What goes to the store, all of one decision in one transaction."""
 
-Command = Write | ReplyAccepted | ReplyOverloaded | Publish | SendWish | DiscardAttempt | DiscardTask
+Command = Write | ReplyAccepted | ReplyOverloaded | ReplyRefused | Publish | SendWish | DiscardAttempt | DiscardTask

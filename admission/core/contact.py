@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from admission.core import leases
-from admission.core.availability import forget_service, refresh
+from admission.core.availability import forget_service, note_fits_of, refresh
 from admission.core.commands import ForgetLane, PersistLane
 from admission.core.deadlines import Due
-from admission.core.lanes import KnownLane, Lease, Report, Work
+from admission.core.lanes import KnownLane, LaneSpec, Lease, Report, Work
 from admission.core.state import Lane, Turn
 from admission.core.tasks import Event, LaneId, changed
 
 # Enough for the processes of one lane id that can be alive at once in a rolling update.
 _BOOTS_KEPT = 8
+
+
+def restore(turn: Turn, known: KnownLane) -> None:
+    """A lane that is known from before the restart; it may be on its way back."""
+    lane = turn.state.lanes[known.spec.lane_id] = Lane(
+        spec=known.spec, is_drained=known.is_drained, retired=known.retired, retired_boot=known.retired_boot
+    )
+    turn.state.place(lane)
+    watch_contact(turn, lane, turn.now_s)
 
 
 def hear(turn: Turn, report: Report) -> None:
@@ -80,6 +91,7 @@ def look_at_absence(turn: Turn, lane: Lane) -> None:
     lane_id = lane.spec.lane_id
     forget_service(turn, lane)
     del turn.state.lanes[lane_id]
+    turn.state.fits.changed()
     turn.emit(ForgetLane(lane_id=lane_id))
     turn.record(Event(event_type="lane_forgotten", created_at=turn.now.utc, lane_id=lane_id))
 
@@ -125,13 +137,28 @@ def _lane_of(turn: Turn, report: Report) -> Lane:
     lane = turn.state.lanes.get(lane_id)
     if lane is None:
         lane = turn.state.lanes[lane_id] = Lane(spec=report.spec)
-        turn.emit(PersistLane(lane=KnownLane(spec=report.spec)))
+        turn.state.place(lane)
+        turn.emit(PersistLane(lane=lane.known))
         turn.record(Event(event_type="lane_attached", created_at=turn.now.utc, lane_id=lane_id, value=report.spec.mode))
     elif lane.spec != report.spec:
-        forget_service(turn, lane)
-        lane.spec = report.spec
-        turn.emit(PersistLane(lane=KnownLane(spec=report.spec, is_drained=lane.is_drained)))
+        _respecify(turn, lane, report.spec)
     return lane
+
+
+def _respecify(turn: Turn, lane: Lane, spec: LaneSpec) -> None:
+    """The lane is another than before. What it does not say of its memory, because it has not measured it yet, stays as it was known."""
+    known = lane.spec
+    if spec.memory is None and known.memory is not None:
+        spec = replace(spec, memory=known.memory)
+        if spec == known:
+            return
+    if (spec.mode, spec.models) != (known.mode, known.models):
+        forget_service(turn, lane)
+    lane.spec = spec
+    if spec.memory is not known.memory or spec.models != known.models:
+        turn.state.place(lane)
+        note_fits_of(turn, lane)
+    turn.emit(PersistLane(lane=lane.known))
 
 
 def _boot(turn: Turn, lane: Lane, report: Report) -> None:
@@ -143,6 +170,13 @@ def _boot(turn: Turn, lane: Lane, report: Report) -> None:
     lane.boot_id = report.boot_id
     lane.booted_at_s = turn.now_s
     lane.acknowledged = None
+    lane.out_of_memory.clear()
+    lane.drifts.clear()
+    if lane.retired and lane.retired_boot != report.boot_id:
+        lane.retired, lane.retired_boot = (), ""
+        turn.state.place(lane)
+        note_fits_of(turn, lane)
+        turn.emit(PersistLane(lane=lane.known))
 
 
 def _hear_work(turn: Turn, lane: Lane, report: Report) -> None:

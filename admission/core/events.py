@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from admission.core.fit import ShapeKey
 from admission.core.lanes import Report
 from admission.core.tasks import LaneId, Model, Task, TaskId
 
@@ -22,10 +23,11 @@ class TaskSubmitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestTurnedAway:
-    """A valid request came to a core that `is_closed` to it; always answered with ReplyOverloaded. A task was never made for it."""
+    """A valid request came to a core that `is_closed` to it; answered with ReplyRefused or ReplyOverloaded. There was never a task."""
 
     task_id: TaskId
     model: Model
+    shape: ShapeKey | None = None
     waited_s: float = 0.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from admission.core.tasks import TaskId
 
@@ -44,11 +44,22 @@ class FairQueue:
         """Whose turn it is."""
         return next(iter(self), None) if self._head or not self._by_owner else next(iter(self._by_owner.values()))[0]
 
-    def take(self, task_id: TaskId, owner: str) -> None:
-        """Removes a task that a lane took; if it was its owner's turn, the turn passes on."""
+    def first(self, is_good: Callable[[TaskId], bool]) -> TaskId | None:
+        """The task whose turn it would be if only the good ones waited: an owner's later task may go where its first one does not fit."""
+        found = next(filter(is_good, self._head), None)
+        for waiting in self._by_owner.values():
+            if found is not None:
+                break
+            found = next(filter(is_good, waiting), None)
+        return found
+
+    def take(self, task_id: TaskId, owner: str, *, is_turn: bool) -> None:
+        """Removes a task that a lane took. If it was its owner's turn, or is one (`is_turn`) because what comes before it did not fit, the
+        turn passes on; one that stood before all others is nobody's turn."""
         first_owner = next(iter(self._by_owner), None)
+        is_turn = first_owner == owner or (is_turn and task_id not in self._head)
         self.remove(task_id, owner)
-        if first_owner == owner and owner in self._by_owner:
+        if is_turn and owner in self._by_owner:
             self._by_owner.move_to_end(owner)
 
     def remove(self, task_id: TaskId, owner: str) -> None:

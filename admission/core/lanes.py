@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from admission.core.tasks import Failure, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, TaskId
+from runtime.fit.cost import WorkerMemory
 
 
 class Availability(StrEnum):
@@ -23,12 +24,14 @@ class LaneSpec:
 
     Attributes:
         mode: DEDICATED serves one model, DEGRADED_SHARED any of `models`, one resident at a time.
+        memory: what its GPU and host have and what its models need, as the lane measured it; None: it has never said.
     """
 
     lane_id: LaneId
     mode: LaneMode
     models: tuple[Model, ...]
     device: str = ""
+    memory: WorkerMemory | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +40,14 @@ class KnownLane:
 
     Attributes:
         is_drained: an operator wants it to get no more work.
+        retired: placements that ran out of memory too often in this boot of the lane; a later boot has all of them again.
+        retired_boot: the boot id; empty when nothing is retired.
     """
 
     spec: LaneSpec
     is_drained: bool = False
+    retired: tuple[tuple[Model, str], ...] = ()
+    retired_boot: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +117,17 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The right of one lane to work on one attempt; everything the lane needs is in the task."""
+    """The right of one lane to work on one attempt; what to render is in the task. Task and attempt alone say which lease it is.
+
+    Attributes:
+        placement: the fastest on which the task fits there, by prediction; empty: the lane chooses.
+        predicted_peak_bytes: with it, corrected by what was measured; 0: not predicted.
+    """
 
     task_id: TaskId
     attempt: int
+    placement: str = field(default="", compare=False)
+    predicted_peak_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from admission.core import rescues
+from admission.core import learning, rescues
 from admission.core.availability import refresh
 from admission.core.commands import DiscardAttempt, ReplyAccepted, SendWish
 from admission.core.deadlines import Due
+from admission.core.fit import ANYHOW, shape_key
 from admission.core.lanes import Lease, Outcome, Wish
 from admission.core.routing import leave_held
 from admission.core.state import Lane, Turn
@@ -19,7 +20,7 @@ def assign(turn: Turn, lane: Lane, task: Task) -> None:
     """Gives the lane the next attempt. A held request is accepted by this: the same write makes it durable and leased."""
     state, now = turn.state, turn.now
     was_held = task.state is TaskState.HELD
-    _leave_waiting(turn, task)
+    _leave_waiting(turn, task, is_turn=not lane.is_pool)
     degraded = lane.spec.mode is LaneMode.DEGRADED_SHARED
     leased = moved(
         task,
@@ -46,7 +47,7 @@ def assign(turn: Turn, lane: Lane, task: Task) -> None:
     if was_held:
         state.counters.accepted += 1
         turn.emit(ReplyAccepted(task=leased))
-    lane.lease = Lease(task_id=leased.task_id, attempt=leased.attempt)
+    lane.lease = lease_on(lane, leased)
     lane.is_confirmed = False
     lane.lease_expires_at_s = turn.now_s + state.limits.lease_s
     watch(turn, lane)
@@ -55,17 +56,22 @@ def assign(turn: Turn, lane: Lane, task: Task) -> None:
     refresh(turn, lane)
 
 
+def lease_on(lane: Lane, task: Task) -> Lease:
+    """The lease of the task's present attempt there, with what is predicted of it."""
+    fit = lane.fit(task.model, shape_key(task)) or ANYHOW
+    return Lease(task_id=task.task_id, attempt=task.attempt, placement=fit.placement, predicted_peak_bytes=fit.peak_bytes)
+
+
 def settle(turn: Turn, lane: Lane, task: Task, outcome: Outcome) -> None:
     """The lane says how its lease ended: one commit, once. The acknowledgement follows it to disk. The caller refreshes the lane."""
     lane.acknowledged, lane.lease = lane.lease, None
     _remember_memory(turn, lane, task, outcome.memory)
+    learning.learn(turn, lane, task, outcome)
     failure = outcome.failure
     if outcome.result is not None:
         done = moved(
             task, TaskState.DONE, turn.now.utc, progress=100, stage=Stage.COMPLETED, stage_detail="", result=outcome.result, failure=None
         )
-        if outcome.render_s is not None:
-            turn.state.times.observe(task, outcome.render_s)
         turn.record(_event(task, turn, "attempt_ended", value="done"))
         turn.record(_event(task, turn, "ended", value=TaskState.DONE))
         turn.store(done)
@@ -122,6 +128,8 @@ def end_withdrawn(turn: Turn, lane: Lane, outcome: Outcome | None, reason: str =
         lane.acknowledged = lease
         lane.last_memory = outcome.memory
         turn.record(_memory_event(turn, lane, lease, outcome.memory))
+        if task is not None:
+            learning.learn(turn, lane, task, outcome)
     turn.emit(DiscardAttempt(task_id=lease.task_id, attempt=lease.attempt))
 
 
@@ -177,7 +185,7 @@ def send_wish(turn: Turn, lane: Lane) -> None:
 def set_render_deadline(turn: Turn, lane: Lane, task: Task, from_s: float) -> None:
     """Fixes how long the render of the lane's lease may take, from this monotonic time on."""
     limits = turn.state.limits
-    predicted_s = turn.state.times.predicted_s(task) or 0.0
+    predicted_s = turn.state.times.predicted_s(task, lane.place(task.model)) or 0.0
     lane.render_deadline_s = min(limits.render_deadline_max_s, max(limits.render_deadline_s, limits.render_deadline_factor * predicted_s))
     lane.render_until_s = from_s + lane.render_deadline_s + limits.render_grace_s
     watch_render(turn, lane)
@@ -197,14 +205,13 @@ def watch(turn: Turn, lane: Lane) -> None:
         turn.state.deadlines.set(lane.lease_expires_at_s, Due.LEASE, lane.spec.lane_id)
 
 
-def _leave_waiting(turn: Turn, task: Task) -> None:
+def _leave_waiting(turn: Turn, task: Task, *, is_turn: bool) -> None:
     state = turn.state
-    state.rescued.pop(task.task_id, None)
-    state.not_served_at_s.pop(task.task_id, None)
+    state.leave_queue(task.task_id)
     if task.state is TaskState.HELD:
         leave_held(state, task.task_id)
     else:
-        state.queues[task.model].take(task.task_id, task.owner)
+        state.queues[task.model].take(task.task_id, task.owner, is_turn=is_turn)
 
 
 def _run_again(turn: Turn, lane: Lane, task: Task, *, reason: str, counts: bool, was_started: bool) -> None:
@@ -239,6 +246,7 @@ def _run_again(turn: Turn, lane: Lane, task: Task, *, reason: str, counts: bool,
     turn.store(waiting)
     state.queues[task.model].push_head(task.task_id)
     turn.watch_unserved(waiting, unserved_at_s)
+    rescues.note_fit(turn, waiting)
     if lane.is_pool:
         rescues.offer_first(turn, waiting)
     else:

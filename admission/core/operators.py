@@ -10,7 +10,7 @@ from admission.core.availability import refresh
 from admission.core.commands import PersistLane, PersistPolicy
 from admission.core.deadlines import Due
 from admission.core.events import CapacityReported, FallbackSet, LaneDrainSet
-from admission.core.lanes import KnownLane, ModelPolicy
+from admission.core.lanes import ModelPolicy
 from admission.core.state import Turn
 from admission.core.tasks import Event, LaneId, Model
 
@@ -39,7 +39,7 @@ def _set_drain(turn: Turn, lane_id: LaneId, *, drained: bool) -> None:
     if lane is None or lane.is_drained is drained:
         return
     lane.is_drained = drained
-    turn.emit(PersistLane(lane=KnownLane(spec=lane.spec, is_drained=drained)))
+    turn.emit(PersistLane(lane=lane.known))
     turn.record(Event(event_type="lane_drained" if drained else "lane_resumed", created_at=turn.now.utc, lane_id=lane_id))
     leases.send_new_wish(turn, lane)
     refresh(turn, lane)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
-from admission.core import contact, leases, operators, rescues, routing
+from admission.core import contact, learning, leases, matching, operators, rescues, routing
 from admission.core.availability import refresh
 from admission.core.commands import Command, DiscardAttempt
 from admission.core.deadlines import Due, Entry
@@ -25,7 +25,9 @@ from admission.core.events import (
     TimePassed,
 )
 from admission.core.fair_queue import FairQueue
+from admission.core.fit import FitRules, Fits, ShapeKey
 from admission.core.lanes import KnownLane, Lease, ModelPolicy
+from admission.core.learned import Learned
 from admission.core.limits import Limits
 from admission.core.state import Backlog, Lane, State, Turn
 from admission.core.tasks import Failure, FailureCode, LaneId, Model, Stage, Task, TaskId, TaskState, changed, moved
@@ -38,9 +40,9 @@ _OVERDUE = Failure(code=FailureCode.DEADLINE_EXCEEDED, message="The render took 
 class QueueState:
     """Tasks, lanes and who works on what. `state` may be read between events; only `handle` changes it."""
 
-    def __init__(self, limits: Limits, models: Iterable[Model], now: Now) -> None:
-        """Empty, at the start of admission."""
-        self.state = State(limits=limits, started_at_s=now.monotonic_s)
+    def __init__(self, limits: Limits, models: Iterable[Model], now: Now, fit_rules: FitRules | None = None) -> None:
+        """Empty, at the start of admission. Without rules of Fit nothing is refused before a lane was seen."""
+        self.state = State(limits=limits, started_at_s=now.monotonic_s, fits=Fits(fit_rules or FitRules()))
         for model in models:
             self.state.queues[model] = FairQueue()
             self.state.backlogs[model] = Backlog()
@@ -52,14 +54,21 @@ class QueueState:
             self.state.unserved_since_s[model] = now.monotonic_s
             rescues.watch(Turn(state=self.state, now=now), model, now.monotonic_s + limits.rescue_after_s)
 
-    def restore(self, tasks: Iterable[Task], lanes: Iterable[KnownLane], now: Now, policies: Iterable[ModelPolicy] = ()) -> list[Command]:
+    def restore(
+        self,
+        tasks: Iterable[Task],
+        lanes: Iterable[KnownLane],
+        now: Now,
+        policies: Iterable[ModelPolicy] = (),
+        learned: Iterable[Learned] = (),
+    ) -> list[Command]:
         """Takes over what the store holds, before the first event. Leases go on for their full length from now: live lanes keep theirs."""
         turn = Turn(state=self.state, now=now)
         for policy in policies:
             operators.restore(turn, policy)
+        learning.restore(turn, tuple(learned))
         for known in lanes:
-            lane = self.state.lanes[known.spec.lane_id] = Lane(spec=known.spec, is_drained=known.is_drained)
-            contact.watch_contact(turn, lane, now.monotonic_s)
+            contact.restore(turn, known)
         for task in tasks:
             if task.is_withdrawn:
                 self._restore_withdrawn(turn, task)
@@ -84,11 +93,11 @@ class QueueState:
             routing.end_fallbacks(turn)
         return turn.commands
 
-    def is_closed(self, model: Model, now: Now) -> bool:
-        """A request of the model that comes now would be refused for the depth of the degraded queue. Never while something is due: it may
-        free a place."""
+    def is_closed(self, model: Model, shape: ShapeKey, now: Now) -> bool:
+        """A request of this shape that comes now would be refused: no lane could ever serve it, or the degraded queue is full. Never while
+        something is due: it may free a place."""
         due_s = self.state.deadlines.next_at()
-        return (due_s is None or now.monotonic_s < due_s) and routing.is_closed(self.state, model, now.monotonic_s)
+        return (due_s is None or now.monotonic_s < due_s) and routing.is_closed(self.state, model, shape, now.monotonic_s)
 
     def next_due_s(self) -> float | None:
         """Monotonic time by which TimePassed must be handled; None: nothing waits for time."""
@@ -99,7 +108,7 @@ class QueueState:
             case TaskSubmitted(task=task, waited_s=waited_s):
                 routing.admit(turn, task, waited_s)
             case RequestTurnedAway():
-                routing.turn_away(turn, event.task_id, event.model, event.waited_s)
+                routing.turn_away(turn, event)
             case CallerLeft(task_id=task_id, may_return=may_return):
                 self._caller_left(turn, task_id, may_return=may_return)
             case CancelRequested(task_id=task_id):
@@ -151,21 +160,20 @@ class QueueState:
     def _dispatch(self, turn: Turn) -> None:
         """Gives idle lanes their next task: of the model's queue, which its held requests enter; the pool's rescued, then held ones."""
         state = turn.state
-        for model, queue in state.queues.items():
+        for model in state.queues:
             routing.take_held(turn, model)
-            while (idle := state.idle.get(model)) and (task_id := queue.peek()) is not None:
-                leases.assign(turn, state.lanes[next(iter(idle))], state.tasks[task_id])
+            while (pair := matching.next_of_queue(state, model)) is not None:
+                leases.assign(turn, *pair)
                 routing.take_held(turn, model)
         if not (state.held or state.rescued):
             return
         for lane_id in list(state.idle.get(None, ())):
             lane = state.lanes[lane_id]
-            waiting = (*state.rescued, *state.held)
-            waits = next((task_id for task_id in waiting if state.tasks[task_id].model in lane.spec.models), None)
-            if waits is not None:
-                leases.assign(turn, lane, state.tasks[waits])
+            task = matching.next_of_pool(state, lane)
+            if task is not None:
+                leases.assign(turn, lane, task)
                 # A rescued task leaves a place in its model's queue.
-                routing.take_held(turn, state.tasks[waits].model)
+                routing.take_held(turn, task.model)
 
     def _caller_left(self, turn: Turn, task_id: TaskId, *, may_return: bool) -> None:
         task = turn.state.tasks.get(task_id)
@@ -204,8 +212,7 @@ class QueueState:
         lane = None if task.lane_id is None else state.lanes.get(task.lane_id)
         if task.state is TaskState.QUEUED:
             state.queues[task.model].remove(task.task_id, task.owner)
-            state.rescued.pop(task.task_id, None)
-            state.not_served_at_s.pop(task.task_id, None)
+            state.leave_queue(task.task_id)
         is_withdrawn = task.state is TaskState.LEASED and lane is not None
         leases.fail(turn, task, failure, is_withdrawn=is_withdrawn)
         if is_withdrawn and lane is not None:
@@ -217,8 +224,7 @@ class QueueState:
         if task is None:
             return
         turn.state.counters.accepted -= 1
-        turn.state.rescued.pop(task_id, None)
-        turn.state.not_served_at_s.pop(task_id, None)
+        turn.state.leave_queue(task_id)
         if task.state is TaskState.QUEUED:
             turn.state.queues[task.model].remove(task_id, task.owner)
         elif task.lane_id is not None:
@@ -248,7 +254,7 @@ class QueueState:
             self._restore_queued(turn, queued)
             return
         lane.boot_id = task.boot_id
-        lane.lease = Lease(task_id=task.task_id, attempt=task.attempt)
+        lane.lease = leases.lease_on(lane, task)
         # The lane's first word about a lease moves the task on from DISPATCH.
         lane.is_confirmed = task.stage is not Stage.DISPATCH
         lane.lease_expires_at_s = turn.now_s + state.limits.lease_s

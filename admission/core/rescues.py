@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from admission.core.deadlines import Due
+from admission.core.fit import shape_key
+from admission.core.matching import fits_ready_lane, fits_some, pool_of
 from admission.core.routing import route
 from admission.core.state import Turn
 from admission.core.tasks import FallbackReason, Model, Task, changed
@@ -26,30 +28,53 @@ def watch(turn: Turn, model: Model, at_s: float) -> None:
 
 
 def offer_due(turn: Turn, model: Model) -> None:
-    """Offers the tasks of a model that has had no ready lane for long enough, as far as there are places.
+    """Offers the tasks of a model that no ready lane could serve for long enough, as far as there are places in the pool, and it can.
 
-    A task is accepted into a model's queue only while the model has a ready lane, so the model's time without one is the task's too.
+    A task is accepted into a model's queue only while the model has a ready lane for it, so the model's time without one is the task's too;
+    for a task that fits none of those that are ready, its own time is kept.
     """
     state, limits = turn.state, turn.state.limits
     state.rescue_watched.discard(model)
     since_s = state.unserved_since_s.get(model)
-    if since_s is None:
+    if since_s is None and not state.unfit_since_s:
         return
-    if turn.now_s < since_s + limits.rescue_after_s:
+    if since_s is not None and turn.now_s < since_s + limits.rescue_after_s:
         watch(turn, model, since_s + limits.rescue_after_s)
         return
-    waiting = False
+    pool, next_s = pool_of(state, model), None
     for task_id in state.queues[model]:
-        task = state.tasks[task_id]
-        if task_id in state.rescued:
+        own_s = state.unfit_since_s.get(task_id) if since_s is None else since_s
+        if task_id in state.rescued or own_s is None:
             continue
-        if _has_place(turn):
-            _offer(turn, task)
+        if turn.now_s < own_s + limits.rescue_after_s:
+            at_s = own_s + limits.rescue_after_s
+        elif _has_place(turn) and (not pool or fits_some(pool, state.tasks[task_id])):
+            _offer(turn, state.tasks[task_id])
+            continue
         else:
-            waiting = True
-    if waiting:
-        # No event says that a place is free: a look every second costs little and is late by a second at most.
-        watch(turn, model, turn.now_s + 1.0)
+            # No event says that a place is free: a look every second costs little and is late by a second at most.
+            at_s = turn.now_s + 1.0
+        next_s = at_s if next_s is None else min(next_s, at_s)
+    if next_s is not None:
+        watch(turn, model, next_s)
+
+
+def note_fits(turn: Turn, model: Model) -> None:
+    """Keeps since when each queued task fits no ready lane; to be called when the ready lanes of the model, or what fits them, changed."""
+    for task_id in turn.state.queues[model]:
+        note_fit(turn, turn.state.tasks[task_id])
+
+
+def note_fit(turn: Turn, task: Task) -> None:
+    """The same for one queued task. While no lane is ready at all the model's own time counts, and the task's goes on."""
+    state = turn.state
+    if not state.ready[task.model]:
+        return
+    if fits_ready_lane(state, task.model, shape_key(task)):
+        state.unfit_since_s.pop(task.task_id, None)
+    elif task.task_id not in state.unfit_since_s:
+        state.unfit_since_s[task.task_id] = turn.now_s
+        watch(turn, task.model, turn.now_s + state.limits.rescue_after_s)
 
 
 def _has_place(turn: Turn) -> bool:

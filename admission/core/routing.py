@@ -1,13 +1,17 @@
 """Where a request goes: the dedicated queue of its model at once, or else the degraded way, with the reason. Steps 3 to 5 of the design.
 
-Step 1 (Validate) stands at the doors, before the core sees the request. Step 2 (Fit) belongs here, before `route`: it will narrow
-the lanes that `route` may consider to those on which the request's predicted peak memory fits.
+Step 1 (Validate) stands at the doors, before the core sees the request. Step 2 (Fit) is asked first (`refusals`), and `route` considers
+only lanes on which the request's predicted peak memory fits.
 """
 
 from __future__ import annotations
 
-from admission.core.commands import OverloadCause, ReplyAccepted, ReplyOverloaded
+from admission.core.commands import OverloadCause, Refusal, ReplyAccepted, ReplyOverloaded, ReplyRefused
 from admission.core.deadlines import Due
+from admission.core.events import RequestTurnedAway
+from admission.core.fit import ShapeKey, shape_key
+from admission.core.matching import fits_ready_lane
+from admission.core.refusals import refusal
 from admission.core.state import Fallback, State, Turn
 from admission.core.tasks import Event, FallbackReason, LaneMode, Model, Task, TaskId, TaskState, changed, moved
 
@@ -15,11 +19,11 @@ from admission.core.tasks import Event, FallbackReason, LaneMode, Model, Task, T
 _REFUSALS = "refusals"
 
 
-def route(state: State, model: Model, now_s: float) -> FallbackReason | None:
-    """None: the model's own queue takes it. Otherwise the degraded way, and why."""
+def route(state: State, model: Model, now_s: float, key: ShapeKey | None = None) -> FallbackReason | None:
+    """None: the model's own queue takes it. Otherwise the degraded way, and why. Without a shape: of a request that fits everywhere."""
     if state.policy(model).is_fallback_manual:
         return FallbackReason.MANUAL
-    if not state.ready[model]:
+    if not fits_ready_lane(state, model, key):
         return FallbackReason.QUOTA if state.is_quota_denied(model, now_s) else FallbackReason.CAPACITY
     if len(state.queues[model]) >= state.limits.queue_depth:
         return FallbackReason.CAPACITY
@@ -41,15 +45,18 @@ def predicted_wait_s(state: State, model: Model) -> float | None:
 
 
 def admit(turn: Turn, task: Task, waited_s: float) -> None:
-    """Routes a new request: accepted, held, or refused with `queue_overloaded`. Requests of its model that are held already go first."""
+    """Routes a new request: accepted, held, or refused. Requests of its model that are held already go first."""
     state, limits = turn.state, turn.state.limits
+    key = shape_key(task)
+    if (found := refusal(state, task.model, key)) is not None:
+        _refuse_for_good(turn, task.task_id, found)
+        return
     take_held(turn, task.model)
-    take_held(turn, task.model)
-    reason = route(state, task.model, turn.now_s)
+    reason = route(state, task.model, turn.now_s, key)
     if reason is None:
         _enqueue(turn, task)
         return
-    _note_fallback(turn, task.model, reason)
+    _note_fallback(turn, task.model)
     if waited_s >= limits.degraded_wait_s:
         _refuse(turn, task.task_id, task.model, OverloadCause.WAIT, waited_s=waited_s)
     elif state.degraded_depth >= limits.degraded_depth:
@@ -58,27 +65,34 @@ def admit(turn: Turn, task: Task, waited_s: float) -> None:
         _hold(turn, changed(task, fallback_reason=reason), turn.now_s - waited_s)
 
 
-def is_closed(state: State, model: Model, now_s: float) -> bool:
-    """A request of the model could neither enter its queue nor be held."""
-    return state.degraded_depth >= state.limits.degraded_depth and route(state, model, now_s) is not None
+def is_closed(state: State, model: Model, key: ShapeKey | None, now_s: float) -> bool:
+    """A request of this shape fits nowhere, or could neither enter its model's queue nor be held."""
+    if refusal(state, model, key) is not None:
+        return True
+    return state.degraded_depth >= state.limits.degraded_depth and route(state, model, now_s, key) is not None
 
 
-def turn_away(turn: Turn, task_id: TaskId, model: Model, waited_s: float) -> None:
+def turn_away(turn: Turn, event: RequestTurnedAway) -> None:
     """Refuses a request to which everything is closed, as `admit` would."""
-    reason = route(turn.state, model, turn.now_s)
-    if reason is not None:
-        _note_fallback(turn, model, reason)
-    is_over = waited_s >= turn.state.limits.degraded_wait_s
-    _refuse(turn, task_id, model, OverloadCause.WAIT if is_over else OverloadCause.DEPTH, waited_s=waited_s)
+    if (found := refusal(turn.state, event.model, event.shape)) is not None:
+        _refuse_for_good(turn, event.task_id, found)
+        return
+    _note_fallback(turn, event.model)
+    is_over = event.waited_s >= turn.state.limits.degraded_wait_s
+    _refuse(turn, event.task_id, event.model, OverloadCause.WAIT if is_over else OverloadCause.DEPTH, waited_s=event.waited_s)
 
 
 def take_held(turn: Turn, model: Model) -> None:
-    """While the model's queue is open, its held requests are accepted into it, oldest first."""
-    held = turn.state.held_by_model[model]
-    while held and route(turn.state, model, turn.now_s) is None:
-        task = turn.state.tasks[next(iter(held))]
-        forget_held(turn, task.task_id)
-        _enqueue(turn, changed(task, fallback_reason=None))
+    """While the model's queue is open, its held requests that fit a ready lane are accepted into it, oldest first."""
+    state = turn.state
+    held = state.held_by_model[model]
+    if not held or route(state, model, turn.now_s) is not None:
+        return
+    for task_id in list(held):
+        task = state.tasks[task_id]
+        if route(state, model, turn.now_s, shape_key(task)) is None:
+            forget_held(turn, task_id)
+            _enqueue(turn, changed(task, fallback_reason=None))
 
 
 def expire_held(turn: Turn, task_id: TaskId) -> None:
@@ -119,9 +133,11 @@ def tell_refusals(turn: Turn) -> None:
         turn.record(Event(event_type=event_type, created_at=turn.now.utc, model=model, value=str(count), reason=cause))
 
 
-def _note_fallback(turn: Turn, model: Model, reason: FallbackReason) -> None:
+def _note_fallback(turn: Turn, model: Model) -> None:
+    """A request went the degraded way. If it only fits no lane that is ready, its model is not in fallback."""
+    reason = route(turn.state, model, turn.now_s)
     known = turn.state.fallbacks.get(model)
-    if known is not None and known.reason is reason:
+    if reason is None or (known is not None and known.reason is reason):
         return
     if known is not None:
         _end_fallback(turn, model)
@@ -161,6 +177,10 @@ def _enqueue(turn: Turn, task: Task) -> None:
     state.counters.accepted += 1
     turn.watch_unserved(queued, turn.now_s + state.limits.not_served_s)
     turn.emit(ReplyAccepted(task=queued))
+
+
+def _refuse_for_good(turn: Turn, task_id: TaskId, found: Refusal) -> None:
+    turn.emit(ReplyRefused(task_id=task_id, refusal=found))
 
 
 def _refuse(turn: Turn, task_id: TaskId, model: Model, cause: OverloadCause, *, waited_s: float) -> None:

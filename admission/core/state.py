@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from admission.core.commands import Command, OverloadCause, PersistTask, Publish, Record
 from admission.core.deadlines import Deadlines, Due
 from admission.core.fair_queue import FairQueue
-from admission.core.lanes import LaneSpec, Lease, ModelPolicy, Report, Wish
+from admission.core.fit import ANYHOW, Fit, FitRules, Fits, Group, ShapeKey
+from admission.core.lanes import KnownLane, LaneSpec, Lease, ModelPolicy, Report, Wish
+from admission.core.learned import Place
 from admission.core.limits import Limits
+from admission.core.refusals import Verdicts
 from admission.core.render_times import RenderTimes
 from admission.core.tasks import TERMINAL, Event, FallbackReason, LaneId, LaneMode, MemoryRecord, Model, Task, TaskId, TaskState
 from admission.core.time import Now
@@ -34,6 +37,10 @@ class Lane:
         is_drained: an operator wants it to get no more work.
         booted_at_s: monotonic time at which its present process was first heard.
         is_ready: as last recorded.
+        groups: how its models fit, by model; one that is missing fits anyhow. With `budget_bytes` made by `State.place`.
+        retired: placements that its present boot must not use any more; `retired_boot` is that boot.
+        out_of_memory: how often in a row each placement ran out of memory in this boot.
+        drifts: bytes that stayed after its last attempts of this boot, by resident model, oldest first.
     """
 
     spec: LaneSpec
@@ -61,11 +68,37 @@ class Lane:
     settled_sequence: int = 0
     last_memory: MemoryRecord | None = None
     is_ready: bool = False
+    groups: dict[Model, Group] = field(default_factory=dict)
+    budget_bytes: int = 0
+    retired: tuple[tuple[Model, str], ...] = ()
+    retired_boot: str = ""
+    out_of_memory: dict[tuple[Model, str], int] = field(default_factory=dict)
+    drifts: dict[Model, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def is_pool(self) -> bool:
         """It serves the degraded queue."""
         return self.spec.mode is LaneMode.DEGRADED_SHARED
+
+    @property
+    def known(self) -> KnownLane:
+        """What is kept of it."""
+        return KnownLane(spec=self.spec, is_drained=self.is_drained, retired=self.retired, retired_boot=self.retired_boot)
+
+    @property
+    def gpu(self) -> str:
+        """Name of its GPU; empty while it has not said."""
+        return "" if self.spec.memory is None else self.spec.memory.limits.gpu
+
+    def fit(self, model: Model, key: ShapeKey | None) -> Fit | None:
+        """How a request of this shape fits here; None: it does not."""
+        group = self.groups.get(model)
+        return ANYHOW if group is None else group.fit(key, self.budget_bytes)
+
+    def place(self, model: Model) -> Place | None:
+        """Where its lease is rendered, for what was learned there; None while the placement is not known."""
+        placement = "" if self.lease is None else self.lease.placement
+        return Place(self.gpu, model, placement) if placement and self.gpu else None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,11 +157,15 @@ class State:
         ready: lanes that serve, by model; the pool's are under None.
         idle: of those, the ones without work, longest idle first.
         unserved_since_s: since when a model has no ready lane of its own; absent while it has one.
+        unfit_since_s: since when a queued task fits no ready lane of its model though there are some.
         rescue_watched: models at which a look is set.
         policies: what operators said, by model.
         quota_until_s: monotonic time until which a model's quota is denied.
         fallbacks: models whose requests go the degraded way, since the first that did.
         refusals: requests refused since the last record of it, by model and cause.
+        fits: which placements what needs.
+        verdicts: which shapes no lane can serve, as far as it was asked.
+        times: how long renders take.
     """
 
     limits: Limits
@@ -145,12 +182,15 @@ class State:
     ready: dict[Model | None, dict[LaneId, None]] = field(default_factory=dict)
     idle: dict[Model | None, dict[LaneId, None]] = field(default_factory=dict)
     unserved_since_s: dict[Model, float] = field(default_factory=dict)
+    unfit_since_s: dict[TaskId, float] = field(default_factory=dict)
     rescue_watched: set[Model] = field(default_factory=set)
     policies: dict[Model, ModelPolicy] = field(default_factory=dict)
     quota_until_s: dict[Model, float] = field(default_factory=dict)
     fallbacks: dict[Model, Fallback] = field(default_factory=dict)
     refusals: dict[tuple[Model, OverloadCause], int] = field(default_factory=dict)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    fits: Fits = field(default_factory=lambda: Fits(FitRules()))
+    verdicts: Verdicts = field(default_factory=Verdicts)
     times: RenderTimes = field(default_factory=RenderTimes)
     counters: Counters = field(default_factory=Counters)
 
@@ -174,6 +214,19 @@ class State:
         if task is not None:
             self.backlogs[task.model].add(task, -1)
         return task
+
+    def leave_queue(self, task_id: TaskId) -> None:
+        """Forgets what is kept of a task while it waits in its model's queue; the queue itself is the caller's."""
+        self.rescued.pop(task_id, None)
+        self.not_served_at_s.pop(task_id, None)
+        self.unfit_since_s.pop(task_id, None)
+
+    def place(self, lane: Lane) -> None:
+        """Works out how the lane's models fit; to be called when its memory or its retired placements changed, and when it is new."""
+        memory = lane.spec.memory
+        lane.groups = self.fits.groups(memory, lane.retired)
+        lane.budget_bytes = 0 if memory is None else memory.limits.budget_bytes
+        self.fits.changed()
 
     def policy(self, model: Model) -> ModelPolicy:
         """What operators said about the model."""

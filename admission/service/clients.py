@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from warmlane.admission.v1 import admission_service_pb2 as pb
 from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceServicer
 
+from admission.core.tasks import Model
 from admission.engine_types import Submission
 from admission.service import convert
 from admission.service.errors import check_sequence, invalid, unknown_task
 from admission.service.recycling import STREAM_LIFE_S, StreamEnd
 from runtime.errors import ErrorCode, ServiceError
 from runtime.images import MAX_IMAGE_BYTES, InvalidImageError, check_image
+from runtime.rules.catalogue import MODELS
 from runtime.rules.check import check_request
 from runtime.rules.request import Violation
 from runtime.wire import message_to_raw
@@ -95,8 +97,8 @@ class AdmissionService(AdmissionServiceServicer):
         return pb.DeleteTaskResponse()
 
     async def ListModels(self, request: pb.ListModelsRequest, context: object) -> pb.ListModelsResponse:
-        """The rule set, for clients."""
-        return convert.models()
+        """The rule set, for clients, and what fits on the lanes."""
+        return convert.models({model: self._controller.model_limits(Model(model)) for model in MODELS})
 
     async def UploadInput(self, request_iterator: AsyncIterator[pb.UploadInputRequest], context: object) -> pb.UploadInputResponse:
         """Checks the image whole before anything is stored."""

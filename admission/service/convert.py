@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from admission.core.refusals import ModelLimits, SizeLimit
     from admission.core.tasks import Event, Task
     from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot, TaskChange
     from admission.store.port import EventPage, Session
@@ -137,9 +138,9 @@ def task_page(page: TaskPage) -> admission_service_pb2.ListTasksResponse:
     return admission_service_pb2.ListTasksResponse(tasks=[task(fresh(one)) for one in page.tasks], total=page.total)
 
 
-def models() -> admission_service_pb2.ListModelsResponse:
-    """Every model of the rule set."""
-    return admission_service_pb2.ListModelsResponse(models=[_model(rules) for rules in MODELS.values()])
+def models(limits: Mapping[str, ModelLimits]) -> admission_service_pb2.ListModelsResponse:
+    """Every model of the rule set, with what may be asked of it."""
+    return admission_service_pb2.ListModelsResponse(models=[_model(rules, limits[rules.id]) for rules in MODELS.values()])
 
 
 def uploaded(key: str, image: CheckedImage) -> admission_service_pb2.UploadInputResponse:
@@ -206,7 +207,10 @@ def lane(of: LaneView) -> operator_service_pb2.LaneSnapshot:
         last_memory=memory(of.last_memory) if of.last_memory is not None else None,
         device=of.spec.device,
         drained=of.is_drained,
+        retired_placements=[operator_service_pb2.RetiredPlacement(model=model, placement=placement) for model, placement in of.retired],
     )
+    if of.spec.memory is not None:
+        message.gpu, message.memory_budget_bytes = of.spec.memory.limits.gpu, of.spec.memory.limits.budget_bytes
     if of.work is not None:
         message.task_id, message.attempt, message.progress = of.work.task_id, of.work.attempt, of.work.progress
     return message
@@ -268,7 +272,7 @@ def _event(of: Event) -> task_pb2.TaskEvent:
     )
 
 
-def _model(rules: ModelRules) -> admission_service_pb2.Model:
+def _model(rules: ModelRules, limits: ModelLimits) -> admission_service_pb2.Model:
     message = admission_service_pb2.Model(
         id=rules.id,
         name=rules.name,
@@ -279,7 +283,20 @@ def _model(rules: ModelRules) -> admission_service_pb2.Model:
     )
     message.fixed_parameters.update({name: fixed.value for name, fixed in rules.fixed_parameters.items()})
     message.parameters_schema.update(cast("dict[str, Any]", parameters_schema(rules.id)))
+    message.limits.gpus.extend(limits.gpus)
+    message.limits.sizes.extend(_size_limit(one) for one in limits.sizes)
     return message
+
+
+def _size_limit(of: SizeLimit) -> admission_service_pb2.SizeLimit:
+    return admission_service_pb2.SizeLimit(
+        width=of.width,
+        height=of.height,
+        max_num_frames=of.max_num_frames,
+        placement=of.placement,
+        predicted_peak_bytes=of.predicted_peak_bytes,
+        predicted_duration=duration(of.predicted_s) if of.predicted_s is not None else None,
+    )
 
 
 def _reason(of: FallbackReason | None) -> task_pb2.FallbackReason.ValueType:

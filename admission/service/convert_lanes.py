@@ -13,7 +13,7 @@ from warmlane.lane.v1 import dispatch_service_pb2
 from admission.core.lanes import LaneSpec, Outcome, Report, Work
 from admission.core.tasks import Failure, FailureCode, LaneId, LaneMode, MemoryRecord, Model, Result, Stage
 from admission.engine_types import InvalidReportError
-from admission.service import convert
+from admission.service import convert, convert_memory
 from runtime.objects import attempt_prefix
 from runtime.rules.catalogue import MODELS
 
@@ -93,6 +93,8 @@ def _lease(of: Lease, wish: LaneWish) -> dispatch_service_pb2.Lease:
         artifact_prefix=attempt_prefix(of.task_id, of.attempt),
         render_deadline=convert.duration(wish.wish.render_deadline_s),
         leased_at=convert.timestamp(leased.leased_at) if leased.leased_at is not None else None,
+        placement=of.placement,
+        predicted_peak_bytes=of.predicted_peak_bytes,
     )
 
 
@@ -104,7 +106,11 @@ def _spec(message: dispatch_service_pb2.LaneReport) -> LaneSpec:
     _require(len(names) > 0 and len(set(names)) == len(names) and MODELS.keys() >= set(names), "models must name known models, each once")
     _require(mode is not LaneMode.DEDICATED or len(names) == 1, "models of a dedicated lane must be exactly one")
     return LaneSpec(
-        lane_id=LaneId(message.lane_id), mode=mode, models=tuple(Model(name) for name in names), device=message.device[:_MAX_DETAIL]
+        lane_id=LaneId(message.lane_id),
+        mode=mode,
+        models=tuple(Model(name) for name in names),
+        device=message.device[:_MAX_DETAIL],
+        memory=convert_memory.memory(message.memory.SerializeToString(deterministic=True)) if message.HasField("memory") else None,
     )
 
 
@@ -172,7 +178,7 @@ def _figures(message: Message) -> dict[str, object]:
         if field.cpp_type == FieldDescriptor.CPPTYPE_INT64:
             figures[field.name] = value
         elif field.message_type is not None and field.message_type.full_name.startswith("warmlane."):
-            figures[field.name] = _figures(value)
+            figures[field.name] = [_figures(one) for one in value] if field.is_repeated else _figures(value)
     return figures
 
 

@@ -8,11 +8,13 @@ from admission.engine_types import (
     InvalidReportError,
     NotYetStoredError,
     OverloadedError,
+    RefusedError,
     RequestReusedError,
     SessionEndedError,
     UnknownLaneError,
     UnknownTaskError,
 )
+from admission.service import refusals
 from admission.store.port import StaleEpochError, StoreUnavailableError
 from runtime.errors import ErrorCode, ServiceError
 from runtime.rules.request import InvalidRequestError, Violation
@@ -31,6 +33,8 @@ def translate(error: Exception) -> ServiceError | None:
             return invalid(*error.violations)
         case OverloadedError():
             return _overloaded(error)
+        case RefusedError():
+            return refusals.refused(error.refusal)
         case UnknownTaskError():
             return unknown_task()
         case RequestReusedError():

@@ -8,19 +8,20 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from admission.core.lanes import Report
+    from admission.core.refusals import ModelLimits
     from admission.core.tasks import Event, LaneId, Model, TaskId
     from admission.engine_types import Accepted, LaneView, LaneWish, QueueView, Snapshot, Submission, TaskChange, TaskView
     from admission.store.port import EventPage, EventQuery, Session, TaskPage, TaskQuery
 
 
 class Controller(Protocol):
-    """Rules over tasks and lanes. Every call but `snapshot` and `open_lane` may raise StoreUnavailableError."""
+    """Rules over tasks and lanes. Every call but `snapshot`, `model_limits` and `open_lane` may raise StoreUnavailableError."""
 
     async def submit(self, submission: Submission) -> Accepted:
         """Accepts a checked request as a durable task; waits while it is held. A known request_id gives the task it made before.
 
-        Cancelling the caller's asyncio task gives its place back. Raises OverloadedError, or RequestReusedError when the key was used for
-        another request.
+        Cancelling the caller's asyncio task gives its place back. Raises OverloadedError, RefusedError, or RequestReusedError when the
+        key was used for another request.
         """
         ...
 
@@ -72,6 +73,10 @@ class Controller(Protocol):
 
     def open_lane(self) -> LaneSession:
         """A session for one Attach stream."""
+        ...
+
+    def model_limits(self, model: Model) -> ModelLimits:
+        """What a client may ask of the model, by what is known now. The model is one of the rule set."""
         ...
 
     def snapshot(self) -> Snapshot:

@@ -17,7 +17,7 @@ from admission.core.tasks import TERMINAL, Event, Task
 from admission.store import rows
 from admission.store.database import Backend
 from admission.store.port import Batch, StaleEpochError
-from admission.store.schema import EVENTS, LANES, POLICIES, TASK_COUNTS, TASK_INPUTS, TASKS
+from admission.store.schema import EVENTS, LANES, LEARNED, POLICIES, TASK_COUNTS, TASK_INPUTS, TASKS
 
 Place = tuple[str, str]
 """A model and a state."""
@@ -86,6 +86,8 @@ class BatchWriter:
         self._events = Insert(backend, EVENTS, rows.EVENT_COLUMNS)
         self._lanes = Insert(backend, LANES, rows.LANE_COLUMNS, then=replacing("lane_id", rows.LANE_COLUMNS[1:]))
         self._policies = Insert(backend, POLICIES, rows.POLICY_COLUMNS, then=replacing("model", rows.POLICY_COLUMNS[1:]))
+        places = ", ".join(rows.LEARNED_COLUMNS[:3])
+        self._learned = Insert(backend, LEARNED, rows.LEARNED_COLUMNS, then=replacing(places, rows.LEARNED_COLUMNS[3:]))
         self._inputs = Insert(backend, TASK_INPUTS, ("key", "task_id"))
         adding = "ON CONFLICT (model, state) DO UPDATE SET tasks = task_counts.tasks + excluded.tasks"
         self._counts = Insert(backend, TASK_COUNTS, ("model", "state", "tasks"), then=adding)
@@ -130,6 +132,8 @@ class BatchWriter:
         self._write_events(cursor, events, last_sequence - len(events), {*known, *tasks} - gone)
         if batch.lanes or batch.policies or batch.forgotten_lanes:
             self._write_lanes(cursor, batch)
+        learned = {one.place: one for one in batch.learned}
+        self._learned.run(cursor, [rows.learned_row(one) for one in learned.values()])
         return last_sequence
 
     def delete_tasks(self, cursor: DBAPICursor, task_ids: Collection[str], last_sequence: int) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from admission.core.lanes import KnownLane, ModelPolicy
+from admission.core.learned import Learned, Place
 from admission.core.tasks import TERMINAL, Task, TaskId, input_keys
 from admission.store import rows
 from admission.store.port import (
@@ -47,6 +48,7 @@ class MemoryStore:
         self._requests: dict[tuple[str, str], str] = {}
         self._lanes: dict[str, Row] = {}
         self._policies: dict[str, Row] = {}
+        self._learned: dict[Place, Row] = {}
         self._events: list[Row] = []
         self._sessions: dict[str, Row] = {}
 
@@ -80,6 +82,7 @@ class MemoryStore:
         new_tasks = {task.task_id: rows.task_row(task, rows.utc) for task in batch.tasks if task.task_id not in gone}
         new_events = [rows.event_row(event, rows.utc, sequence=sequence, is_loose=False) for sequence, event in numbered]
         new_lanes = {str(lane.spec.lane_id): rows.lane_row(lane) for lane in batch.lanes}
+        new_learned = {one.place: rows.learned_row(one) for one in batch.learned}
         new_policies = {str(policy.model): rows.policy_row(policy, rows.utc) for policy in batch.policies}
         self._requests = self._requests_with(new_tasks, gone)
         self._remove(gone)
@@ -88,6 +91,7 @@ class MemoryStore:
         self._events += new_events
         self._last_sequence += len(new_events)
         self._policies.update(new_policies)
+        self._learned.update(new_learned)
         self._lanes.update(new_lanes)
         for lane_id in batch.forgotten_lanes:
             self._lanes.pop(lane_id, None)
@@ -136,6 +140,11 @@ class MemoryStore:
         """Every policy, by model."""
         await self._enter()
         return tuple(rows.policy_of(self._policies[model]) for model in sorted(self._policies))
+
+    async def learned(self) -> tuple[Learned, ...]:
+        """All that was learned, by place."""
+        await self._enter()
+        return tuple(rows.learned_of(self._learned[place]) for place in sorted(self._learned))
 
     async def task(self, task_id: TaskId) -> Task | None:
         """The task as stored."""

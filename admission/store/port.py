@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from admission.core.lanes import KnownLane, ModelPolicy
+from admission.core.learned import Learned
 from admission.core.tasks import Event, LaneId, Task, TaskId, TaskState
 
 
@@ -31,7 +32,7 @@ class Batch:
     Attributes:
         tasks: by id. What a task was accepted with (owner, request_id, fingerprint, model, mode, parameters, tokens, created_at) stays as
             it was first stored; everything else is replaced.
-        lanes, policies: replaced whole, by id.
+        lanes, policies, learned: replaced whole, by id; what was learned by its place.
         events: numbered by the store, in this order, behind every event that is stored already.
         deleted: removed with their events; what the batch says of them beside that is not stored.
         forgotten_lanes: removed; their events stay.
@@ -40,6 +41,7 @@ class Batch:
     tasks: Sequence[Task] = ()
     lanes: Sequence[KnownLane] = ()
     policies: Sequence[ModelPolicy] = ()
+    learned: Sequence[Learned] = ()
     events: Sequence[Event] = ()
     deleted: Sequence[TaskId] = ()
     forgotten_lanes: Sequence[LaneId] = ()
@@ -166,6 +168,10 @@ class Store(Protocol):
 
     async def policies(self) -> tuple[ModelPolicy, ...]:
         """Every policy, by model."""
+        ...
+
+    async def learned(self) -> tuple[Learned, ...]:
+        """All that was learned, by place."""
         ...
 
     async def task_of_request(self, owner: str, request_id: str) -> Task | None:

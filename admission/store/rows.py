@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from admission.core.lanes import KnownLane, LaneSpec, ModelPolicy
+from admission.core.learned import Learned, Place, Rate
 from admission.core.tasks import (
     INPUT_PREFIX,
     TERMINAL,
@@ -30,6 +31,7 @@ from admission.core.tasks import (
     TaskState,
     input_keys,
 )
+from admission.store import fits
 from admission.store.port import EventQuery, Session, TaskQuery
 
 Row = tuple[Any, ...]
@@ -54,7 +56,8 @@ TASK_COLUMNS = FIXED_TASK_COLUMNS + CHANGING_TASK_COLUMNS
 EVENT_COLUMNS = (
     "sequence", "task_id", "event_type", "created_at", "value", "reason", "attempt", "lane_id", "model", "memory", "is_loose",
 )  # fmt: skip
-LANE_COLUMNS = ("lane_id", "mode", "models", "device", "is_drained")
+LANE_COLUMNS = ("lane_id", "mode", "models", "device", "is_drained", "memory", "retired")
+LEARNED_COLUMNS = ("gpu", "model", "placement", "figures")
 POLICY_COLUMNS = ("model", "is_fallback_manual", "quota_denied_until", "quota_reason")
 SESSION_COLUMNS = ("token_sha256", "session_id", "expires_at")
 
@@ -165,14 +168,43 @@ def input_keys_of(row: Row) -> frozenset[str]:
 def lane_row(lane: KnownLane) -> Row:
     """The row of a lane."""
     spec = lane.spec
-    return (spec.lane_id, spec.mode.value, _to_json(spec.models), spec.device, lane.is_drained)
+    memory = None if spec.memory is None else _to_json(fits.memory_json(spec.memory))
+    retired = {"boot": lane.retired_boot, "placements": lane.retired} if lane.retired else None
+    return (
+        spec.lane_id, spec.mode.value, _to_json(spec.models), spec.device, lane.is_drained, memory,
+        None if retired is None else _to_json(retired),
+    )  # fmt: skip
 
 
 def lane_of(row: Sequence[Any]) -> KnownLane:
     """The lane of a row."""
-    lane_id, mode, models, device, is_drained = row
-    spec = LaneSpec(lane_id=LaneId(lane_id), mode=LaneMode(mode), models=tuple(Model(model) for model in _of_json(models)), device=device)
-    return KnownLane(spec=spec, is_drained=bool(is_drained))
+    lane_id, mode, models, device, is_drained, memory, retired = row
+    spec = LaneSpec(
+        lane_id=LaneId(lane_id),
+        mode=LaneMode(mode),
+        models=tuple(Model(model) for model in _of_json(models)),
+        device=device,
+        memory=None if memory is None else fits.memory_of(_of_json(memory)),
+    )
+    if retired is None:
+        return KnownLane(spec=spec, is_drained=bool(is_drained))
+    known = _of_json(retired)
+    placements = tuple((Model(model), placement) for model, placement in known["placements"])
+    return KnownLane(spec=spec, is_drained=bool(is_drained), retired=placements, retired_boot=known["boot"])
+
+
+def learned_row(learned: Learned) -> Row:
+    """The row of what was learned about one place."""
+    rate = None if learned.rate is None else asdict(learned.rate)
+    return (*learned.place, _to_json({"corrections": learned.corrections, "rate": rate}))
+
+
+def learned_of(row: Sequence[Any]) -> Learned:
+    """What the row holds."""
+    gpu, model, placement, figures = row
+    values = _of_json(figures)
+    rate = None if values["rate"] is None else Rate(**values["rate"])
+    return Learned(place=Place(gpu, Model(model), placement), corrections=values["corrections"], rate=rate)
 
 
 def policy_row(policy: ModelPolicy, moment: Moment) -> Row:

@@ -159,6 +159,20 @@ LANES = Table(
     Column("models", Text, nullable=False),
     Column("device", Text, nullable=False),
     Column("is_drained", Boolean, nullable=False),
+    # What the lane measured, see `fits`; NULL: it never said.
+    Column("memory", Text),
+    # Boot and placements; NULL: none.
+    Column("retired", Text),
+)
+
+# Which GPUs and placements were measured, and what that showed. Some tens of rows.
+LEARNED = Table(
+    "learned",
+    METADATA,
+    Column("gpu", SORTED_TEXT, primary_key=True),
+    Column("model", SORTED_TEXT, primary_key=True),
+    Column("placement", SORTED_TEXT, primary_key=True),
+    Column("figures", Text, nullable=False),
 )
 
 POLICIES = Table(

@@ -12,6 +12,7 @@ from sqlalchemy import CompoundSelect, Connection, Select, delete, func, make_ur
 from sqlalchemy.exc import ArgumentError
 
 from admission.core.lanes import KnownLane, ModelPolicy
+from admission.core.learned import Learned
 from admission.core.tasks import Task, TaskId
 from admission.store import migrations, postgresql, rows, sqlite
 from admission.store.batches import BatchWriter, Insert, replacing
@@ -38,6 +39,7 @@ from admission.store.schema import (
     EVENTS,
     IS_RARE,
     LANES,
+    LEARNED,
     MUST_BE_RESTORED,
     POLICIES,
     SESSIONS,
@@ -133,6 +135,10 @@ class SqlStore:
     async def policies(self) -> tuple[ModelPolicy, ...]:
         """Every policy, by model."""
         return await self._all(select(POLICIES).order_by(POLICIES.c.model), rows.policy_of)
+
+    async def learned(self) -> tuple[Learned, ...]:
+        """All that was learned, by place."""
+        return await self._all(select(LEARNED).order_by(LEARNED.c.gpu, LEARNED.c.model, LEARNED.c.placement), rows.learned_of)
 
     async def task(self, task_id: TaskId) -> Task | None:
         """The task as stored."""

@@ -1,20 +1,27 @@
-"""GET /models: the rule set, as every door of this system checks it."""
+"""GET /models: the rule set, as every door of this system checks it, and what fits on the GPUs behind it."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Request
 
 from http_bridge.auth import CallerDependency
+from http_bridge.client import AdmissionClient
+from http_bridge.context import bridge_of
+from http_bridge.convert import model_limits
 from http_bridge.request_schema import http_schema
-from http_bridge.schemas import FixedParameter, ModelItem, ModelsReply
+from http_bridge.schemas import FixedParameter, ModelItem, ModelLimits, ModelsReply
+from runtime.errors import ServiceError
 from runtime.rules.catalogue import MODELS
 
 router = APIRouter(tags=["models"])
 
 
 @router.get("/models")
-async def models(_caller: CallerDependency) -> ModelsReply:
-    """The models with their modes, fixed parameters and the JSON Schema of a request."""
+async def models(request: Request, _caller: CallerDependency) -> ModelsReply:
+    """The models with their modes, fixed parameters, the JSON Schema of a request, and the longest clips of common sizes."""
+    limits = await _limits(bridge_of(request).client)
     return ModelsReply(
         models=[
             ModelItem(
@@ -29,7 +36,16 @@ async def models(_caller: CallerDependency) -> ModelsReply:
                     name: FixedParameter(value=fixed.value, locked=fixed.locked) for name, fixed in rules.fixed_parameters.items()
                 },
                 parameters_schema=http_schema(rules.id),
+                limits=limits.get(rules.id),
             )
             for rules in MODELS.values()
         ]
     )
+
+
+async def _limits(client: AdmissionClient) -> Mapping[str, ModelLimits | None]:
+    """By model; empty while admission does not answer: the rules hold all the same."""
+    try:
+        return {model.id: model_limits(model) for model in await client.list_models()}
+    except ServiceError:
+        return {}

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,7 +17,8 @@ from runtime.lane.convert import LaneIdentity, report_message, wish_of
 from runtime.lane.outcome import Failure, FailureCode, MemoryRecord, Outcome, Phase, unmeasured
 from runtime.lane.scratch import remove_abandoned
 from runtime.lane.state import Attempt, Ended, ForgetOutcome, Idle, LaneState, StartAttempt, StopAttempt, StopReason, Working
-from runtime.lane.worker import Order, Worker, WorkerSettings, WorkerStatus
+from runtime.lane.work import Order, WorkerSettings, WorkerStatus
+from runtime.lane.worker import Worker
 from runtime.rules.check import check_request
 from runtime.rules.parameters import to_parameters
 from runtime.rules.request import InvalidRequestError
@@ -239,7 +240,9 @@ class Agent:
         code = outcome.failure.code if outcome.failure is not None else "done"
         _log.info("attempt_ended", task=attempt.task_id, attempt=attempt.number, end=code, render_s=outcome.render_s)
         if (change := outcome.memory.residency_change) is not None:
-            _log.info("model_switched", released=change.released_model, loaded=change.loaded_model, residue_bytes=change.residue_bytes)
+            _log.info("model_switched", task=attempt.task_id, attempt=attempt.number, **asdict(change))
+        figures = asdict(replace(outcome.memory, residency_change=None)) | {"measured_at": outcome.memory.measured_at.isoformat()}
+        _log.info("memory_record", task=attempt.task_id, attempt=attempt.number, model=lease.request.model, **figures)
         self._become(lane.ended(self._state, attempt, outcome))
         self._nudge(urgent=True)
 
@@ -255,6 +258,8 @@ class Agent:
             parameters=to_parameters(request),
             artifact_prefix=lease.artifact_prefix,
             deadline_s=lease.render_deadline.ToMicroseconds() / 1e6 or _DEFAULT_DEADLINE_S,
+            placement=lease.placement,
+            predicted_peak_bytes=lease.predicted_peak_bytes,
         )
         return await self._worker.render(order)
 

@@ -1,24 +1,28 @@
-"""One attempt inside the pipeline's process: check, load, render, store, clean up, record. Whatever is raised becomes an outcome."""
+"""One attempt inside the pipeline's process: check, load, render, store, clean up, record; out of memory, it tries once more, leaner."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from runtime.lane.child_protocol import Progressed, Render, RenderEnded, ReplacementNeeded
-from runtime.lane.device import DeviceMemory, host_rss_bytes, host_rss_peak_bytes, is_out_of_gpu_memory
+from runtime.fit.cost import DeviceLimits, Shape
+from runtime.lane.child_protocol import Render, RenderEnded, ReplacementNeeded
 from runtime.lane.encode import FORMATS, write_preview, write_video
 from runtime.lane.files import AttemptFiles, InputImageMissingError, StoreUnavailableError
-from runtime.lane.outcome import Failure, FailureCode, MemoryRecord, Outcome, Phase, ResidencyChange, StoredVideo, unmeasured
+from runtime.lane.ladders import Ladders
+from runtime.lane.memory.process import host_rss_bytes
+from runtime.lane.outcome import Failure, FailureCode, Outcome, StoredVideo
+from runtime.lane.raised import drop_frames, has_run_out
+from runtime.lane.recorder import MemoryRecorder
+from runtime.lane.recovery import MAX_TRIES, first_choice, limits_now, next_choice
 from runtime.lane.renderer import RenderCancelled, RenderJob
-from runtime.lane.resident_set import LoadError, MemoryNotReturnedError, ResidentSet, drop_frames
+from runtime.lane.resident_set import LoadError, MemoryNotReturnedError, ResidentSet
+from runtime.lane.run import Callbacks, Run
 from runtime.rules.effective import effective
 from runtime.rules.parameters import from_parameters
 from runtime.rules.request import GenerationRequest, InvalidRequestError
@@ -27,11 +31,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_log = structlog.get_logger()
+    from runtime.fit.predict import Choice
+    from runtime.lane.memory.port import DeviceMemory
 
-_DENOISED = 90
-"""Progress when all steps are done; encoding takes it to 99."""
-_ENCODED = 99
+_log = structlog.get_logger()
 
 
 class UnfitRequestError(Exception):
@@ -48,55 +51,82 @@ class AttemptRunner:
     def __init__(
         self,
         resident: ResidentSet,
+        ladders: Ladders,
         memory: DeviceMemory,
         files: AttemptFiles,
-        is_cancelled: Callable[[Render], bool],
-        tell: Callable[[Progressed], None],
+        callbacks: Callbacks,
     ) -> None:
         """Keeps what attempts need.
 
         Args:
             resident: loads the model.
+            ladders: what each placement costs.
             memory: of the device that it works on.
             files: images in, videos out.
-            is_cancelled: whether this attempt shall end; asked at every step, block and frame, from this thread.
-            tell: passes progress on.
+            callbacks: to whoever gives the attempts.
         """
         self._resident = resident
+        self._ladders = ladders
         self._memory = memory
         self._files = files
-        self._is_cancelled = is_cancelled
-        self._tell = tell
-        self.is_broken = False
-        """The device no longer answers: this process must be replaced."""
+        self._callbacks = callbacks
+        self._recorder = MemoryRecorder(memory)
+        self._is_broken = False
+
+    @property
+    def is_broken(self) -> bool:
+        """The device no longer answers, or memory did not come back: this process must be replaced."""
+        return self._is_broken or self._recorder.is_lost
 
     def run(self, order: Render) -> RenderEnded | ReplacementNeeded:
         """Runs one attempt to its end and takes its memory record; raises nothing that a pipeline may raise."""
-        run = _Run(order, self._memory, self._is_cancelled, self._tell)
+        run = Run(order, self._memory, self._callbacks)
         rss_before_bytes = host_rss_bytes()
-        result: StoredVideo | None = None
-        failure: Failure | None = None
         try:
-            self._memory.reset_peaks()
-            result = self._render(run)
+            result, failure = self._tried(run)
         except MemoryNotReturnedError as error:
-            return ReplacementNeeded(attempt=order.attempt, released=error.released)
-        except (RenderCancelled, Exception) as error:
-            failure = self._failure(error)
-            drop_frames(error)
+            return ReplacementNeeded(attempt=order.attempt, released=error.released, out_of_memory=tuple(run.out_of_memory))
         # From here on nothing of the render is referenced any more, so that cleaning up frees it.
-        record = self._record(rss_before_bytes, run.change)
+        record = self._recorder.record(run, model=self._resident.model, rss_before_bytes=rss_before_bytes, has_failed=failure is not None)
         outcome = Outcome(result=result, failure=failure, memory=record, render_s=run.render_s, denoise_s=run.denoise_s())
         return RenderEnded(attempt=order.attempt, outcome=outcome)
 
-    def _render(self, run: _Run) -> StoredVideo:
-        request = _checked(run.order)
-        run.check()
-        pipeline, run.change = self._resident.ensure(request.model, run.on_stage, run.order.released)
+    def _tried(self, run: Run) -> tuple[StoredVideo | None, Failure | None]:
+        """How the last try ended. Raises MemoryNotReturnedError when another process has to go on."""
+        choice: Choice | None = None
+        while True:
+            try:
+                request = _checked(run.order)
+                run.check()
+                run.begin_try(choice or self._first_choice(run.order, request))
+                return self._render(run, request), None
+            except MemoryNotReturnedError:
+                raise
+            except (RenderCancelled, Exception) as error:
+                is_out = _is_out_of_memory(error)
+                failure = self._failure(error)
+                drop_frames(error)
+            # Only here, with the error gone, can what it held be freed.
+            choice = self._recovered(run, request) if is_out else None
+            if choice is None:
+                return None, failure
+
+    def _render(self, run: Run, request: GenerationRequest) -> StoredVideo:
+        released = run.order.released if run.change is None else None
+        run.change = self._resident.ensure(request.model, run.on_stage, released) or run.change
         run.check()
         run.on_loaded()
-        images = self._files.images(request, run.check)
-        frames = pipeline.render(RenderJob(request=request, images=images, on_step=run.on_step, check=run.on_block))
+        frames = self._resident.pipeline.render(
+            RenderJob(
+                request=request,
+                images=self._files.images(request, run.check),
+                placement=run.placement,
+                on_phase=run.on_phase,
+                on_step=run.on_step,
+                check=run.on_block,
+            )
+        )
+        run.end_phase()
         run.check()
         expected = (request.num_frames, request.height, request.width, 3)
         if frames.shape != expected or frames.dtype != "uint8":
@@ -104,7 +134,7 @@ class AttemptRunner:
             raise FrameShapeError(msg)
         return self._store(run, request, frames)
 
-    def _store(self, run: _Run, request: GenerationRequest, frames: npt.NDArray[np.uint8]) -> StoredVideo:
+    def _store(self, run: Run, request: GenerationRequest, frames: npt.NDArray[np.uint8]) -> StoredVideo:
         form = FORMATS[request.output_format]
         with tempfile.TemporaryDirectory(prefix="warmlane-") as folder:
             video, preview = Path(folder, "video" + form.suffix), Path(folder, "preview.jpg")
@@ -124,6 +154,51 @@ class AttemptRunner:
             fps=request.fps,
         )
 
+    def _first_choice(self, order: Render, request: GenerationRequest) -> Choice:
+        """The placement of this process's first try; an earlier process may have run out of memory with a faster one."""
+        try:
+            ladder = self._ladders.of(request.model)
+        except Exception as error:
+            # The files of the model are not there, or not what they should be.
+            msg = f"{type(error).__name__}: {error}"
+            raise LoadError(msg, is_clean=True, is_out_of_memory=False) from None
+        limits, shape = self._limits_now(), _shape_of(request)
+        if order.out_of_memory:
+            choice = next_choice(ladder, limits, shape, order.out_of_memory[-1])
+            if choice is not None:
+                return choice
+        return first_choice(ladder, limits, shape, ordered=order.placement, ordered_peak_bytes=order.predicted_peak_bytes)
+
+    def _recovered(self, run: Run, request: GenerationRequest) -> Choice | None:
+        """After the memory ran out: cleans up, and gives the placement of the next try; None when that was the last one.
+
+        Raises MemoryNotReturnedError when another process has to do the next try.
+        """
+        choice: Choice | None = None
+        try:
+            ran_out = run.ran_out()
+            if len(run.out_of_memory) < MAX_TRIES and not self._is_broken:
+                choice = next_choice(self._ladders.of(request.model), self._limits_now(), _shape_of(request), ran_out)
+            following = choice.rung.placement if choice is not None else ""
+            _log.warning("out_of_memory", phase=ran_out.phase, placement=ran_out.placement, next_placement=following)
+            self._memory.cleanup()
+            self._resident.renew(run.on_stage)
+        except MemoryNotReturnedError:
+            if choice is not None:
+                raise
+            self._is_broken = True
+        except LoadError as error:
+            _log.error("load_failed", reason=str(error))
+            self._is_broken = self._is_broken or not error.is_clean
+        except Exception as error:
+            _log.error("device_lost", error=type(error).__name__, reason=str(error))
+            self._is_broken = True
+        return None if self._is_broken else choice
+
+    def _limits_now(self) -> DeviceLimits:
+        figures = self._memory.figures()
+        return limits_now(self._memory.limits(), figures.driver_free_bytes, figures.reserved_bytes)
+
     def _failure(self, error: BaseException) -> Failure:
         """What people are told; the log gets the kind of error and where, never its text: that may quote the prompt."""
         match error:
@@ -139,107 +214,16 @@ class AttemptRunner:
                 return Failure(code=FailureCode.LANE_LOST, message="The object store did not take or give the files.")
             case LoadError():
                 _log.error("load_failed", reason=str(error))
-                self.is_broken = not error.is_clean
+                self._is_broken = not error.is_clean
                 if error.is_out_of_memory:
                     message = "The GPU's memory ran out while the model was loaded."
                     return Failure(code=FailureCode.GPU_MEMORY_EXCEEDED, message=message)
                 return Failure(code=FailureCode.RENDER_FAILED, message="The model could not be loaded.")
         name = type(error).__name__
         _log.error("render_failed", error=name, frames=_where(error))
-        if is_out_of_gpu_memory(error):
+        if has_run_out(error):
             return Failure(code=FailureCode.GPU_MEMORY_EXCEEDED, message="The GPU's memory ran out. Try fewer frames or a smaller size.")
         return Failure(code=FailureCode.RENDER_FAILED, message=f"The pipeline failed ({name}).")
-
-    def _record(self, rss_before_bytes: int, change: ResidencyChange | None) -> MemoryRecord:
-        started_s = time.monotonic()
-        try:
-            self._memory.cleanup()
-            figures = self._memory.figures()
-        except Exception as error:
-            _log.error("device_lost", error=type(error).__name__, reason=str(error))
-            self.is_broken = True
-            return unmeasured(f"the device did not answer after the attempt ({type(error).__name__})")
-        return MemoryRecord(
-            measured_at=datetime.now(UTC),
-            device=self._memory.device,
-            allocated_bytes=figures.allocated_bytes,
-            reserved_bytes=figures.reserved_bytes,
-            peak_allocated_bytes=figures.peak_allocated_bytes,
-            peak_reserved_bytes=figures.peak_reserved_bytes,
-            driver_free_bytes=figures.driver_free_bytes,
-            pinned_bytes=figures.pinned_bytes,
-            host_rss_before_bytes=rss_before_bytes,
-            host_rss_after_bytes=host_rss_bytes(),
-            host_rss_peak_bytes=host_rss_peak_bytes(),
-            cleanup_s=time.monotonic() - started_s,
-            residency_change=change,
-        )
-
-
-class _Run:
-    """What changes while one attempt runs: its times, its progress, whether it was cancelled."""
-
-    def __init__(
-        self, order: Render, memory: DeviceMemory, is_cancelled: Callable[[Render], bool], tell: Callable[[Progressed], None]
-    ) -> None:
-        self.order = order
-        self.started_s = time.monotonic()
-        self.render_s: float | None = None
-        self.change: ResidencyChange | None = None
-        self._memory = memory
-        self._is_cancelled = is_cancelled
-        self._tell = tell
-        self._told = -1
-        self._first_step_s: float | None = None
-        self._last_step_s: float | None = None
-        self._steps_between = 0
-
-    def check(self) -> None:
-        """Raises RenderCancelled when the attempt shall end."""
-        if self._is_cancelled(self.order):
-            raise RenderCancelled
-
-    def on_stage(self, detail: str) -> None:
-        """A load tells what it is doing. It is not cut short: half a model helps nobody."""
-        self._send(Phase.LOADING, 0, detail)
-
-    def on_loaded(self) -> None:
-        """The model is resident. The agent must hear of it before the first step ends: it spares a load, and nothing after it."""
-        self._send(Phase.INFERENCE, 0, "preparing the first step")
-
-    def on_step(self, step: int, steps: int) -> None:
-        """After a denoising step; `step` counts from 1."""
-        self._memory.wait()
-        now_s = time.monotonic()
-        if self._first_step_s is None:
-            self._first_step_s = now_s
-        else:
-            self._steps_between += 1
-        self._last_step_s = now_s
-        self._send(Phase.INFERENCE, _DENOISED * step // steps, f"step {step} of {steps}")
-        self.check()
-
-    def on_block(self) -> None:
-        """Before a part of a step. Without the wait a GPU would have a whole step in its queue, which it works off after a cancel too."""
-        self._memory.wait()
-        self.check()
-
-    def on_frame(self, written: int, frames: int) -> None:
-        """After an encoded frame; told once per percent."""
-        progress = _DENOISED + (_ENCODED - _DENOISED) * written // frames
-        if progress != self._told:
-            self._send(Phase.ENCODING, progress, "writing the video")
-        self.check()
-
-    def denoise_s(self) -> float | None:
-        """Time of all steps, from the time between the first and the last one's end: nothing tells when the first began."""
-        if self._first_step_s is None or self._last_step_s is None or self._steps_between == 0:
-            return None
-        return (self._last_step_s - self._first_step_s) * (self._steps_between + 1) / self._steps_between
-
-    def _send(self, phase: Phase, progress: int, detail: str) -> None:
-        self._told = progress
-        self._tell(Progressed(attempt=self.order.attempt, phase=phase, progress=progress, detail=detail))
 
 
 def _checked(order: Render) -> GenerationRequest:
@@ -249,6 +233,14 @@ def _checked(order: Render) -> GenerationRequest:
         msg = "it is not an effective request (sizes and frame counts snapped, the seed chosen)."
         raise UnfitRequestError(msg)
     return request
+
+
+def _shape_of(request: GenerationRequest) -> Shape:
+    return Shape(width=request.width, height=request.height, num_frames=request.num_frames, mode=request.mode)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return error.is_out_of_memory if isinstance(error, LoadError) else has_run_out(error)
 
 
 def _where(error: BaseException) -> list[str]:

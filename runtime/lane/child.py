@@ -36,10 +36,12 @@ from runtime.lane.child_protocol import (
     decode_command,
     encode_event,
 )
-from runtime.lane.device import DeviceMemory, open_device
 from runtime.lane.files import AttemptFiles
+from runtime.lane.ladders import Ladders
+from runtime.lane.memory.open import open_device
 from runtime.lane.renderer import Catalog, LoadSettings
 from runtime.lane.resident_set import LoadError, MemoryNotReturnedError, ResidentSet
+from runtime.lane.run import Callbacks
 from runtime.logs import LogSettings, configure_logging
 from runtime.objects import open_object_store
 
@@ -114,17 +116,27 @@ def run(commands: Commands) -> int:
         msg = f"the first command must be start, not {start.kind}"
         raise TypeError(msg)
     try:
-        memory = open_device(start.device)
-        resident = _resident_set(start, memory, commands)
+        memory = open_device(
+            start.device,
+            budget_bytes=start.memory_budget_bytes,
+            margin_bytes=start.memory_margin_bytes,
+            pinned_limit_bytes=start.pinned_limit_bytes,
+        )
+        catalog = _catalog(start.catalog)
+        settings = LoadSettings(profile=start.profile, models_dir=start.models_dir, memory=memory)
+        ladders = Ladders(catalog, settings)
+        # Before anything is loaded, so that all that is in use now is in use by others.
+        worker_memory = ladders.measure()
+        resident = ResidentSet(catalog, settings, ladders, lambda model: commands.tell(ResidentChanged(model=model)))
         files = AttemptFiles(open_object_store(start.object_store_url))
     except Exception as error:
         _log.exception("start_failed")
         commands.tell(LoadFailed(model=start.warm_model, reason=f"{type(error).__name__}: {error}"))
         return _LOAD_FAILED_EXIT_CODE
-    commands.tell(Started(device=memory.label))
+    commands.tell(Started(device=memory.label, memory=worker_memory))
     if start.warm_model and not _is_warmed(start.warm_model, resident, commands):
         return _LOAD_FAILED_EXIT_CODE
-    runner = AttemptRunner(resident, memory, files, commands.is_cancelled, commands.tell)
+    runner = AttemptRunner(resident, ladders, memory, files, Callbacks(is_cancelled=commands.is_cancelled, tell=commands.tell))
     while not isinstance(command := commands.next(), Shutdown):
         if isinstance(command, Render):
             end = runner.run(command)
@@ -135,16 +147,14 @@ def run(commands: Commands) -> int:
     return _exit_code_after_release(resident)
 
 
-def _resident_set(start: Start, memory: DeviceMemory, commands: Commands) -> ResidentSet:
-    module, _, name = start.catalog.partition(":")
-    catalog = cast("Catalog", getattr(importlib.import_module(module), name))
-    settings = LoadSettings(profile=start.profile, models_dir=start.models_dir, device=memory.device)
-    return ResidentSet(catalog, settings, memory, lambda model: commands.tell(ResidentChanged(model=model)))
+def _catalog(dotted_name: str) -> Catalog:
+    module, _, name = dotted_name.partition(":")
+    return cast("Catalog", getattr(importlib.import_module(module), name))
 
 
 def _is_warmed(model: str, resident: ResidentSet, commands: Commands) -> bool:
     try:
-        _, change = resident.ensure(model, lambda detail: _log.info("loading", model=model, detail=detail))
+        change = resident.ensure(model, lambda detail: _log.info("loading", model=model, detail=detail))
     except LoadError as error:
         commands.tell(LoadFailed(model=model, reason=str(error)))
         return False
@@ -155,7 +165,7 @@ def _is_warmed(model: str, resident: ResidentSet, commands: Commands) -> bool:
 
 def _exit_code_after_release(resident: ResidentSet) -> int:
     try:
-        resident.release()
+        resident.close()
     except MemoryNotReturnedError as error:
         # The end of the process frees it.
         _log.warning("memory_not_returned", reason=str(error))

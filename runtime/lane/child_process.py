@@ -45,14 +45,18 @@ class Exit:
         return f"signal {name}"
 
 
-def child_environment(environment: Mapping[str, str], *, torch_threads: int) -> dict[str, str]:
+def child_environment(environment: Mapping[str, str], *, device: str, torch_threads: int) -> dict[str, str]:
     """The environment of a pipeline process, made from the agent's: allocator and threads are read when torch is imported."""
     child = {name: value for name, value in environment.items() if name not in _NOT_FOR_CHILDREN}
     # The older name would win over the newer one, so what it says moves there.
     allocator = child.pop("PYTORCH_CUDA_ALLOC_CONF", "") or child.get("PYTORCH_ALLOC_CONF", "")
-    if "expandable_segments" not in allocator:
+    if device != "cpu" and "expandable_segments" not in allocator:
+        # The phases of a render ask for blocks of very different sizes. In fixed segments the holes that one phase leaves are of no use to
+        # the next, so memory runs out although the sum would do, and prediction knows sums only. Segments that grow by pages have no such
+        # holes, and what is free of them goes back to the driver page by page.
         allocator = ",".join(part for part in (allocator, "expandable_segments:True") if part)
-    child["PYTORCH_ALLOC_CONF"] = allocator
+    if allocator:
+        child["PYTORCH_ALLOC_CONF"] = allocator
     threads = str(torch_threads or len(os.sched_getaffinity(0)))
     # The number of threads decides the order of sums, and so the last bits of every picture.
     child["OMP_NUM_THREADS"] = child["MKL_NUM_THREADS"] = threads

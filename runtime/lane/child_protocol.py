@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from runtime.lane.outcome import Outcome, Phase
+from runtime.fit.cost import WorkerMemory
+from runtime.lane.outcome import Outcome, OutOfMemory, Phase
 from runtime.lane.state import Attempt
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -30,6 +31,9 @@ class Start:
         catalog: dotted name of the `renderer.Catalog`, such as `lane_anisora.pipeline:catalog`.
         device: `auto`, `cpu` or `cuda:N`.
         warm_model: loaded at once; empty: nothing is.
+        memory_budget_bytes: what the device has for this process, if not all its own; 0: that.
+        memory_margin_bytes: kept free of predictions; None: the device's default.
+        pinned_limit_bytes: host memory that may be pinned; None: the device's default.
     """
 
     kind: Literal["start"] = "start"
@@ -39,6 +43,9 @@ class Start:
     device: str
     object_store_url: str
     warm_model: str
+    memory_budget_bytes: int = 0
+    memory_margin_bytes: int | None = None
+    pinned_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +64,20 @@ class Render:
 
     Attributes:
         parameters: the effective request as `rules.parameters.to_parameters` gives it.
+        placement: that admission named; empty: the process chooses.
+        predicted_peak_bytes: for it, by admission; 0: not predicted.
         released: set when this process replaces one that could not free its memory.
+        out_of_memory: what happened to the attempt in that process, oldest first; it counts as tries.
     """
 
     kind: Literal["render"] = "render"
     attempt: Attempt
     parameters: dict[str, Any]
     artifact_prefix: str
+    placement: str = ""
+    predicted_peak_bytes: int = 0
     released: Release | None = None
+    out_of_memory: tuple[OutOfMemory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +100,16 @@ Command = Start | Render | Cancel | Shutdown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The process is up; `device` is for people: `cpu`, `NVIDIA A10G`."""
+    """The process is up; nothing is loaded yet.
+
+    Attributes:
+        device: for people: `cpu`, `NVIDIA A10G`.
+        memory: what its device has and what placements cost there.
+    """
 
     kind: Literal["started"] = "started"
     device: str
+    memory: WorkerMemory | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,11 +156,16 @@ class RenderEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplacementNeeded:
-    """The resident pipeline was released but its memory did not come back; the process exits with REPLACE_EXIT_CODE."""
+    """The resident pipeline was released but its memory did not come back; the process exits with REPLACE_EXIT_CODE.
+
+    Attributes:
+        out_of_memory: what happened to the attempt so far.
+    """
 
     kind: Literal["replacement_needed"] = "replacement_needed"
     attempt: Attempt
     released: Release
+    out_of_memory: tuple[OutOfMemory, ...] = ()
 
 
 Event = Started | ResidentChanged | LoadFailed | Progressed | RenderEnded | ReplacementNeeded

@@ -29,6 +29,9 @@ class LaneSettings(LogSettings):
         drain_grace_s: an attempt in work may go on so long after SIGTERM. Recommended: 20, and less than the supervisor's patience.
         cancel_grace_s: a pipeline's process that does not end a cancelled attempt in this time is killed. Recommended: 10.
         load_deadline_s: a pipeline's process that is not ready in this time is killed. Recommended: 1800.
+        memory_budget_bytes: what the device has for this lane; 0: all that it has. On a CPU it is enforced tensor by tensor.
+        memory_margin_bytes: of that, kept free of predictions; None: what suits the device.
+        pinned_limit_bytes: host memory that may be pinned; None: three quarters of the machine's or container's.
     """
 
     lane_id: str = Field(pattern=r"^[a-z0-9-]{1,63}$", description="Stable name of this lane.")
@@ -49,3 +52,6 @@ class LaneSettings(LogSettings):
     )
     cancel_grace_s: Seconds = Field(default=10.0, description="Then a process that ignores a cancel is killed, in seconds.")
     load_deadline_s: Seconds = Field(default=1800.0, description="Then a process that is not ready is killed, in seconds.")
+    memory_budget_bytes: int = Field(default=0, ge=0, description="Memory of the device that this lane may use; 0: all of it.")
+    memory_margin_bytes: int | None = Field(default=None, ge=0, description="Of that, kept free; unset: what suits the device.")
+    pinned_limit_bytes: int | None = Field(default=None, ge=0, description="Host memory that may be pinned; unset: three quarters.")

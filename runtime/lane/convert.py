@@ -9,10 +9,12 @@ from typing import assert_never
 from google.protobuf import duration_pb2, timestamp_pb2
 from warmlane.generation.v1 import generation_pb2
 from warmlane.lane.v1 import dispatch_service_pb2 as pb
+from warmlane.lane.v1 import memory_pb2
 
+from runtime.fit.cost import Rung, WorkerMemory
 from runtime.lane.outcome import MemoryRecord, Outcome, Phase, ResidencyChange
 from runtime.lane.state import Attempt, Ended, Idle, LaneState, Wish, Working
-from runtime.lane.worker import WorkerStatus
+from runtime.lane.work import WorkerStatus
 
 PROTOCOL_VERSION = 1
 
@@ -32,6 +34,7 @@ _FIGURES = (
     "host_rss_after_bytes",
     "host_rss_peak_bytes",
     "pinned_bytes",
+    "drift_bytes",
 )
 
 
@@ -81,6 +84,8 @@ def report_message(identity: LaneIdentity, state: LaneState, status: WorkerStatu
         cold_starts=status.cold_starts,
         device=status.device,
     )
+    if status.memory is not None:
+        report.memory.CopyFrom(worker_memory_message(status.memory))
     work = _work(state)
     if work is not None:
         report.work.CopyFrom(work)
@@ -89,7 +94,14 @@ def report_message(identity: LaneIdentity, state: LaneState, status: WorkerStatu
 
 def memory_message(record: MemoryRecord) -> generation_pb2.MemoryRecord:
     """The record with every figure that is known."""
-    message = generation_pb2.MemoryRecord(unmeasured_reason=record.unmeasured_reason, device=record.device)
+    message = generation_pb2.MemoryRecord(
+        unmeasured_reason=record.unmeasured_reason,
+        device=record.device,
+        placement=record.placement,
+        predicted_peak_bytes=record.predicted_peak_bytes,
+        phase_peaks=[generation_pb2.PhasePeak(phase=one.phase, peak_bytes=one.peak_bytes) for one in record.phase_peaks],
+        out_of_memory=[generation_pb2.OutOfMemory(phase=one.phase, placement=one.placement) for one in record.out_of_memory],
+    )
     for name in _FIGURES:
         figure = getattr(record, name)
         if figure is not None:
@@ -104,11 +116,49 @@ def memory_message(record: MemoryRecord) -> generation_pb2.MemoryRecord:
     return message
 
 
+def worker_memory_message(memory: WorkerMemory) -> memory_pb2.WorkerMemory:
+    """What admission needs to know of the worker's memory."""
+    limits = memory.limits
+    return memory_pb2.WorkerMemory(
+        limits=memory_pb2.DeviceLimits(
+            gpu=limits.gpu,
+            total_bytes=limits.total_bytes,
+            other_bytes=limits.other_bytes,
+            margin_bytes=limits.margin_bytes,
+            host_bytes=limits.host_bytes,
+            pinned_limit_bytes=limits.pinned_limit_bytes,
+        ),
+        ladders=[
+            memory_pb2.ModelLadder(model=ladder.model, rungs=[_rung_message(rung) for rung in ladder.rungs]) for ladder in memory.ladders
+        ],
+    )
+
+
 def duration_message(seconds: float) -> duration_pb2.Duration:
     """Seconds as a message, to the microsecond."""
     duration = duration_pb2.Duration()
     duration.FromTimedelta(timedelta(seconds=seconds))
     return duration
+
+
+def _rung_message(rung: Rung) -> memory_pb2.Rung:
+    return memory_pb2.Rung(
+        placement=rung.placement,
+        phases=[
+            memory_pb2.PhaseCost(
+                phase=cost.phase,
+                weights_bytes=cost.weights_bytes,
+                fixed=cost.activations.fixed,
+                per_token=cost.activations.per_token,
+                per_pixel=cost.activations.per_pixel,
+                per_frame_pixel=cost.activations.per_frame_pixel,
+                modes=cost.modes,
+            )
+            for cost in rung.phases
+        ],
+        host_bytes=rung.host_bytes,
+        pinned_bytes=rung.pinned_bytes,
+    )
 
 
 def _attempt(reference: pb.Lease | pb.AttemptReference) -> Attempt:
@@ -169,4 +219,5 @@ def _change_message(change: ResidencyChange) -> generation_pb2.ResidencyChange:
         process_replaced=change.process_replaced,
         released_bytes=change.released_bytes,
         loaded_bytes=change.loaded_bytes,
+        from_host=change.from_host,
     )

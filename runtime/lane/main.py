@@ -18,7 +18,7 @@ from runtime.lane.agent import Agent, AgentSettings
 from runtime.lane.config import LaneSettings
 from runtime.lane.convert import LaneIdentity
 from runtime.lane.inspection import SERVICE_NAME, InspectionService
-from runtime.lane.worker import WorkerSettings
+from runtime.lane.work import WorkerSettings
 from runtime.logs import configure_logging
 from runtime.process import stop_event
 from runtime.rpc import OVERALL, GrpcServer, create_channel
@@ -116,4 +116,7 @@ def _worker_settings(settings: LaneSettings, identity: LaneIdentity) -> WorkerSe
         torch_threads=settings.torch_threads,
         cancel_grace_s=settings.cancel_grace_s,
         load_deadline_s=settings.load_deadline_s,
+        memory_budget_bytes=settings.memory_budget_bytes,
+        memory_margin_bytes=settings.memory_margin_bytes,
+        pinned_limit_bytes=settings.pinned_limit_bytes,
     )

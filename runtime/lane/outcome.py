@@ -61,6 +61,7 @@ class ResidencyChange:
         residue_bytes: live tensor bytes after the release, above the least that was ever alive before a load in this process; 0 when they
             are within what the device's libraries may keep.
         process_replaced: the memory did not come back, so a new process loaded the next pipeline.
+        from_host: the loaded model's weights were in host memory already; nothing was read from disk.
     """
 
     loaded_model: str
@@ -71,6 +72,23 @@ class ResidencyChange:
     residue_bytes: int = 0
     release_s: float = 0.0
     process_replaced: bool = False
+    from_host: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhasePeak:
+    """Highest allocated bytes of a phase, weights included. `phase` is a `MemoryPhase`."""
+
+    phase: str
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfMemory:
+    """The memory ran out, in this phase with this placement."""
+
+    phase: str
+    placement: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +98,11 @@ class MemoryRecord:
     Attributes:
         unmeasured_reason: set when nothing could be measured; every figure is then None.
         residency_change: set when a switch preceded the attempt.
+        placement: of the last try; empty when it did not come to one.
+        predicted_peak_bytes: for that placement and this request; 0: not predicted.
+        phase_peaks: of the last try.
+        out_of_memory: every time the memory ran out, oldest first.
+        drift_bytes: live bytes after cleanup above the least seen after an attempt of this process with the same model resident.
     """
 
     measured_at: datetime
@@ -96,6 +119,11 @@ class MemoryRecord:
     pinned_bytes: int | None = None
     cleanup_s: float | None = None
     residency_change: ResidencyChange | None = None
+    placement: str = ""
+    predicted_peak_bytes: int = 0
+    phase_peaks: tuple[PhasePeak, ...] = ()
+    out_of_memory: tuple[OutOfMemory, ...] = ()
+    drift_bytes: int | None = None
 
 
 def unmeasured(reason: str) -> MemoryRecord:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image
 
+    from runtime.fit.cost import ModelLadder
+    from runtime.fit.placement import MemoryPhase, Placement
+    from runtime.lane.memory.port import DeviceMemory
     from runtime.rules.request import GenerationRequest
 
 
@@ -26,12 +29,14 @@ class LoadSettings:
     Attributes:
         profile: `tiny` (random weights made on this machine) or `a10g` (the prepared checkpoints).
         models_dir: folder that holds the model folders; tiny ones are made there when missing.
-        device: torch device, such as `cpu` or `cuda:0`.
+        memory: of the device to work on; weights get there by it only.
+        is_host_poor: weights stay mapped from disk instead of being copied to host memory.
     """
 
     profile: str
     models_dir: Path
-    device: str
+    memory: DeviceMemory
+    is_host_poor: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,9 @@ class RenderJob:
         request: effective request: size and frame count snapped, seed chosen.
         images: RGB pictures by object key, one for every reference in the request, each stretched to the request's width and height
             (bicubic; the aspect ratio is not kept).
+        placement: how the weights shall lie during this render; it may differ from the last one's without a load. What differs in the
+            result is rounding at most.
+        on_phase: called when a phase begins, before it allocates anything.
         on_step: called after each denoising step with (step, steps), step from 1. It raises `RenderCancelled` when the attempt shall end; a
             pipeline lets that pass.
         check: as `on_step`, and tells nothing: called before each block of each network, as one step may take minutes. It costs
@@ -50,6 +58,8 @@ class RenderJob:
 
     request: GenerationRequest
     images: Mapping[str, Image]
+    placement: Placement
+    on_phase: Callable[[MemoryPhase], None]
     on_step: Callable[[int, int], None]
     check: Callable[[], None]
 
@@ -58,18 +68,34 @@ class RenderCancelled(BaseException):
     """Raised out of `on_step` and `check`. A BaseException, so that no `except Exception` in a library swallows it."""
 
 
+class HostWeights(Protocol):
+    """All weights of a model in host memory (or mapped from disk), ready to be placed. They outlive pipelines, so that a model that comes
+    back costs a copy over the bus and not a read from disk."""
+
+    @property
+    def host_bytes(self) -> int:
+        """Held in host memory; 0 for what is mapped from disk."""
+        ...
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Of these, pinned, rounding included."""
+        ...
+
+
 class Pipeline(Protocol):
     """A loaded heavy pipeline. One thread uses it; one exists per process at a time."""
 
     def render(self, job: RenderJob) -> npt.NDArray[np.uint8]:
         """Renders; returns frames as uint8 RGB of shape [num_frames, height, width, 3], of exactly the effective request's size and count.
 
-        The same job gives the same bytes. Raises whatever the model raises; `torch.OutOfMemoryError` is told apart by the caller.
+        The same job gives the same bytes. Raises whatever the model raises; `torch.OutOfMemoryError` is told apart by the caller. However
+        it ends, the device holds no more of it afterwards than before, but for the weights of a placement that keeps them there.
         """
         ...
 
     def weight_bytes(self) -> int:
-        """Bytes of all parameters and buffers it holds, on any device."""
+        """Bytes of all parameters and buffers, each counted once, wherever they lie; 0 after `release`."""
         ...
 
     def release(self) -> None:
@@ -78,12 +104,20 @@ class Pipeline(Protocol):
 
 
 class Catalog(Protocol):
-    """Loads the pipelines of one process."""
+    """Loads the pipelines of one process. A load that fails leaves nothing behind."""
 
     def models(self) -> tuple[str, ...]:
         """Ids of the models it can load."""
         ...
 
-    def load(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> Pipeline:
-        """Loads a model; tells what it is doing by `on_stage` (a short sentence). A failed load leaves nothing behind."""
+    def ladder(self, model: str, settings: LoadSettings) -> ModelLadder:
+        """What each placement of the model costs, from the headers of its files and the traced activations; loads no weights."""
+        ...
+
+    def read(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> HostWeights:
+        """Brings the weights from disk to host memory (or maps them); tells what it is doing by `on_stage` (a short sentence)."""
+        ...
+
+    def assemble(self, model: str, weights: HostWeights, settings: LoadSettings, on_stage: Callable[[str], None]) -> Pipeline:
+        """Makes a pipeline of weights that `read` gave, in this process; may be called again after the pipeline's release."""
         ...

@@ -1,43 +1,23 @@
-"""The one slot for a heavy pipeline: release, verify, load, record. The plan is a pure function; the mechanism carries it out."""
+"""The one slot for a heavy pipeline and the shelf of weights beside it: release, verify, read, assemble, record; the plans are pure."""
 
 from __future__ import annotations
 
 import time
-import traceback
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 
 import structlog
 
 from runtime.lane.child_protocol import Release
-from runtime.lane.device import DeviceMemory, is_out_of_gpu_memory
+from runtime.lane.ladders import Ladders
 from runtime.lane.outcome import ResidencyChange
+from runtime.lane.raised import drop_frames, has_run_out
 from runtime.lane.renderer import Catalog, LoadSettings, Pipeline
+from runtime.lane.residency import Move, Verification, plan_moves
+from runtime.lane.shelf import Shelf
 
 _log = structlog.get_logger()
-
-
-class Move(StrEnum):
-    """One move of a switch."""
-
-    RELEASE = "release"
-    LOAD = "load"
-
-
-def plan_moves(*, resident: str, wanted: str) -> tuple[Move, ...]:
-    """What to do so that `wanted` is resident; never loads beside another. An empty name means none."""
-    if resident == wanted:
-        return ()
-    release = (Move.RELEASE,) if resident else ()
-    load = (Move.LOAD,) if wanted else ()
-    return release + load
-
-
-def is_released(*, residue_bytes: int, allowance_bytes: int, is_alive: bool) -> bool:
-    """Whether a release gave the memory back: nothing holds the pipeline and no more than the allowance is left of it."""
-    return not is_alive and residue_bytes <= allowance_bytes
 
 
 class MemoryNotReturnedError(Exception):
@@ -64,15 +44,6 @@ class LoadError(Exception):
         self.is_out_of_memory = is_out_of_memory
 
 
-def drop_frames(error: BaseException) -> None:
-    """Drops what an exception and those before it hold through their tracebacks; while they do, no tensor of theirs is freed."""
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen.__traceback__ = None
-        seen = seen.__cause__ or seen.__context__
-
-
 @dataclass(slots=True, kw_only=True)
 class _Slot:
     model: str
@@ -87,30 +58,40 @@ class ResidentSet:
     that little leaks add up and are found. A residue within the device's allowance is recorded as 0; one beyond it is recorded whole.
     """
 
-    def __init__(self, catalog: Catalog, settings: LoadSettings, memory: DeviceMemory, on_change: Callable[[str], None]) -> None:
+    def __init__(self, catalog: Catalog, settings: LoadSettings, ladders: Ladders, on_change: Callable[[str], None]) -> None:
         """Starts empty.
 
         Args:
             catalog: loads the pipelines.
-            settings: how.
-            memory: tells whether memory came back.
+            settings: how, and the device's memory, which tells whether it came back.
+            ladders: of the models; they tell what weights take before they are read.
             on_change: called with the resident model, or an empty string, whenever that changes.
         """
         self._catalog = catalog
         self._settings = settings
-        self._memory = memory
+        self._memory = settings.memory
+        self._ladders = ladders
         self._on_change = on_change
+        self._shelf = Shelf(catalog, settings)
         self._slot: _Slot | None = None
         self._floor_bytes: int | None = None
+        self._free_bytes: int | None = None
+        self._load_s = 0.0
 
     @property
     def model(self) -> str:
         """The resident model; empty when none is."""
         return self._slot.model if self._slot is not None else ""
 
-    def ensure(
-        self, model: str, on_stage: Callable[[str], None], released: Release | None = None
-    ) -> tuple[Pipeline, ResidencyChange | None]:
+    @property
+    def pipeline(self) -> Pipeline:
+        """The resident pipeline. Raises RuntimeError when none is."""
+        if self._slot is None:
+            msg = "no pipeline is resident"
+            raise RuntimeError(msg)
+        return self._slot.pipeline
+
+    def ensure(self, model: str, on_stage: Callable[[str], None], released: Release | None = None) -> ResidencyChange | None:
         """Makes a model resident; the change is None when it was already.
 
         Args:
@@ -122,94 +103,144 @@ class ResidentSet:
             MemoryNotReturnedError: nothing was loaded; this process must end.
             LoadError: nothing is resident now.
         """
-        replaced = released is not None
-        for move in plan_moves(resident=self.model, wanted=model):
-            match move:
-                case Move.RELEASE:
-                    on_stage(f"releasing {self.model}")
-                    released = self.release()
-                case Move.LOAD:
-                    load_s = self._load(model, on_stage)
-                    return self._pipeline(), self._change(released, load_s, replaced=replaced)
-        return self._pipeline(), None
+        is_replaced, from_host = released is not None, model in self._shelf
+        moves = plan_moves(resident=self.model, wanted=model, is_at_hand=from_host)
+        if not moves:
+            # A replaced process of a lane that keeps its model warm has loaded it before the attempt comes.
+            return None if released is None else self._change(released, from_host=False, process_replaced=True)
+        if Move.RELEASE in moves:
+            on_stage(f"releasing {self.model}")
+            released = self.release()
+        self._lower_floor()
+        started_s = time.monotonic()
+        if Move.READ in moves:
+            self._guarded(model, lambda: self._shelf.read(self._ladders.weights_of(model), on_stage))
+        self._guarded(model, lambda: self._assemble(model, on_stage))
+        self._on_change(model)
+        self._load_s = time.monotonic() - started_s
+        return self._change(released, from_host=from_host, process_replaced=is_replaced)
 
     def release(self) -> Release | None:
-        """Releases what is resident and verifies it; None when nothing was.
+        """Releases what is resident and verifies it; None when nothing was. The weights stay on the shelf.
 
         Raises:
             MemoryNotReturnedError: it did not come back.
         """
-        slot, self._slot = self._slot, None
-        if slot is None:
+        if self._slot is None:
             return None
         self._on_change("")
+        return self._release()
+
+    def renew(self, on_stage: Callable[[str], None]) -> None:
+        """After the memory ran out: if more is alive than before a load, the pipeline is released, which is verified, and made anew.
+
+        Raises:
+            MemoryNotReturnedError: it did not come back; nothing is resident.
+            LoadError: nothing is resident now.
+        """
+        if self._slot is None or self._residue_bytes() <= self._memory.residue_allowance_bytes:
+            return
+        model = self._slot.model
+        try:
+            self._release()
+            self._guarded(model, lambda: self._assemble(model, on_stage))
+        except BaseException:
+            self._on_change("")
+            raise
+
+    def close(self) -> None:
+        """Releases what is resident and drops all weights. Raises MemoryNotReturnedError."""
+        try:
+            self.release()
+        finally:
+            self._shelf.clear()
+
+    def _release(self) -> Release:
+        slot, self._slot = self._slot, None
+        if slot is None:
+            msg = "no pipeline is resident"
+            raise RuntimeError(msg)
         started_s = time.monotonic()
         watch = weakref.ref(slot.pipeline)
         has_failed = _has_failed_to_release(slot.pipeline)
         model, weight_bytes = slot.model, slot.weight_bytes
         del slot
         residue_bytes = self._residue_bytes()
-        is_back = is_released(
-            residue_bytes=residue_bytes,
-            allowance_bytes=self._memory.residue_allowance_bytes,
+        found = Verification(
             is_alive=has_failed or watch() is not None,
+            residue_bytes=residue_bytes,
+            residue_allowance_bytes=self._memory.residue_allowance_bytes,
+            shortfall_bytes=self._shortfall_bytes(),
+            shortfall_allowance_bytes=self._memory.limits().margin_bytes,
         )
         released = Release(
             model=model,
             weight_bytes=weight_bytes,
-            # What is within the allowance belongs to the libraries, not to the released pipeline.
-            residue_bytes=0 if is_back else residue_bytes,
+            residue_bytes=found.recorded_bytes,
             release_s=time.monotonic() - started_s,
         )
-        if not is_back:
+        if not found.is_back:
+            _log.warning("release_not_verified", model=model, reason=found.reason)
             raise MemoryNotReturnedError(released)
         return released
 
-    def _load(self, model: str, on_stage: Callable[[str], None]) -> float:
-        """Loads into the empty slot; returns how long it took, in seconds."""
-        self._lower_floor()
-        started_s = time.monotonic()
+    def _assemble(self, model: str, on_stage: Callable[[str], None]) -> None:
+        pipeline = self._catalog.assemble(model, self._shelf[model], self._settings_of(model), on_stage)
+        self._slot = _Slot(model=model, pipeline=pipeline, weight_bytes=pipeline.weight_bytes())
+
+    def _settings_of(self, model: str) -> LoadSettings:
+        return replace(self._settings, is_host_poor=self._shelf.is_mapped(model))
+
+    def _guarded(self, model: str, work: Callable[[], None]) -> None:
+        """Does a part of a load; when it fails, nothing of the model is left, not even on the shelf: it may be what is wrong.
+
+        Raises:
+            LoadError: with the reason.
+        """
         try:
-            pipeline = self._catalog.load(model, self._settings, on_stage)
+            work()
         except Exception as error:
-            reason, is_out_of_memory = f"{type(error).__name__}: {error}", is_out_of_gpu_memory(error)
+            reason, is_out_of_memory = f"{type(error).__name__}: {error}", has_run_out(error)
             drop_frames(error)
         else:
-            self._slot = _Slot(model=model, pipeline=pipeline, weight_bytes=pipeline.weight_bytes())
-            self._on_change(model)
-            return time.monotonic() - started_s
+            return
         # Only here is the error, whose frames hold what was loaded so far, gone.
+        self._shelf.drop(model)
         is_clean = self._residue_bytes() <= self._memory.residue_allowance_bytes
         raise LoadError(reason, is_clean=is_clean, is_out_of_memory=is_out_of_memory)
 
     def _lower_floor(self) -> None:
         """Measures before a load; the floor never rises, or a leak below the allowance would pass at every switch."""
         self._memory.cleanup()
-        live_bytes = self._memory.live_tensor_bytes()
+        live_bytes = self._memory.live_bytes()
         self._floor_bytes = live_bytes if self._floor_bytes is None else min(self._floor_bytes, live_bytes)
+        if self._free_bytes is None:
+            self._free_bytes = self._memory.figures().driver_free_bytes
 
     def _residue_bytes(self) -> int:
         """What is alive above the floor now, after cleanup."""
         self._memory.cleanup()
-        return max(0, self._memory.live_tensor_bytes() - (self._floor_bytes or 0))
+        return max(0, self._memory.live_bytes() - (self._floor_bytes or 0))
 
-    def _pipeline(self) -> Pipeline:
-        if self._slot is None:
-            msg = "no pipeline is resident"
-            raise RuntimeError(msg)
-        return self._slot.pipeline
+    def _shortfall_bytes(self) -> int:
+        """By how much less the driver has free than before the first load; 0 where it does not tell."""
+        free_bytes = self._memory.figures().driver_free_bytes
+        if free_bytes is None or self._free_bytes is None:
+            return 0
+        return max(0, self._free_bytes - free_bytes)
 
-    def _change(self, released: Release | None, load_s: float, *, replaced: bool) -> ResidencyChange:
+    def _change(self, released: Release | None, *, from_host: bool, process_replaced: bool) -> ResidencyChange:
         slot = self._slot
         return ResidencyChange(
             loaded_model=self.model,
             loaded_bytes=slot.weight_bytes if slot is not None else 0,
-            load_s=load_s,
+            load_s=self._load_s,
             released_model=released.model if released is not None else "",
             released_bytes=released.weight_bytes if released is not None else 0,
             residue_bytes=released.residue_bytes if released is not None else 0,
             release_s=released.release_s if released is not None else 0.0,
-            process_replaced=replaced,
+            process_replaced=process_replaced,
+            from_host=from_host,
         )
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, assert_never
 
 import structlog
@@ -30,8 +29,9 @@ from runtime.lane.child_protocol import (
     Start,
     Started,
 )
-from runtime.lane.outcome import Failure, FailureCode, Outcome, Phase, unmeasured
+from runtime.lane.outcome import Failure, FailureCode, Outcome, OutOfMemory, Phase, unmeasured
 from runtime.lane.state import Attempt, StopReason, stop_failure
+from runtime.lane.work import Order, WorkerSettings, WorkerStatus
 
 _log = structlog.get_logger()
 
@@ -47,64 +47,6 @@ _SHUTDOWN_GRACE_S = 3.0
 """When the lane stops, its supervisor waits: the process is killed soon after it was asked."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSettings:
-    """What the pipeline's process is for and how long things may take.
-
-    Attributes:
-        name: the lane's id, for log lines.
-        warm_model: loaded at every start and kept; empty for a pool, which loads on demand.
-        torch_threads: 0: one per core.
-        cancel_grace_s: a process that did not end a cancelled attempt by then is killed.
-        load_deadline_s: a process that is not ready by then is killed.
-    """
-
-    name: str
-    catalog: str
-    profile: str
-    models_dir: Path
-    device: str
-    object_store_url: str
-    warm_model: str = ""
-    torch_threads: int = 0
-    cancel_grace_s: float = 10.0
-    load_deadline_s: float = 1800.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerStatus:
-    """What can be said of the process now.
-
-    Attributes:
-        warm: the model to keep is loaded and verified; for a pool, the process is up.
-        reason: why it is not warm or not healthy; a sentence for operators.
-        pid: 0 when none runs.
-        cold_starts: processes started, the first included.
-    """
-
-    warm: bool = False
-    healthy: bool = True
-    reason: str = "the pipeline's process starts"
-    resident_model: str = ""
-    device: str = ""
-    pid: int = 0
-    cold_starts: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """An attempt to work on.
-
-    Attributes:
-        deadline_s: it may take this long from now on.
-    """
-
-    attempt: Attempt
-    parameters: Mapping[str, object]
-    artifact_prefix: str
-    deadline_s: float
-
-
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Current:
     """The attempt in work.
@@ -112,6 +54,7 @@ class _Current:
     Attributes:
         sent_to: the process that has it; None while none does.
         released: set once a process asked to be replaced.
+        out_of_memory: what had happened to the attempt by then.
         is_killed: the agent killed the process because of this attempt.
     """
 
@@ -122,6 +65,7 @@ class _Current:
     sent_to: ChildProcess | None = None
     phase: Phase = Phase.LOADING
     released: Release | None = None
+    out_of_memory: tuple[OutOfMemory, ...] = ()
     stop: StopReason | None = None
     is_killed: bool = False
 
@@ -218,7 +162,7 @@ class Worker:
         settings = self._settings
         self._update(cold_starts=self._status.cold_starts + 1)
         try:
-            environment = child_environment(os.environ, torch_threads=settings.torch_threads)
+            environment = child_environment(os.environ, device=settings.device, torch_threads=settings.torch_threads)
             child = await ChildProcess.start(name=settings.name, environment=environment)
         except OSError as error:
             return error
@@ -256,7 +200,10 @@ class Worker:
                 attempt=order.attempt,
                 parameters=dict(order.parameters),
                 artifact_prefix=order.artifact_prefix,
+                placement=order.placement,
+                predicted_peak_bytes=order.predicted_peak_bytes,
                 released=current.released,
+                out_of_memory=current.out_of_memory,
             )
         )
 
@@ -264,7 +211,7 @@ class Worker:
         match event:
             case Started():
                 self._failure = ""
-                self._update(device=event.device, **self._warmth(""))
+                self._update(device=event.device, memory=event.memory, **self._warmth(""))
             case ResidentChanged():
                 self._update(resident_model=event.model, **self._warmth(event.model))
             case LoadFailed():
@@ -279,6 +226,7 @@ class Worker:
                 self._leave()
                 if self._current is not None:
                     self._current.released = event.released
+                    self._current.out_of_memory = event.out_of_memory
                     _log.warning("memory_not_returned", model=event.released.model, residue_bytes=event.released.residue_bytes)
             case _:
                 assert_never(event)
@@ -391,4 +339,7 @@ def _start_of(settings: WorkerSettings) -> Start:
         device=settings.device,
         object_store_url=settings.object_store_url,
         warm_model=settings.warm_model,
+        memory_budget_bytes=settings.memory_budget_bytes,
+        memory_margin_bytes=settings.memory_margin_bytes,
+        pinned_limit_bytes=settings.pinned_limit_bytes,
     )

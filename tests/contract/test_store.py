@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from admission.core.lanes import KnownLane, ModelPolicy
+from admission.core.learned import Learned, Place, Rate
 from admission.core.tasks import Event, LaneId, LaneMode, Model, Task, TaskId, TaskState
 from admission.store.port import Batch, EventQuery, Retention, Session, StaleEpochError, Store, StoreUnavailableError, TaskPage, TaskQuery
 from tests.contract.stored import events, fill, ids
@@ -60,6 +61,14 @@ async def test_every_field_comes_back_when_policies_are_read(store: Store, polic
     epoch = await store.claim_epoch()
     await store.write(epoch, Batch(policies=[policy]))
     assert policy in await store.policies()
+
+
+@examples
+@given(learned=make.learned())
+async def test_every_field_comes_back_when_what_was_learned_is_read(store: Store, learned: Learned) -> None:
+    epoch = await store.claim_epoch()
+    await store.write(epoch, Batch(learned=[learned]))
+    assert learned in await store.learned()
 
 
 async def test_times_come_back_as_utc_when_they_were_given_in_another_zone(store: Store) -> None:
@@ -120,6 +129,24 @@ async def test_a_lane_is_replaced_when_it_is_written_again(store: Store) -> None
     pool = make_known_lane("b", mode=LaneMode.DEGRADED_SHARED, models=(Model("anisora"), Model("phr00t")))
     await store.write(epoch, Batch(lanes=[pool]))
     assert await store.lanes() == (make_known_lane("a"), pool)
+
+
+async def test_what_was_learned_is_replaced_when_it_is_written_again(store: Store) -> None:
+    epoch = await store.claim_epoch()
+    here, there = Place("A10G", Model("anisora"), "streamed"), Place("", Model("anisora"), "")
+    rate = Rate(seconds_per_token=0.1, largest_tokens=10, largest_seconds_per_token=0.2)
+    await store.write(epoch, Batch(learned=[Learned(place=here, corrections={"denoise": 1.1}), Learned(place=there)]))
+    await store.write(epoch, Batch(learned=[Learned(place=here, corrections={"decode": 1.5}, rate=rate)]))
+    # By place.
+    assert await store.learned() == (Learned(place=there), Learned(place=here, corrections={"decode": 1.5}, rate=rate))
+
+
+async def test_nothing_is_learned_when_the_epoch_is_over(store: Store) -> None:
+    stale = await store.claim_epoch()
+    await store.claim_epoch()
+    with pytest.raises(StaleEpochError):
+        await store.write(stale, Batch(learned=[Learned(place=Place("", Model("anisora"), ""))]))
+    assert await store.learned() == ()
 
 
 async def test_a_lane_is_gone_and_its_events_stay_when_it_is_forgotten(store: Store) -> None:
@@ -311,6 +338,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "lanes": lambda store: store.lanes(),
     "task": lambda store: store.task(TaskId("task-1")),
     "page": lambda store: store.page(TaskQuery()),
+    "learned": lambda store: store.learned(),
     "policies": lambda store: store.policies(),
     "task_of_request": lambda store: store.task_of_request("session-1", "key"),
     "events": lambda store: store.events(EventQuery()),

@@ -18,6 +18,7 @@ from warmlane.generation.v1.generation_pb2 import Failure, GenerationRequest
 
 from runtime.errors import ErrorCode, ServiceError
 from runtime.rpc import GrpcServer
+from runtime.rules.catalogue import MODELS
 from runtime.rules.request import Violation
 
 CREATED_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -144,6 +145,12 @@ class _Admission(admission_service_pb2_grpc.AdmissionServiceServicer):
         tasks.sort(key=lambda task: task.created_at.ToNanoseconds(), reverse=True)
         first = (request.page - 1) * request.page_size
         return admission_pb2.ListTasksResponse(tasks=tasks[first : first + request.page_size], total=len(tasks))
+
+    async def ListModels(self, _request: admission_pb2.ListModelsRequest, _context: object) -> admission_pb2.ListModelsResponse:  # noqa: N802
+        self._double.check_refusal()
+        size = admission_pb2.SizeLimit(width=480, height=832, max_num_frames=81, placement="streamed", predicted_peak_bytes=20 * 1024**3)
+        limits = admission_pb2.ModelLimits(gpus=["NVIDIA A10G"], sizes=[size])
+        return admission_pb2.ListModelsResponse(models=[admission_pb2.Model(id=model, limits=limits) for model in MODELS])
 
     async def CancelTask(self, request: admission_pb2.CancelTaskRequest, _context: object) -> admission_pb2.CancelTaskResponse:  # noqa: N802
         task = self._double.find(request.task_id)

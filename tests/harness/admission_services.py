@@ -17,7 +17,7 @@ from warmlane.admission.v1 import operator_service_pb2, task_pb2
 from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceStub
 from warmlane.admission.v1.operator_service_pb2_grpc import OperatorServiceStub
 from warmlane.generation.v1 import generation_pb2
-from warmlane.lane.v1 import dispatch_service_pb2
+from warmlane.lane.v1 import dispatch_service_pb2, memory_pb2
 from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 
 from admission.engine import Engine
@@ -91,9 +91,12 @@ async def admission_stack(folder: Path, *, stream_life_s: float = STREAM_LIFE_S)
 class Lane:
     """A lane of anisora, as far as admission sees one."""
 
-    def __init__(self, call: Call, *, lane_id: str = "lane-anisora", boot_id: str = "boot-1") -> None:
-        """Speaks over this stream."""
+    def __init__(
+        self, call: Call, *, lane_id: str = "lane-anisora", boot_id: str = "boot-1", memory: memory_pb2.WorkerMemory | None = None
+    ) -> None:
+        """Speaks over this stream; it has said nothing of its memory unless that is given."""
         self.call = call
+        self._memory = memory
         self._lane_id = lane_id
         self._boot_id = boot_id
         self._seen = 0
@@ -111,6 +114,7 @@ class Lane:
             healthy=True,
             resident_model="anisora",
             work=work,
+            memory=self._memory,
         )
         await self.call.write(dispatch_service_pb2.AttachRequest(report=report))
 
@@ -124,9 +128,9 @@ class Lane:
                 return answer.desired
 
 
-def attached(stack: Stack) -> Lane:
+def attached(stack: Stack, *, memory: memory_pb2.WorkerMemory | None = None) -> Lane:
     """A lane that opened its stream and has said nothing yet."""
-    return Lane(DispatchServiceStub(stack.channel).Attach(timeout=60))
+    return Lane(DispatchServiceStub(stack.channel).Attach(timeout=60), memory=memory)
 
 
 def submission(owner: str = "") -> pb.SubmitTaskRequest:
@@ -154,16 +158,22 @@ async def degraded_depth_is(stack: Stack, depth: int) -> bool:
     return (await stack.snapshot()).degraded.depth == depth
 
 
-async def ready_lane(stack: Stack) -> Lane:
+async def ready_lane(stack: Stack, *, memory: memory_pb2.WorkerMemory | None = None) -> Lane:
     """A lane that can be given work."""
-    lane = attached(stack)
+    lane = attached(stack, memory=memory)
     await lane.report()
     await lane.wish(lambda desired: True)
     return lane
 
 
-async def render(stack: Stack, lane: Lane, lease: dispatch_service_pb2.Lease, content: bytes) -> None:
-    """Stores the files and says so."""
+async def render(
+    stack: Stack,
+    lane: Lane,
+    lease: dispatch_service_pb2.Lease,
+    content: bytes,
+    record: generation_pb2.MemoryRecord | None = None,
+) -> None:
+    """Stores the files and says so, with this memory record."""
     keys = {name: f"{lease.artifact_prefix}{name}" for name in ("video.mp4", "preview.jpg")}
     for key in keys.values():
         await obstore.put_async(stack.objects, key, content)
@@ -178,7 +188,8 @@ async def render(stack: Stack, lane: Lane, lease: dispatch_service_pb2.Lease, co
         num_frames=lease.request.num_frames,
         fps=lease.request.fps,
     )
-    outcome = dispatch_service_pb2.Outcome(result=result, memory=generation_pb2.MemoryRecord(device="cpu", host_rss_after_bytes=1))
+    record = record or generation_pb2.MemoryRecord(device="cpu", host_rss_after_bytes=1)
+    outcome = dispatch_service_pb2.Outcome(result=result, memory=record)
     await lane.report(
         dispatch_service_pb2.Work(
             task_id=lease.task_id,

@@ -10,11 +10,14 @@ from admission.core.commands import (
     Command,
     ForgetLane,
     PersistLane,
+    PersistLearned,
     PersistPolicy,
     PersistTask,
     Record,
+    Refusal,
     ReplyAccepted,
     ReplyOverloaded,
+    ReplyRefused,
     SendWish,
 )
 from admission.core.events import (
@@ -27,11 +30,15 @@ from admission.core.events import (
     TaskSubmitted,
     TimePassed,
 )
+from admission.core.fit import FitRules
 from admission.core.lanes import KnownLane, LaneSpec, Lease, ModelPolicy, Outcome, Report, Wish, Work
+from admission.core.learned import Learned, Place
 from admission.core.limits import Limits
 from admission.core.queue import QueueState
 from admission.core.tasks import TERMINAL, Event, Failure, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, Task, TaskId, TaskState
 from admission.core.time import Now
+from runtime.fit.cost import WorkerMemory
+from tests.harness.memory import parameters, tokens_of
 
 ANISORA, PHR00T = Model("anisora"), Model("phr00t")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -64,10 +71,13 @@ def failed(failure: Failure) -> Outcome:
 class World:
     """A core, a clock and what was told to everyone. Every event is followed by a check of the invariants."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, fit_rules: FitRules | None = None) -> None:
         """Empty, at START."""
         self.elapsed_s = 0.0
-        self.core = QueueState(limits or Limits(), [ANISORA, PHR00T], self.now())
+        self.fit_rules = fit_rules
+        self.core = QueueState(limits or Limits(), [ANISORA, PHR00T], self.now(), fit_rules)
+        self.refused: dict[TaskId, Refusal] = {}
+        self.learned: dict[Place, Learned] = {}
         self.stored: dict[TaskId, Task] = {}
         self.accepted: list[TaskId] = []
         self.overloaded: dict[TaskId, ReplyOverloaded] = {}
@@ -102,8 +112,10 @@ class World:
             self.handle(TimePassed())
         self.elapsed_s = end
 
-    def submit(self, model: Model = ANISORA, owner: str = "owner", waited_s: float = 0.0) -> TaskId:
-        """A new request."""
+    def submit(
+        self, model: Model = ANISORA, owner: str = "owner", waited_s: float = 0.0, size: tuple[int, int, int] | None = None
+    ) -> TaskId:
+        """A new request; without width, height and frames it fits everywhere and is of 1000 tokens."""
         self._submitted += 1
         task_id = TaskId(f"task-{self._submitted}")
         now = self.now()
@@ -114,8 +126,8 @@ class World:
                     owner=owner,
                     model=model,
                     mode="t2v",
-                    parameters={},
-                    tokens=1000,
+                    parameters={} if size is None else parameters(*size),
+                    tokens=1000 if size is None else tokens_of(parameters(*size)),
                     state=TaskState.HELD,
                     created_at=now.utc,
                     updated_at=now.utc,
@@ -133,14 +145,22 @@ class World:
         """The caller hangs up."""
         self.handle(CallerLeft(task_id=task_id))
 
-    def attach(self, lane_id: str, *models: Model, pool: bool = False, boot: str = "boot-1", work: Work | None = None) -> LaneId:
+    def attach(
+        self,
+        lane_id: str,
+        *models: Model,
+        pool: bool = False,
+        boot: str = "boot-1",
+        work: Work | None = None,
+        memory: WorkerMemory | None = None,
+    ) -> LaneId:
         """A warm lane opens a new stream and reports."""
         lane = LaneId(lane_id)
         self._sessions += 1
         self._session_of[lane] = self._sessions
         mode = LaneMode.DEGRADED_SHARED if pool else LaneMode.DEDICATED
         report = Report(
-            spec=LaneSpec(lane_id=lane, mode=mode, models=models),
+            spec=LaneSpec(lane_id=lane, mode=mode, models=models, memory=memory),
             boot_id=boot,
             session=self._sessions,
             seen_sequence=0,
@@ -183,10 +203,10 @@ class World:
         unfinished = sorted(
             (task for task in self.stored.values() if task.state not in TERMINAL or task.is_withdrawn), key=lambda task: task.created_at
         )
-        self.core = QueueState(limits, [ANISORA, PHR00T], self.now())
+        self.core = QueueState(limits, [ANISORA, PHR00T], self.now(), self.fit_rules)
         self.wishes = {}
         known = [self.lanes.get(spec.lane_id, KnownLane(spec=spec)) for spec in lanes]
-        for command in self.core.restore(unfinished, known, self.now(), self.policies.values()):
+        for command in self.core.restore(unfinished, known, self.now(), self.policies.values(), self.learned.values()):
             self._take(command)
         self.check()
 
@@ -243,22 +263,14 @@ class World:
             left = {TaskState.QUEUED: lambda task: task.tokens * 100, TaskState.LEASED: lambda task: task.tokens * (100 - task.progress)}
             assert backlog.work == sum(left[task.state](task) for task in tasks if task.state in left)
         assert set(state.not_served_at_s) == set(queued)
+        assert set(state.unfit_since_s) <= set(queued)
         lost = [task_id for task_id, task in self.stored.items() if task.state not in TERMINAL and task_id not in state.tasks]
         assert not lost, "an accepted task is never lost"
 
     def _take(self, command: Command) -> None:
         match command:
             case PersistTask(task=task):
-                before = self.stored.get(task.task_id)
-                ended = before is not None and before.state in TERMINAL
-                assert not ended or before == replace(task, is_withdrawn=True), "terminal states do not change"
-                if task.state is TaskState.DONE:
-                    assert task.result is not None
-                    assert task.result.video_key == f"results/{task.task_id}/{task.attempt}/video.mp4", (
-                        "only the current attempt's result is committed"
-                    )
-                    self.commits.append((task.task_id, task.attempt))
-                self.stored[task.task_id] = task
+                self._store(task)
             case ReplyAccepted(task=task):
                 assert task.task_id in self.stored, "persist before reply"
                 assert task.task_id not in self.accepted, "one answer"
@@ -266,6 +278,12 @@ class World:
             case ReplyOverloaded(task_id=task_id):
                 assert task_id not in self.overloaded, "one answer"
                 self.overloaded[task_id] = command
+            case ReplyRefused(task_id=task_id, refusal=refusal):
+                assert task_id not in self.refused, "one answer"
+                assert task_id not in self.core.state.tasks, "nothing of it is kept"
+                self.refused[task_id] = refusal
+            case PersistLearned(learned=learned):
+                self.learned[learned.place] = learned
             case Record(event=event):
                 self.events.append((event.event_type, event.reason))
                 self.kept.append(event)
@@ -283,3 +301,15 @@ class World:
                 self.wishes[lane_id] = wish
             case _:
                 pass
+
+    def _store(self, task: Task) -> None:
+        before = self.stored.get(task.task_id)
+        ended = before is not None and before.state in TERMINAL
+        assert not ended or before == replace(task, is_withdrawn=True), "terminal states do not change"
+        if task.state is TaskState.DONE:
+            assert task.result is not None
+            assert task.result.video_key == f"results/{task.task_id}/{task.attempt}/video.mp4", (
+                "only the current attempt's result is committed"
+            )
+            self.commits.append((task.task_id, task.attempt))
+        self.stored[task.task_id] = task

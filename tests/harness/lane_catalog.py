@@ -17,7 +17,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from runtime.lane.renderer import LoadSettings, Pipeline, RenderCancelled, RenderJob
+from runtime.fit.cost import ModelLadder
+from runtime.fit.placement import MemoryPhase
+from runtime.lane.renderer import HostWeights, LoadSettings, Pipeline, RenderCancelled, RenderJob
+from tests.harness.lane_memory import FakeWeights, flat_ladder
+
+_WEIGHT_BYTES = 1000
 
 _leaked: list[object] = []
 
@@ -34,6 +39,8 @@ class NumpyPipeline:
         """Takes four steps, then gives noise that the seed decides."""
         request = job.request
         behaviour = getattr(self, "_" + request.prompt.replace(" ", "_"), None)
+        job.on_phase(MemoryPhase.TEXT)
+        job.on_phase(MemoryPhase.DENOISE)
         if request.prompt != "hangs at once":
             job.on_step(1, 4)
         if behaviour is not None:
@@ -42,13 +49,14 @@ class NumpyPipeline:
             self._takes(job, float(request.prompt.removeprefix("takes ")))
         for step in range(2, 5):
             job.on_step(step, 4)
+        job.on_phase(MemoryPhase.DECODE)
         generator = np.random.default_rng(request.seed)
         block = generator.integers(0, 256, (request.num_frames, request.height // 16, request.width // 16, 3), dtype=np.uint8)
         return block.repeat(16, axis=1).repeat(16, axis=2)
 
     def weight_bytes(self) -> int:
         """A made-up figure."""
-        return 1000
+        return _WEIGHT_BYTES
 
     def release(self) -> None:
         """Nothing to drop."""
@@ -104,12 +112,20 @@ class NumpyCatalog:
         """The real names."""
         return ("anisora", "phr00t")
 
-    def load(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> Pipeline:
+    def ladder(self, model: str, settings: LoadSettings) -> ModelLadder:
+        """Everything fits everywhere."""
+        return flat_ladder(model, host_bytes=_WEIGHT_BYTES)
+
+    def read(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> HostWeights:
         """At once."""
-        on_stage(f"loading {model}")
+        on_stage(f"reading {model}")
         if (settings.models_dir / "broken").exists():
             msg = "the weights are broken"
             raise RuntimeError(msg)
+        return FakeWeights(host_bytes=_WEIGHT_BYTES)
+
+    def assemble(self, model: str, weights: HostWeights, settings: LoadSettings, on_stage: Callable[[str], None]) -> Pipeline:
+        """At once."""
         return NumpyPipeline(model, settings.models_dir)
 
 

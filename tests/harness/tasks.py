@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from admission.core.lanes import KnownLane, LaneSpec, ModelPolicy
+from admission.core.learned import Learned, Place, Rate
 from admission.core.tasks import (
     Event,
     Failure,
@@ -23,6 +24,8 @@ from admission.core.tasks import (
     TaskId,
     TaskState,
 )
+from runtime.fit.cost import Activations, DeviceLimits, ModelLadder, PhaseCost, Rung, WorkerMemory
+from runtime.fit.placement import MemoryPhase
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 """The time at which tests begin; FakeClock starts there too."""
@@ -182,8 +185,39 @@ def lanes() -> st.SearchStrategy[KnownLane]:
         mode=st.sampled_from(LaneMode),
         models=st.lists(texts().map(Model), max_size=3).map(tuple),
         device=texts(),
+        memory=st.none() | memories(),
     )
-    return st.builds(KnownLane, spec=specs, is_drained=st.booleans())
+    some = st.lists(st.tuples(texts().map(Model), texts()), min_size=1, max_size=3).map(tuple)
+    retired = st.fixed_dictionaries({"retired": some, "retired_boot": texts()})
+    return st.builds(
+        lambda spec, is_drained, out_of_use: KnownLane(spec=spec, is_drained=is_drained, **out_of_use),
+        specs,
+        st.booleans(),
+        st.just({}) | retired,
+    )
+
+
+def memories() -> st.SearchStrategy[WorkerMemory]:
+    """What a lane measured, with any values."""
+    size = st.integers(min_value=0, max_value=2**53)
+    slope = st.floats(min_value=0, max_value=1e12)
+    activations = st.builds(Activations, fixed=slope, per_token=slope, per_pixel=slope, per_frame_pixel=slope)
+    modes = st.lists(texts(), max_size=2).map(tuple)
+    phases = st.builds(PhaseCost, phase=st.sampled_from(MemoryPhase), weights_bytes=size, activations=activations, modes=modes)
+    rungs = st.builds(Rung, placement=texts(), phases=st.lists(phases, max_size=2).map(tuple), host_bytes=size, pinned_bytes=size)
+    ladders = st.builds(ModelLadder, model=texts(), rungs=st.lists(rungs, max_size=2).map(tuple))
+    limits = st.builds(
+        DeviceLimits, gpu=texts(), total_bytes=size, other_bytes=size, margin_bytes=size, host_bytes=size, pinned_limit_bytes=size
+    )
+    return st.builds(WorkerMemory, limits=limits, ladders=st.lists(ladders, max_size=2).map(tuple))
+
+
+def learned() -> st.SearchStrategy[Learned]:
+    """What attempts taught, with any values."""
+    number = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
+    rates = st.builds(Rate, seconds_per_token=number, largest_tokens=st.integers(0, 2**53), largest_seconds_per_token=number)
+    places = st.builds(Place, gpu=texts(), model=texts().map(Model), placement=texts())
+    return st.builds(Learned, place=places, corrections=st.dictionaries(texts(), number, max_size=3), rate=st.none() | rates)
 
 
 def policies() -> st.SearchStrategy[ModelPolicy]:

@@ -133,8 +133,30 @@ async def test_models_lists_the_rule_set_when_asked(bridge: BridgeUnderTest, pre
         "default_mode",
         "fixed_parameters",
         "parameters_schema",
+        "limits",
     }
     assert models["anisora"]["parameters_schema"]["properties"]["steps"]["const"] == 8
+    assert models["anisora"]["limits"] == {
+        "gpus": ["NVIDIA A10G"],
+        "sizes": [
+            {
+                "width": 480,
+                "height": 832,
+                "max_num_frames": 81,
+                "placement": "streamed",
+                "predicted_peak_bytes": 20 * 1024**3,
+                "predicted_seconds": None,
+            }
+        ],
+    }
+
+
+async def test_models_have_no_limits_when_admission_does_not_answer(bridge: BridgeUnderTest) -> None:
+    headers = bridge.add_session()
+    bridge.admission.refusal = ServiceError(code=ErrorCode.SERVICE_UNAVAILABLE, message="Not now.")
+    reply = await bridge.http.get("/models", headers=headers)
+    assert reply.status_code == 200
+    assert [model["limits"] for model in reply.json()["models"]] == [None, None]
 
 
 @PREFIXES

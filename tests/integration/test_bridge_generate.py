@@ -194,7 +194,7 @@ async def test_large_body_is_accepted_when_it_is_within_the_limit(tmp_path: Path
             503,
             {"cause": "depth", "depth": 25, "max_depth": 25, "waited_seconds": 0.0, "max_wait_seconds": 30.0},
         ),
-        (ServiceError(code=ErrorCode.VRAM_EXCEEDED, message="Too large.", metadata={"num_frames": "49"}), 422, {"num_frames": "49"}),
+        (ServiceError(code=ErrorCode.VRAM_EXCEEDED, message="Too large.", metadata={"max_num_frames": "49"}), 422, {"max_num_frames": 49}),
         (
             ServiceError(code=ErrorCode.VALIDATION_ERROR, message="Wrong.", violations=(Violation(field="fps", message="must be 16"),)),
             422,

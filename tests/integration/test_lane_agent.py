@@ -14,12 +14,13 @@ from pathlib import Path
 import av
 import psutil
 import pytest
+import structlog.testing
 from warmlane.lane.v1 import dispatch_service_pb2 as pb
 from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 
 from runtime.lane.agent import Agent, AgentSettings
 from runtime.lane.convert import LaneIdentity
-from runtime.lane.worker import WorkerSettings
+from runtime.lane.work import WorkerSettings
 from runtime.rpc import create_channel
 from runtime.rules.check import check_request
 from runtime.rules.effective import effective
@@ -125,11 +126,33 @@ async def test_files_are_stored_and_the_outcome_is_reported_when_a_lease_is_rend
     assert (lane.objects / outcome.result.preview_key).read_bytes().startswith(b"\xff\xd8\xff")
     assert outcome.memory.unmeasured_reason == ""
     assert outcome.memory.host_rss_after_bytes > 0
-    assert not outcome.memory.HasField("allocated_bytes")
+    assert outcome.memory.placement == "resident_all"
     assert outcome.render_duration.ToMicroseconds() > 0
     progress = [report.work.progress for report in lane.admission.reports if report.work.task_id == "a"]
     assert progress == sorted(progress)
     assert progress[-1] == 100
+
+
+async def test_limits_and_ladders_are_reported_when_the_process_is_up(tmp_path: Path) -> None:
+    async with running_lane(tmp_path, dedicated=False) as lane:
+        report = await lane.admission.until(lambda report: report.HasField("memory"))
+    assert report.memory.limits.gpu == "cpu"
+    assert report.memory.limits.total_bytes > 0
+    assert [ladder.model for ladder in report.memory.ladders] == ["anisora", "phr00t"]
+    assert report.memory.ladders[0].rungs[0].placement == "resident_all"
+
+
+async def test_the_ordered_placement_is_used_and_recorded_when_the_lease_names_one(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with running_lane(tmp_path) as lane:
+            await lane.ready()
+            ordered = lease("renders")
+            ordered.placement, ordered.predicted_peak_bytes = "streamed", 5000
+            lane.admission.wish(ordered)
+            outcome = await lane.admission.until_ended("a")
+    assert (outcome.memory.placement, outcome.memory.predicted_peak_bytes) == ("streamed", 5000)
+    (line,) = [line for line in lines if line["event"] == "memory_record"]
+    assert (line["placement"], line["drift_bytes"], line["task"]) == ("streamed", 0, "a")
 
 
 async def test_the_same_request_gives_the_same_bytes_when_rendered_twice(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from admission.engine import Engine
 from admission.store.port import StaleEpochError, StoreUnavailableError
 from runtime.clock import Reading
 from tests.simulation.disk import ModelStore
+from tests.simulation.fitting import FIT_RULES
 from tests.simulation.invariants import CoreWatch
 from tests.simulation.loop import Loop, Process, in_ticks
 
@@ -81,6 +82,7 @@ class Admission:
             clock=self.clock,
             objects=cast("Any", self._world.objects),
             limits=self._world.limits,
+            fit_rules=FIT_RULES,
             new_id=self._world.new_id,
         )
 
@@ -130,10 +132,16 @@ class Admission:
         for lane_id, known in disk.lanes.items():
             lane = state.lanes.get(lane_id)
             same = lane is not None and lane.is_drained is known.is_drained
+            knows = lane is not None and (lane.spec, lane.retired) == (known.spec, known.retired)
+            self._world.checker.expect(knows, f"{self.name} forgot what {lane_id} has")
             self._world.checker.expect(same, f"{self.name} forgot that {lane_id} is {'drained' if known.is_drained else 'not drained'}")
         for model, policy in disk.policies.items():
             manual = state.policy(model).is_fallback_manual
             self._world.checker.expect(manual is policy.is_fallback_manual, f"{self.name} forgot what was said about {model}")
+
+        for place, learned in disk.learned.items():
+            same = dict(state.fits.corrections(place)) == dict(learned.corrections) and state.times.rate(place) == learned.rate
+            self._world.checker.expect(same, f"{self.name} forgot what was learned about {place}")
 
     def _died(self) -> None:
         self.is_serving = False

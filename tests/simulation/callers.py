@@ -9,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from admission.core.tasks import Model, Task, TaskId
-from admission.engine_types import NotYetStoredError, OverloadedError, RequestReusedError, Submission, UnknownTaskError
+from admission.engine_types import NotYetStoredError, OverloadedError, RefusedError, RequestReusedError, Submission, UnknownTaskError
 from admission.store.port import StoreUnavailableError
 from runtime.rules.check import check_request
 from runtime.rules.request import GenerationRequest
@@ -27,11 +27,15 @@ _JOURNAL_PATIENCE_S = 3.0
 _REPLIES_LOST = 0.01
 
 
+# Side, frames: what fits the smallest lane (streamed, 275 MiB), some lanes (500), only large ones (2300), none (24 GiB).
+SIZES = ((256, 9), (512, 9), (512, 81), (1024, 241))
+
+
 @cache
-def request_for(model: Model, prompt: str) -> GenerationRequest:
-    """A small checked request."""
-    size = {"width": 512, "height": 512}
-    return check_request({"model": str(model), "prompt": prompt, "seed": 7, **size})
+def request_for(model: Model, prompt: str, size: tuple[int, int] = SIZES[0]) -> GenerationRequest:
+    """A checked request."""
+    side, frames = size
+    return check_request({"model": str(model), "prompt": prompt, "seed": 7, "width": side, "height": side, "num_frames": frames})
 
 
 @dataclass(slots=True, eq=False)
@@ -79,11 +83,11 @@ class Callers:
         """Calls that wait for an answer."""
         return sum(wanted.open_calls for wanted in self.wanted)
 
-    def submit(self, model: Model, owner: str, *, keyed: bool) -> Wanted:
+    def submit(self, model: Model, owner: str, *, keyed: bool, size: tuple[int, int]) -> Wanted:
         """Someone wants a video."""
         number = len(self.wanted) + 1
         key = f"key-{number}" if keyed else ""
-        submission = Submission(request=request_for(model, f"wish {number}"), owner=owner, request_id=key)
+        submission = Submission(request=request_for(model, f"wish {number}", size), owner=owner, request_id=key)
         wanted = Wanted(number=number, submission=submission, asked_s=self._world.loop.time())
         self.wanted.append(wanted)
         self._ask(wanted, submission)
@@ -161,6 +165,9 @@ class Callers:
             if error.reply.cause == "wait" and not submission.request_id:
                 # One with a key may have joined an earlier one.
                 checker.expect(held_s >= bound_s, f"request {call.wanted.number} was refused after {held_s} s")
+        except RefusedError:
+            answer = "refused"
+            checker.expect(submission.request.width > SIZES[0][0], f"request {call.wanted.number} is small and was refused")
         except StoreUnavailableError:
             answer = "unavailable"
         except RequestReusedError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from admission.core.lanes import KnownLane, ModelPolicy
+from admission.core.learned import Learned, Place
 from admission.core.tasks import TERMINAL, Event, LaneId, Model, Task, TaskId
 from admission.store.port import (
     Batch,
@@ -49,6 +50,7 @@ class Disk:
         self.unfinished: dict[TaskId, Task] = {}
         self.lanes: dict[LaneId, KnownLane] = {}
         self.policies: dict[Model, ModelPolicy] = {}
+        self.learned: dict[Place, Learned] = {}
         self.events: list[Event] = []
         self.events_of: dict[TaskId, list[Event]] = {}
         self.of_request: dict[tuple[str, str], TaskId] = {}
@@ -71,6 +73,8 @@ class Disk:
             self.lanes[known.spec.lane_id] = known
         for policy in batch.policies:
             self.policies[policy.model] = policy
+        for learned in batch.learned:
+            self.learned[learned.place] = learned
         for event in batch.events:
             self._sequence += 1
             numbered = replace(event, sequence=self._sequence)
@@ -152,6 +156,10 @@ class ModelStore:
     async def policies(self) -> tuple[ModelPolicy, ...]:
         await self._read()
         return tuple(self._disk.policies[model] for model in sorted(self._disk.policies))
+
+    async def learned(self) -> tuple[Learned, ...]:
+        await self._read()
+        return tuple(self._disk.learned[place] for place in sorted(self._disk.learned))
 
     async def task_of_request(self, owner: str, request_id: str) -> Task | None:
         await self._read()

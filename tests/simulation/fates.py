@@ -11,6 +11,7 @@ from admission.core.tasks import Model, TaskId, TaskState
 from admission.engine_types import NotYetStoredError, UnknownLaneError
 from admission.store.port import StoreUnavailableError
 from runtime.lane.state import Working
+from tests.simulation.callers import SIZES
 from tests.simulation.lanes import LaneProcess
 from tests.simulation.loop import seeded
 from tests.simulation.plan import ANISORA, PHR00T, Step
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _OWNERS = ("ada", "bo", "cy")
+_SIZES = (SIZES[0], SIZES[0], SIZES[1], SIZES[1], SIZES[2], SIZES[2], SIZES[3])
 
 
 class Fates:
@@ -81,7 +83,8 @@ class Fates:
         model, keyed = random.choice((ANISORA, PHR00T)), random.random() < 0.5
         self._world.tell(f"{count} requests for {model}{' with keys' if keyed else ''}")
         for _ in range(count):
-            self._world.callers.submit(model if random.random() < 0.9 else PHR00T, random.choice(_OWNERS), keyed=keyed)
+            size = random.choice(_SIZES)
+            self._world.callers.submit(model if random.random() < 0.9 else PHR00T, random.choice(_OWNERS), keyed=keyed, size=size)
 
     def _repeat(self) -> None:
         wanted = self._world.callers.wanted[-20:]

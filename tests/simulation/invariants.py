@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from admission.core.commands import Command, PersistTask, Record, ReplyAccepted, ReplyOverloaded
-from admission.core.events import CallerLeft, CoreEvent, LaneDetached, LaneReported, TaskSubmitted, TimePassed
+from admission.core.commands import Command, PersistTask, Record, RefusalCode, ReplyAccepted, ReplyOverloaded, ReplyRefused
+from admission.core.events import (
+    CallerLeft,
+    CoreEvent,
+    LaneDetached,
+    LaneReported,
+    RequestTurnedAway,
+    TaskSubmitted,
+    TimePassed,
+)
 from admission.core.tasks import TERMINAL, Event, LaneId, LaneMode, Model, Stage, Task, TaskId, TaskState
 from runtime.objects import attempt_prefix
+from tests.simulation.fitting import asked, fits, is_possible
 
 if TYPE_CHECKING:
     from admission.core.lanes import Wish
@@ -35,6 +44,7 @@ class Checker:
         self.violations: list[str] = []
         self.may_delete: set[TaskId] = set()
         self.deleted: set[TaskId] = set()
+        self.refused: set[TaskId] = set()
         self.named = name
         self._disk = disk
         self._objects = objects
@@ -115,6 +125,7 @@ class Checker:
     def _stored(self, task: Task) -> None:
         name, before = self.named(task.task_id), self._disk.tasks.get(task.task_id)
         self.expect(task.state is not TaskState.HELD, f"{name} is stored while it is held")
+        self.expect(task.task_id not in self.refused, f"{name} was refused and is stored")
         self.expect(task.task_id not in self.deleted, f"{name} is stored after its deletion")
         self.expect((task.result is not None) == (task.state is TaskState.DONE), f"{name} is {task.state} with result {task.result}")
         has_failed = task.state in (TaskState.FAILED, TaskState.CANCELLED)
@@ -187,6 +198,7 @@ class CoreWatch:
         """One event was handled."""
         if isinstance(event, TaskSubmitted):
             self._held[event.task.task_id] = (now.monotonic_s - event.waited_s, self._events, event.task.model)
+            self._is_rightly_taken(event, commands)
         answers: dict[TaskId, int] = {}
         for index, command in enumerate(commands):
             match command:
@@ -198,6 +210,9 @@ class CoreWatch:
                 case ReplyOverloaded(task_id=task_id):
                     answers[task_id] = answers.get(task_id, 0) + 1
                     self._refused(command)
+                case ReplyRefused(task_id=task_id):
+                    answers[task_id] = answers.get(task_id, 0) + 1
+                    self._refused_for_good(command, event)
                 case PersistTask(task=task) if task.state is TaskState.LEASED and task.stage is Stage.DISPATCH:
                     self._took_turn(task)
                     self._may_work(task)
@@ -222,6 +237,29 @@ class CoreWatch:
         else:
             self._expect(reply.waited_s >= MAX_WAIT_S, text)
 
+    def _refused_for_good(self, reply: ReplyRefused, event: CoreEvent) -> None:
+        """Only what no known lane has room for. Nothing of it is kept."""
+        task_id = reply.task_id
+        self._checker.refused.add(task_id)
+        text = f"{self._named(task_id)} is refused"
+        self._expect(task_id not in self._state.tasks, f"{text} and kept")
+        match event:
+            case TaskSubmitted(task=task):
+                possible = is_possible(self._state, task.model, asked(task))
+            case RequestTurnedAway(model=model, shape=shape) if shape is not None:
+                possible = is_possible(self._state, model, shape)
+            case _:
+                possible = True
+        is_memory = reply.refusal.code is RefusalCode.VRAM_EXCEEDED
+        self._expect(is_memory and not possible, f"{text} ({reply.refusal}), and a lane has room for it")
+
+    def _is_rightly_taken(self, event: TaskSubmitted, commands: list[Command]) -> None:
+        """What no known lane has room for is neither accepted nor held."""
+        task = event.task
+        is_refused = any(isinstance(one, ReplyRefused) and one.task_id == task.task_id for one in commands)
+        text = f"{self._named(task.task_id)} is not refused, and no lane has room for it"
+        self._expect(is_refused or is_possible(self._state, task.model, asked(task)), text)
+
     def _bounds(self, now: Now) -> None:
         state = self._state
         self._expect(len(state.held) + len(state.rescued) <= MAX_DEPTH, f"{len(state.held)} are held and {len(state.rescued)} rescued")
@@ -236,13 +274,23 @@ class CoreWatch:
             return
         is_pool, own = task.lane_mode is LaneMode.DEGRADED_SHARED, self._held[task.task_id]
         for other_id, other in self._held.items():
-            is_before = other[:2] < own[:2] and (is_pool or other[2] == task.model)
+            is_before = other[:2] < own[:2] and (is_pool or other[2] == task.model) and self._could_take(task, other_id)
             text = f"{self._named(task.task_id)} was taken before {self._named(other_id)}, which waits longer"
             self._expect(not (is_before and other_id in self._state.held), text)
 
+    def _could_take(self, task: Task, other_id: TaskId) -> bool:
+        """Whether what took the one could have taken the other: the pool's lane itself, or some ready lane of the model."""
+        other = self._state.tasks.get(other_id)
+        if other is None:
+            return False
+        of_pool = task.lane_mode is LaneMode.DEGRADED_SHARED and task.lane_id is not None
+        lane_ids = [task.lane_id] if of_pool and task.lane_id is not None else list(self._state.ready[task.model])
+        lanes = [self._state.lanes[lane_id] for lane_id in lane_ids]
+        return any(fits(self._state, lane, other.model, asked(other)) for lane in lanes if other.model in lane.spec.models)
+
     def _took_turn(self, task: Task) -> None:
         """While a caller's task waits in a model's queue, another caller gets at most two turns there."""
-        waiting = {self._state.tasks[one].owner for one in self._state.queues[task.model] if self._state.tasks[one].attempt == 0}
+        waiting = {self._state.tasks[one].owner for one in self._state.queues[task.model] if self._is_passed(task, one)}
         if task.task_id in self._held:
             return
         # A task that the pool rescues or that runs again is a turn of its owner too, and nobody is passed over by it.
@@ -257,11 +305,22 @@ class CoreWatch:
         for ended in over:
             del self._turns[ended]
 
+    def _is_passed(self, task: Task, other_id: TaskId) -> bool:
+        """The other waits for its first attempt, and the lane that took the task could have taken it."""
+        other = self._state.tasks[other_id]
+        lane = None if task.lane_id is None else self._state.lanes.get(task.lane_id)
+        return other.attempt == 0 and lane is not None and fits(self._state, lane, other.model, asked(other))
+
     def _may_work(self, task: Task) -> None:
-        """A lane that an operator drained gets nothing, and a model that goes to the pool goes nowhere else."""
+        """A lane gets what fits there; nothing when an operator drained it, or when its model goes to the pool."""
         lane = None if task.lane_id is None else self._state.lanes.get(task.lane_id)
         name = self._named(task.task_id)
         self._expect(lane is not None and not lane.is_drained, f"{name} is given to {task.lane_id}, which is drained")
+        if lane is not None:
+            placement = lane.lease.placement if lane.lease is not None and lane.lease.task_id == task.task_id else ""
+            has_room = fits(self._state, lane, task.model, asked(task), placement=placement)
+            self._expect(has_room, f"{name} {asked(task)} is given to {task.lane_id} as {placement!r}, which has no room for it")
+            self._expect(lane.spec.memory is None or bool(placement), f"{name} is given to {task.lane_id} without a placement")
         is_pool = task.lane_mode is LaneMode.DEGRADED_SHARED
         self._expect(is_pool or not self._state.policy(task.model).is_fallback_manual, f"{name} goes to {task.lane_id}, not to the pool")
 
@@ -295,6 +354,7 @@ class CoreWatch:
                 self._expect(leased.get(task_id) == task.attempt, f"{self._named(task_id)} attempt {task.attempt}: the lease is another")
         self._expect(state.held.keys() <= state.tasks.keys() and waiting <= state.tasks.keys(), "something unknown waits")
         self._expect(state.rescued.keys() <= waiting, "something is rescued that does not wait")
+        self._expect(state.unfit_since_s.keys() <= waiting, "something fits no ready lane that does not wait")
         self._expect(state.not_served_at_s.keys() == waiting, "a waiting task has no last moment, or something else has")
 
     def _expect(self, holds: bool, text: str) -> None:

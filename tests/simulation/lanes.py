@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from runtime.lane import state as machine
 from runtime.lane.outcome import Phase
 from runtime.lane.state import Attempt, Ended, ForgetOutcome, Idle, LaneState, StartAttempt, StopAttempt, StopReason, Wish, Working
 from runtime.objects import attempt_prefix
+from tests.harness.memory import STREAMED, record, worker
 from tests.simulation.loop import Handle, Process
 from tests.simulation.objects import Writer
 from tests.simulation.stream import Stream
@@ -41,24 +42,25 @@ class Nature:
     stream_life_s: float = 60.0
     fails: float = 0.05
     child_dies: float = 0.05
-    out_of_memory: float = 0.02
+    out_of_memory: float = 0.05
     unmeasured: float = 0.05
     hangs: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a lane is."""
+    """What a lane is; `budgets` are those of its boots in turn, in MiB."""
 
     lane_id: LaneId
     models: tuple[Model, ...]
     is_pool: bool = False
+    budgets: tuple[int, ...] = ()
 
-    @property
-    def spec(self) -> LaneSpec:
-        """As admission knows it."""
+    def spec(self, boot: int) -> LaneSpec:
+        """What a boot of it reports once it has measured its memory."""
         mode = LaneMode.DEGRADED_SHARED if self.is_pool else LaneMode.DEDICATED
-        return LaneSpec(lane_id=self.lane_id, mode=mode, models=self.models, device="simulated")
+        memory = worker(self.budgets[boot % len(self.budgets)], *self.models) if self.budgets else None
+        return LaneSpec(lane_id=self.lane_id, mode=mode, models=self.models, device="simulated", memory=memory)
 
 
 class LaneProcess:
@@ -77,7 +79,9 @@ class LaneProcess:
         self.streams: list[Stream] = []
         self.resident: Model | None = None
         self._world = world
-        self._spec = identity.spec
+        self._spec = identity.spec(boot)
+        self._drift = 0
+        self._placements: dict[Attempt, tuple[str, int]] = {}
         self._random = random
         self._streams_opened = 0
         self._tries = 0
@@ -147,6 +151,8 @@ class LaneProcess:
         self._interval_s = max(0.1, wish.report_interval_s)
         before = self.state.activity
         self.state, actions = machine.wished(self.state, asked)
+        if lease is not None and desired.lease is not None:
+            self._placements = {lease: (desired.lease.placement, desired.lease.predicted_peak_bytes)}
         self._carry_out(actions, desired.render_deadline_s, None if wish.task is None else wish.task.model)
         self._nudge(urgent=before != self.state.activity)
 
@@ -226,7 +232,8 @@ class LaneProcess:
 
     def _report(self, stream: Stream) -> Report:
         return Report(
-            spec=self._spec,
+            # It measures before it is warm.
+            spec=self._spec if self.is_warm else replace(self._spec, memory=None),
             boot_id=self.boot_id,
             session=0,
             seen_sequence=self.state.seen_sequence(stream.number),
@@ -312,8 +319,10 @@ class LaneProcess:
         nature, dice = self._world.nature, self._random.random()
         if dice < nature.fails:
             return self._failed(FailureCode.RENDER_FAILED, "The pipeline failed.")
+        placement, predicted = self._placements.get(attempt, ("", 0))
         if dice < nature.fails + nature.out_of_memory:
-            return self._failed(FailureCode.GPU_MEMORY_EXCEEDED, "The GPU's memory ran out.")
+            ran_out = record(placement, out_of_memory=[placement, placement])
+            return self._failed(FailureCode.GPU_MEMORY_EXCEEDED, "The GPU's memory ran out.", memory=ran_out)
         if dice < nature.fails + nature.out_of_memory + nature.child_dies:
             return self._failed(FailureCode.LANE_LOST, "The pipeline's process died.", measured=False)
         prefix = attempt_prefix(attempt.task_id, attempt.number)
@@ -328,11 +337,23 @@ class LaneProcess:
             num_frames=9,
             fps=16,
         )
-        return Outcome(result=result, memory=self._memory(), render_s=render_s)
+        return Outcome(result=result, memory=self._rendered(placement, predicted), render_s=render_s)
 
-    def _failed(self, code: FailureCode, message: str, *, measured: bool = True) -> Outcome:
-        memory = self._memory() if measured else MemoryRecord(unmeasured_reason="its process died")
-        return Outcome(failure=Failure(code=code, message=message), memory=memory)
+    def _rendered(self, placement: str, predicted: int) -> MemoryRecord:
+        """Of a render that ended well: now and then it took more than predicted, or the first placement did not hold."""
+        dice, random = self._random.random(), self._random
+        if dice < self._world.nature.unmeasured or not placement:
+            return self._memory()
+        if dice < self._world.nature.unmeasured + self._world.nature.out_of_memory:
+            return record(STREAMED, out_of_memory=[placement])
+        off = random.choice((0.9, 1.0, 1.0, 1.05, 1.2))
+        self._drift = max(0, self._drift + random.randrange(-(2**23), 2**25))
+        change = {"loaded_model": self.resident, "load_duration": "0.5s"} if random.random() < 0.1 else None
+        return record(placement, peaks={"denoise": int(predicted * off)}, drift_bytes=self._drift, residency_change=change)
+
+    def _failed(self, code: FailureCode, message: str, *, measured: bool = True, memory: MemoryRecord | None = None) -> Outcome:
+        found = (memory or self._memory()) if measured else MemoryRecord(unmeasured_reason="its process died")
+        return Outcome(failure=Failure(code=code, message=message), memory=found)
 
     def _memory(self) -> MemoryRecord:
         if self._random.random() < self._world.nature.unmeasured:

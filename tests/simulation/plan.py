@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from admission.core.tasks import LaneId, Model
@@ -18,6 +18,9 @@ _LANES = (
     Identity(lane_id=LaneId("lane-anisora-2"), models=(ANISORA,)),
     Identity(lane_id=LaneId("degraded-pool-2"), models=(PHR00T, ANISORA), is_pool=True),
 )
+
+# MiB for weights and activations, boot by boot in turn; a lane without any never says what it has.
+_BUDGETS = ((400,), (700,), (1000,), (3000,), (3000, 700), (400, 3000), ())
 
 # How often each step comes, against the others. A profile leaves some out.
 _CALLS = {"burst": 10, "repeat": 2, "misuse": 1, "hang_up": 3, "cancel": 3, "delete": 1, "watch": 3, "look": 2}
@@ -77,6 +80,7 @@ class Plan:
         steps = [Step(random.random() * faults_until_s, random.choices(names, weights)[0], random.random()) for _ in range(count)]
         lanes = [lane for lane in _LANES[:3] if random.random() < 0.85]
         lanes += [lane for lane in _LANES[3:] if random.random() < 0.25]
+        lanes = _with_memory(lanes, random)
         slow = random.random() < 0.15
         nature = Nature(
             shortest_s=random.choice((0.3, 1.0, 4.0)),
@@ -96,6 +100,13 @@ class Plan:
             longest_write_s=0.3 if slow else 0.004,
             longest_delay_s=random.choice((0.001, 0.02, 0.4)),
         )
+
+
+def _with_memory(lanes: list[Identity], random: Random) -> list[Identity]:
+    """In half of the histories every lane has room for all that anyone asks but the largest; in the others they differ."""
+    if random.random() < 0.5:
+        return [replace(lane, budgets=(3000,)) for lane in lanes]
+    return [replace(lane, budgets=random.choice(_BUDGETS)) for lane in lanes]
 
 
 def _kinds(random: Random) -> dict[str, int]:

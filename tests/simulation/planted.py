@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from tests.simulation.faults import answers, durability, endings, leases, queues
+from tests.simulation.faults import answers, durability, endings, fitting, leases, queues
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,22 @@ FAULTS = (
     Fault("depth_26", queues.depth_26, "are held and"),
     Fault("six_rescued", queues.six_rescued, "rescued"),
     Fault("expiry_does_not_win", queues.expiry_does_not_win, "is held for"),
-    Fault("timer_is_late", queues.timer_is_late, "overloaded after 30."),
+    Fault("timer_is_late", queues.timer_is_late, "overloaded after"),
     Fault("place_kept_after_hang_up", queues.place_kept_after_hang_up, "for a caller that left"),
     Fault("newest_first", queues.newest_first, "was taken before"),
     Fault("held_are_passed", queues.held_are_passed, "was taken before"),
     Fault("no_turns", queues.no_turns, "turns in a row"),
+    Fault("head_goes_anywhere", fitting.head_goes_anywhere, "which has no room for it"),
+    Fault("pool_takes_anything", fitting.pool_takes_anything, "which has no room for it"),
+    Fault("nothing_is_refused", fitting.nothing_is_refused, "is not refused, and no lane has room for it"),
+    Fault("refused_is_kept", fitting.refused_is_kept, "is refused and kept"),
+    Fault("absent_lanes_do_not_count", fitting.absent_lanes_do_not_count, "room for it"),
+    Fault("verdicts_go_stale", fitting.verdicts_go_stale, "room for it"),
+    Fault("memory_forgotten_at_restart", fitting.memory_forgotten_at_restart, "forgot what lane"),
+    Fault("learned_forgotten_at_restart", fitting.learned_forgotten_at_restart, "forgot what was learned"),
+    Fault("retirement_ignored", fitting.retirement_ignored, "room for it"),
+    Fault("corrections_ignored", fitting.corrections_ignored, "room for it"),
+    Fault("lease_without_placement", fitting.lease_without_placement, "without a placement"),
     Fault("duplicate_not_joined", answers.duplicate_not_joined, "idempotency key"),
     Fault("duplicate_not_looked_up", answers.duplicate_not_looked_up, "idempotency key"),
     Fault("other_body_accepted", answers.other_body_accepted, "was asked"),

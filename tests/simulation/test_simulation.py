@@ -83,7 +83,12 @@ def test_much_happens_when_histories_are_played() -> None:
                 seen[kind] = seen.get(kind, 0) + 1
             for answer in [wanted.answer for wanted in world.callers.wanted]:
                 seen[answer] = seen.get(answer, 0) + 1
+            if any(learned.corrections for learned in world.disk.learned.values()):
+                seen["learned"] = seen.get("learned", 0) + 1
             seen["epochs"] = seen.get("epochs", 0) + world.disk.epoch
-    for kind in ("accepted", "overloaded", "unavailable", "fallback_activated", "lane_lost", "memory_record", "ended"):
+    for kind in ("placement_retired", "residency_changed", "memory_drift"):
+        assert seen.get(kind, 0) >= 1, f"{kind}: {seen}"
+    assert "learned" in seen, f"nothing was learned: {seen}"
+    for kind in ("accepted", "overloaded", "refused", "unavailable", "fallback_activated", "lane_lost", "memory_record", "ended"):
         assert seen.get(kind, 0) >= 10, f"{kind}: {seen}"
     assert seen["epochs"] > 60

@@ -1,40 +1,29 @@
-"""Component folders of the Wan models: where they lie, how a part is loaded, and how a folder of tiny parts is made once."""
+"""Component folders of the Wan models: where they lie, how a folder of tiny parts is made once, and what each part computes in."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import AutoencoderKLWan
-from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
+
+from runtime.fit.ladder import TEXT_ENCODER, TRANSFORMERS, VAE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from runtime.lane.memory.port import DeviceMemory
+
 TINY_PROFILE = "tiny"
 PREPARED_PROFILE = "a10g"
-
-DTYPES = {TINY_PROFILE: torch.float32, PREPARED_PROFILE: torch.bfloat16}
-"""Type of the weights by profile. float32 for the tiny ones: many CPUs have no fast bfloat16 convolution."""
 
 
 class ModelFolderMissingError(Exception):
     """The prepared checkpoint of a model is not on this machine."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedParts:
-    """The parts that every Wan pipeline has beside its transformers."""
-
-    tokenizer: PreTrainedTokenizerFast
-    text_encoder: UMT5EncoderModel
-    vae: AutoencoderKLWan
 
 
 def silence_libraries() -> None:
@@ -84,24 +73,15 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def load_shared(folder: Path, dtype: torch.dtype, on_stage: Callable[[str], None]) -> SharedParts:
-    """Loads tokenizer, text encoder and VAE from their subfolders; nothing is looked up on a network."""
-    on_stage("loading the text encoder")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True)
-    text_encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=dtype, local_files_only=True)
-    on_stage("loading the VAE")
-    return SharedParts(tokenizer=tokenizer, text_encoder=text_encoder, vae=load_part(AutoencoderKLWan, folder / "vae", dtype))
+def compute_types(profile: str, memory: DeviceMemory) -> dict[str, torch.dtype]:
+    """The type that each part computes in, whatever its weights are stored in.
 
-
-def load_part(part_class: type, folder: Path, dtype: torch.dtype) -> Any:
-    """Loads one diffusers model from its folder, in evaluation mode."""
-    return part_class.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)  # type: ignore[attr-defined]
-
-
-def place(pipe: Any, profile: str, device: str) -> None:
-    """Puts a pipeline's weights where they work: on the device; those of a prepared checkpoint on a GPU one part at a time."""
-    if profile == PREPARED_PROFILE and torch.device(device).type != "cpu":
-        pipe.vae.enable_tiling()  # 9.1 GiB become 2.0 for a decode at 1280x720x81 (facts/models.md, section 4)
-        pipe.enable_model_cpu_offload(device=device)
-    else:
-        pipe.to(device)
+    bfloat16; on a GPU that has none, float16, but float32 for the text encoder, whose states outgrow float16 (transformers clamps them).
+    float32 for tiny parts: many CPUs have no fast bfloat16 convolution.
+    """
+    others = text = torch.float32
+    if profile != TINY_PROFILE:
+        others = text = torch.bfloat16
+        if torch.device(memory.device).type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            others, text = torch.float16, torch.float32
+    return {TEXT_ENCODER: text, VAE: others} | dict.fromkeys(TRANSFORMERS, others)

@@ -1,14 +1,20 @@
-"""A loaded Wan pipeline as the lane runtime sees it: render, count, release."""
+"""A loaded Wan pipeline as the lane runtime sees it: it renders phase by phase, each with no more on the device than the placement says."""
 
 from __future__ import annotations
 
 import traceback
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from runtime.fit.ladder import TEXT_ENCODER, TRANSFORMERS, VAE
+from runtime.fit.placement import MemoryPhase
+from runtime.lane.wan.forwards import replaced_forwards
 from runtime.lane.wan.latents import decode_frames
+from runtime.lane.wan.lean import leaner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -17,28 +23,59 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from diffusers import DiffusionPipeline
 
+    from runtime.lane.memory.port import DeviceMemory
     from runtime.lane.renderer import RenderJob
+    from runtime.lane.wan.keyframes import Keyframe
+    from runtime.lane.wan.placing import Placer
 
 MAX_PROMPT_TOKENS = 512
 """Length of the text that Wan models attend to (`text_len` of the authors' configuration)."""
 
 
-class Recipe(Protocol):
-    """What a model does its own way."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """A job as a model wants it.
 
-    def prepare(self, pipe: DiffusionPipeline, job: RenderJob) -> Mapping[str, Any]:
-        """Readies the pipeline for the job (a new scheduler) and returns the arguments of its call that are the model's own."""
+    Attributes:
+        guidance_scale: above 1, each step has a second pass with the negative prompt.
+        keyframes: what `encode_keyframes` of the model's pipeline is given.
+        arguments: of the pipeline's call, the model's own.
+    """
+
+    prompt: str
+    negative_prompt: str
+    guidance_scale: float
+    keyframes: tuple[Keyframe, ...]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def passes_per_step(self) -> int:
+        """As diffusers has it."""
+        return 2 if self.guidance_scale > 1.0 else 1
+
+
+class Recipe(Protocol):
+    """What a model does its own way.
+
+    Its pipeline has, beside what diffusers' have, `needs_encoding(keyframes)`, `encode_keyframes(keyframes, num_frames, height, width)`
+    and, in its call, `condition`: what the encoding gave, or None.
+    """
+
+    def prepare(self, pipe: DiffusionPipeline, job: RenderJob) -> Preparation:
+        """Sets a new scheduler and says what the job means to the model; host memory only."""
         ...
 
 
 class LoadedWanPipeline:
     """A diffusers Wan pipeline with its weights. Implements `runtime.lane.renderer.Pipeline`."""
 
-    def __init__(self, pipe: DiffusionPipeline, recipe: Recipe) -> None:
-        """Takes over a placed pipeline: nobody else may hold a reference to it."""
+    def __init__(self, pipe: DiffusionPipeline, recipe: Recipe, placer: Placer, memory: DeviceMemory) -> None:
+        """Takes over a pipeline whose networks the placer places: nobody else may hold a reference to either."""
         pipe.set_progress_bar_config(disable=True)
         self._pipe: Any = pipe
         self._recipe = recipe
+        self._placer = placer
+        self._memory = memory
 
     def render(self, job: RenderJob) -> npt.NDArray[np.uint8]:
         """Renders the job; see the port. Raises RuntimeError after `release` or when the size of the result is not the asked one."""
@@ -47,7 +84,9 @@ class LoadedWanPipeline:
             msg = "the pipeline was released"
             raise RuntimeError(msg)
         try:
-            frames = self._render(job)
+            preparation = self._recipe.prepare(self._pipe, job)
+            with self._memory.counting(), torch.inference_mode():
+                frames = self._render(job, preparation)
         except BaseException as error:
             _let_go(error)
             raise
@@ -58,71 +97,139 @@ class LoadedWanPipeline:
         return frames
 
     def weight_bytes(self) -> int:
-        """Bytes of all parameters and buffers, each counted once; 0 after `release`."""
-        if self._pipe is None:
-            return 0
-        modules = [part for part in self._pipe.components.values() if isinstance(part, torch.nn.Module)]
-        tensors = {id(tensor): tensor for module in modules for tensor in (*module.parameters(), *module.buffers())}
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        """Bytes of all parameters and buffers, each counted once, wherever they lie; 0 after `release`."""
+        return 0 if self._pipe is None else self._placer.tensor_bytes
 
     def release(self) -> None:
-        """Removes all hooks and drops the pipeline; calling it again does nothing. Cycles go with the caller's next `gc.collect()`."""
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            pipe.remove_all_hooks()
+        """Drops the pipeline and what it has on the device; calling it again does nothing. Cycles go with the next `gc.collect()`."""
+        if self._pipe is not None:
+            self._pipe = None
+            self._placer.release()
 
-    def _render(self, job: RenderJob) -> npt.NDArray[np.uint8]:
-        pipe = self._pipe
-        blocks = tuple(blocks_of(pipe))
+    def _render(self, job: RenderJob, preparation: Preparation) -> npt.NDArray[np.uint8]:
+        pipe, placer = self._pipe, self._placer
+        pipe.vae.use_tiling = job.placement.is_vae_tiled
         try:
-            for block in blocks:
-                # Not torch's hooks: a frame in which torch calls one holds the block by a closure, beside a kept exception.
-                block.forward = partial(_checked, job.check, block.forward)
-            with torch.inference_mode():
-                return decode_frames(pipe.vae, self._denoise(pipe, job))
+            placer.set_weights(job.placement.weights, lambda: job.on_phase(MemoryPhase.LOAD))
+            job.on_phase(MemoryPhase.TEXT)
+            passes = (TEXT_ENCODER,) * preparation.passes_per_step
+            with placer.passing(passes), _checked(blocks_of_text_encoder(pipe), job.check):
+                embeds, negative_embeds = _encode_prompt(pipe, preparation)
+            condition = None
+            if pipe.needs_encoding(preparation.keyframes):
+                job.on_phase(MemoryPhase.ENCODE)
+                request = job.request
+                with placer.working(VAE), _checked(blocks_of_vae(pipe), job.check):
+                    condition = pipe.encode_keyframes(preparation.keyframes, request.num_frames, request.height, request.width)
+            job.on_phase(MemoryPhase.DENOISE)
+            latents = self._denoise(
+                pipe, job, preparation, prompt_embeds=embeds, negative_prompt_embeds=negative_embeds, condition=condition
+            )
+            del embeds, negative_embeds, condition
+            job.on_phase(MemoryPhase.DECODE)
+            with placer.working(VAE), _checked(blocks_of_vae(pipe), job.check):
+                return decode_frames(pipe.vae, latents)
         finally:
-            for block in blocks:
-                vars(block).pop("forward", None)  # the class's own again
-            # diffusers does these at the end of a call only: not when something raises, and not after a decode of ours.
+            # diffusers clears this at the end of an encoding or decoding only, not when something raises.
             pipe.vae.clear_cache()
-            pipe.maybe_free_model_hooks()
+            pipe.vae.use_tiling = False
+            _forget_steps(pipe)
 
-    def _denoise(self, pipe: Any, job: RenderJob) -> torch.Tensor:
+    def _denoise(self, pipe: Any, job: RenderJob, preparation: Preparation, **tensors: torch.Tensor | None) -> torch.Tensor:
         request = job.request
 
         def on_step_end(_pipe: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             job.on_step(step + 1, request.steps)
             return values
 
-        latents: torch.Tensor = pipe(
-            **self._recipe.prepare(pipe, job),
-            height=request.height,
-            width=request.width,
-            num_frames=request.num_frames,
-            num_inference_steps=request.steps,
-            # On the CPU, whatever the device: the same seed gives the same noise everywhere.
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            max_sequence_length=MAX_PROMPT_TOKENS,
-            output_type="latent",
-            return_dict=False,
-            callback_on_step_end=on_step_end,
-            # None: for each, diffusers calls locals(), and that copy of its frame keeps the weights alive beside a kept exception.
-            callback_on_step_end_tensor_inputs=[],
-        )[0]
+        passes = denoising_passes(pipe, request.steps, preparation.passes_per_step)
+        with ExitStack() as stack:
+            for name in dict.fromkeys(passes):
+                transformer = getattr(pipe, name)
+                stack.enter_context(leaner(transformer, lazy_hints=job.placement.has_lazy_hints, chunked=job.placement.is_chunked))
+            stack.enter_context(self._placer.passing(passes))
+            stack.enter_context(_checked(blocks_of_transformers(pipe), job.check))
+            latents: torch.Tensor = pipe(
+                **tensors,
+                **preparation.arguments,
+                guidance_scale=preparation.guidance_scale,
+                height=request.height,
+                width=request.width,
+                num_frames=request.num_frames,
+                num_inference_steps=request.steps,
+                # On the CPU, whatever the device: the same seed gives the same noise everywhere.
+                generator=torch.Generator("cpu").manual_seed(request.seed),
+                output_type="latent",
+                return_dict=False,
+                callback_on_step_end=on_step_end,
+                # None: for each, diffusers calls locals(), and that copy of its frame keeps tensors alive beside a kept exception.
+                callback_on_step_end_tensor_inputs=[],
+            )[0]
+        _forget_steps(pipe)
         return latents
 
 
+def denoising_passes(pipe: Any, steps: int, passes_per_step: int) -> tuple[str, ...]:
+    """The transformer of each forward pass of a call, in order: diffusers' rule, the high-noise expert from the boundary up."""
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(steps)
+    high, low = TRANSFORMERS
+    ratio = pipe.config.boundary_ratio
+    boundary = None if ratio is None else ratio * scheduler.config.num_train_timesteps
+    return tuple(
+        high if boundary is None or timestep >= boundary else low
+        for timestep in scheduler.timesteps.tolist()
+        for _ in range(passes_per_step)
+    )
+
+
 def blocks_of(pipe: Any) -> Iterator[torch.nn.Module]:
-    """The blocks that the networks of a Wan pipeline (text encoder, VAE, transformers) run one by one; each is a small part of a step."""
+    """The blocks that the networks of a Wan pipeline run one by one; each is a small part of a step."""
+    yield from (*blocks_of_text_encoder(pipe), *blocks_of_vae(pipe), *blocks_of_transformers(pipe))
+
+
+def blocks_of_text_encoder(pipe: Any) -> Iterator[torch.nn.Module]:
+    """Of the text encoder."""
     yield from pipe.text_encoder.encoder.block
+
+
+def blocks_of_vae(pipe: Any) -> Iterator[torch.nn.Module]:
+    """Of both halves of the VAE."""
     yield from (*pipe.vae.encoder.down_blocks, pipe.vae.encoder.mid_block, pipe.vae.decoder.mid_block, *pipe.vae.decoder.up_blocks)
-    for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
+
+
+def blocks_of_transformers(pipe: Any) -> Iterator[torch.nn.Module]:
+    """Of one or two transformers, control blocks included."""
+    for name in TRANSFORMERS:
+        transformer = getattr(pipe, name, None)
         if transformer is not None:
             yield from (*transformer.blocks, *getattr(transformer, "vace_blocks", ()))
 
 
-def _checked(check: Callable[[], None], forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
-    """A block's forward pass after a check."""
+def _encode_prompt(pipe: Any, preparation: Preparation) -> tuple[torch.Tensor, torch.Tensor | None]:
+    embeds, negative_embeds = pipe.encode_prompt(
+        preparation.prompt,
+        preparation.negative_prompt,
+        do_classifier_free_guidance=preparation.passes_per_step > 1,
+        max_sequence_length=MAX_PROMPT_TOKENS,
+    )
+    return embeds, negative_embeds
+
+
+def _forget_steps(pipe: Any) -> None:
+    """Drops what the steps left in the pipeline: a scheduler keeps samples and the network's last outputs. Every job brings a new one."""
+    pipe.scheduler = None
+    pipe._current_timestep = None
+
+
+@contextmanager
+def _checked(blocks: Iterator[torch.nn.Module], check: Callable[[], None]) -> Iterator[None]:
+    """Within it, the check is called before each of the blocks, and before the care for its weights."""
+    with replaced_forwards([(block, partial(_after_check, check, block.forward)) for block in blocks]):
+        yield
+
+
+def _after_check(check: Callable[[], None], forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     check()
     return forward(*inputs, **named)
 

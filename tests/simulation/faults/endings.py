@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 from admission import engine
 from admission.core import leases, operators
 from admission.core.commands import Command
-from admission.core.lanes import KnownLane, ModelPolicy, Outcome
+from admission.core.lanes import Outcome
 from admission.core.queue import QueueState
 from admission.core.state import Lane, Turn
 from admission.core.tasks import Task, TaskId, TaskState
-from admission.core.time import Now
 
 
 def _restore_some(keep: Callable[[Task], bool]) -> AbstractContextManager[object]:
     restore = QueueState.restore
 
-    def some(
-        self: QueueState, tasks: Iterable[Task], lanes: Iterable[KnownLane], now: Now, policies: Iterable[ModelPolicy] = ()
-    ) -> list[Command]:
-        return restore(self, [task for task in tasks if keep(task)], lanes, now, policies)
+    def some(self: QueueState, tasks: Iterable[Task], *rest: Any) -> list[Command]:
+        return restore(self, [task for task in tasks if keep(task)], *rest)
 
     return patch.object(QueueState, "restore", some)
 

@@ -72,4 +72,4 @@ def held_are_passed() -> AbstractContextManager[object]:
 
 def no_turns() -> AbstractContextManager[object]:
     """Callers of a queue do not take turns."""
-    return patch.object(FairQueue, "take", FairQueue.remove)
+    return patch.object(FairQueue, "take", lambda self, task_id, owner, is_turn: self.remove(task_id, owner))

@@ -55,6 +55,25 @@ def test_overload_has_the_contracts_names_and_numbers_when_admission_refuses() -
     assert error.headers["Retry-After"] == "3"
 
 
+def test_facts_are_numbers_when_a_request_does_not_fit() -> None:
+    metadata = {"predicted_bytes": "27", "limit_bytes": "21", "placement": "streamed", "max_num_frames": "49", "max_width": "832"}
+    error = from_service_error(ServiceError(code=ErrorCode.VRAM_EXCEEDED, message="Too large.", metadata=metadata))
+    assert (error.status, "Retry-After" in error.headers) == (422, False)
+    assert _body(error)["detail"]["metadata"] == {
+        "predicted_bytes": 27,
+        "limit_bytes": 21,
+        "placement": "streamed",
+        "max_num_frames": 49,
+        "max_width": 832,
+    }
+
+
+def test_times_are_spelled_out_when_a_request_cannot_end_in_time() -> None:
+    metadata = {"predicted_s": "7200.0", "limit_s": "3600.0", "max_num_frames": "0"}
+    error = from_service_error(ServiceError(code=ErrorCode.DEADLINE_UNREACHABLE, message="Too long.", metadata=metadata))
+    assert _body(error)["detail"]["metadata"] == {"predicted_seconds": 7200.0, "limit_seconds": 3600.0, "max_num_frames": 0}
+
+
 @pytest.mark.parametrize("code", ["queue_overloaded", "service_unavailable", "rate_limited"])
 def test_retry_after_is_sent_when_error_brings_none(code: str) -> None:
     assert int(from_service_error(ServiceError(code=code, message="No.")).headers["Retry-After"]) >= 1

@@ -170,6 +170,22 @@ def test_lane_is_shown_with_its_reason_when_it_is_cold(run: Run, threaded_admiss
     assert "cold" in shown
 
 
+def test_memory_is_shown_when_a_lane_has_said_what_it_has(run: Run, threaded_admission: Served) -> None:
+    lane = operator_service_pb2.LaneSnapshot(
+        lane_id="lane-anisora",
+        gpu="NVIDIA A10G",
+        memory_budget_bytes=21 * 1024**3,
+        retired_placements=[operator_service_pb2.RetiredPlacement(model="anisora", placement="resident")],
+    )
+    threaded_admission.script.snapshot.lanes.append(lane)
+    shown = run("lanes").stdout
+    for told in ("NVIDIA A10G", "21.00 GiB", "resident of anisora"):
+        assert told in shown
+    [document] = json.loads(run("lanes", "--json").stdout)["lanes"]
+    assert document["memory_budget_bytes"] == 21 * 1024**3
+    assert document["retired_placements"] == [{"model": "anisora", "placement": "resident"}]
+
+
 def test_depth_is_shown_when_requests_wait(run: Run, threaded_admission: Served) -> None:
     threaded_admission.script.snapshot.queues.add(model="phr00t", depth=4, max_depth=25)
     threaded_admission.script.snapshot.degraded.MergeFrom(operator_service_pb2.DegradedSnapshot(depth=3, max_depth=25, held=2, rescued=1))

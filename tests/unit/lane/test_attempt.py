@@ -2,102 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from runtime.lane.attempt import AttemptRunner
-from runtime.lane.child_protocol import Progressed, Render, RenderEnded
-from runtime.lane.files import AttemptFiles
-from runtime.lane.outcome import FailureCode, Outcome, Phase
-from runtime.lane.renderer import LoadSettings, Pipeline, RenderJob
-from runtime.lane.resident_set import ResidentSet
-from runtime.lane.state import Attempt
-from runtime.objects import open_object_store
-from runtime.rules.check import check_request
-from runtime.rules.effective import effective
-from runtime.rules.parameters import to_parameters
-from tests.harness.lane_memory import FakeMemory
-
-Behaviour = Callable[[RenderJob], npt.NDArray[np.uint8]]
-
-
-class OnePipeline:
-    """Catalog and pipeline in one; a test says what rendering does."""
-
-    def __init__(self, behaviour: Behaviour) -> None:
-        """Keeps it."""
-        self._behaviour = behaviour
-        self.load_error: Exception | None = None
-
-    def models(self) -> tuple[str, ...]:
-        """One."""
-        return ("phr00t",)
-
-    def load(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> Pipeline:
-        """Itself."""
-        on_stage("loading")
-        if self.load_error is not None:
-            raise self.load_error
-        return self
-
-    def render(self, job: RenderJob) -> npt.NDArray[np.uint8]:
-        """As the test says."""
-        return self._behaviour(job)
-
-    def weight_bytes(self) -> int:
-        """A made-up figure."""
-        return 1
-
-    def release(self) -> None:
-        """Nothing."""
-
-
-class Bench:
-    """A runner with a pipeline, a folder as object store and a memory that the test decides."""
-
-    def __init__(self, folder: Path, behaviour: Behaviour) -> None:
-        """Sets it up."""
-        self.memory = FakeMemory()
-        self.told: list[Progressed] = []
-        self.is_cancelled = False
-        settings = LoadSettings(profile="tiny", models_dir=folder, device="cpu")
-        self.pipeline = OnePipeline(behaviour)
-        resident = ResidentSet(self.pipeline, settings, self.memory, lambda model: None)
-        files = AttemptFiles(open_object_store((folder / "store").as_uri()), pause_s=0)
-        self.runner = AttemptRunner(resident, self.memory, files, lambda order: self.is_cancelled, self.told.append)
-
-    def run(self, **changes: object) -> Outcome:
-        """Runs one attempt of a small clip; `changes` are parameters."""
-        raw = {"model": "phr00t", "mode": "t2v", "prompt": "p", "width": 256, "height": 256, "num_frames": 5, "output_format": "webm"}
-        parameters = {**to_parameters(effective(check_request(raw), seed=1)), **changes}
-        end = self.runner.run(Render(attempt=Attempt(task_id="a", number=1), parameters=parameters, artifact_prefix="results/a/1/"))
-        assert isinstance(end, RenderEnded)
-        return end.outcome
-
-
-def black(job: RenderJob) -> npt.NDArray[np.uint8]:
-    """Four steps and a black clip."""
-    for step in range(1, 5):
-        job.on_step(step, 4)
-    return np.zeros((job.request.num_frames, job.request.height, job.request.width, 3), dtype=np.uint8)
-
-
-def failing(error: Exception) -> Behaviour:
-    """A pipeline that raises this."""
-
-    def fail(job: RenderJob) -> npt.NDArray[np.uint8]:
-        raise error
-
-    return fail
-
-
-def code_of(outcome: Outcome) -> FailureCode | None:
-    """Of its failure."""
-    return outcome.failure.code if outcome.failure is not None else None
+from runtime.lane.outcome import FailureCode, Phase
+from runtime.lane.renderer import RenderJob
+from tests.harness.lane_attempt import Bench, black, code_of, failing
 
 
 def test_progress_goes_from_loading_to_encoding_when_a_clip_is_rendered(tmp_path: Path) -> None:
@@ -242,5 +155,5 @@ def test_the_failure_is_told_apart_when_the_gpu_s_memory_runs_out(tmp_path: Path
 def test_the_failure_is_told_apart_when_the_gpu_s_memory_runs_out_in_a_load(tmp_path: Path, error: Exception, code: FailureCode) -> None:
     # Every failed load was a render_failed, which blames the request.
     bench = Bench(tmp_path, black)
-    bench.pipeline.load_error = error
+    bench.pipeline.load_errors = [error, error]
     assert code_of(bench.run()) is code

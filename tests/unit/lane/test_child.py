@@ -18,6 +18,7 @@ from runtime.lane.child_protocol import (
     Command,
     Render,
     RenderEnded,
+    ResidentChanged,
     Shutdown,
     Start,
     Started,
@@ -67,7 +68,7 @@ def ended_in(folder: Path, ends: Ends, memory: FakeMemory, monkeypatch: pytest.M
     given: list[Command] = [start, render, Shutdown()]
     commands = Commands(ends.process)
     monkeypatch.setattr(commands, "next", lambda: given.pop(0))
-    monkeypatch.setattr(runtime.lane.child, "open_device", lambda name: memory)
+    monkeypatch.setattr(runtime.lane.child, "open_device", lambda name, **figures: memory)
     code = run(commands)
     commands.end()
     with ends.agent.makefile("rb") as lines:
@@ -104,3 +105,40 @@ def test_the_agent_sees_the_end_at_once_when_the_last_message_was_sent(ends: End
     assert commands.next() == Shutdown()
     ends.agent.shutdown(socket.SHUT_WR)
     assert gone.wait(WAIT_S)
+
+
+def test_limits_and_ladders_are_told_before_anything_is_loaded_when_the_process_starts(
+    tmp_path: Path, ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Start(
+        catalog="tests.harness.lane_catalog:catalog",
+        profile="tiny",
+        models_dir=tmp_path,
+        device="cpu",
+        object_store_url=(tmp_path / "objects").as_uri(),
+        warm_model="anisora",
+        memory_budget_bytes=123,
+        memory_margin_bytes=4,
+        pinned_limit_bytes=5,
+    )
+    given: list[Command] = [start, Shutdown()]
+    commands = Commands(ends.process)
+    monkeypatch.setattr(commands, "next", lambda: given.pop(0))
+    asked: list[dict[str, object]] = []
+
+    def open_device(name: str, **figures: object) -> FakeMemory:
+        asked.append(figures)
+        return FakeMemory(total_bytes=123)
+
+    monkeypatch.setattr(runtime.lane.child, "open_device", open_device)
+    assert run(commands) == 0
+    commands.end()
+    with ends.agent.makefile("rb") as lines:
+        events = [decode_event(line) for line in lines]
+    started = events[0]
+    assert isinstance(started, Started)
+    assert started.memory is not None
+    assert started.memory.limits.total_bytes == 123
+    assert [ladder.model for ladder in started.memory.ladders] == ["anisora", "phr00t"]
+    assert events[1:] == [ResidentChanged(model="anisora"), ResidentChanged(model="")]
+    assert asked == [{"budget_bytes": 123, "margin_bytes": 4, "pinned_limit_bytes": 5}]

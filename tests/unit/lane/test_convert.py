@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from runtime.lane.convert import LaneIdentity, report_message
+from runtime.fit.cost import Activations, ModelLadder, PhaseCost, Rung, WorkerMemory
+from runtime.fit.placement import MemoryPhase
+from runtime.lane.convert import LaneIdentity, memory_message, report_message
+from runtime.lane.outcome import MemoryRecord, OutOfMemory, PhasePeak, ResidencyChange, unmeasured
 from runtime.lane.state import Attempt, LaneState, Wish, drained, wished
-from runtime.lane.worker import WorkerStatus
+from runtime.lane.work import WorkerStatus
+from tests.harness.lane_memory import FakeMemory
 
 IDENTITY = LaneIdentity(lane_id="lane-test", boot_id="boot", is_dedicated=True, models=("anisora",), catalog="m:c")
 
@@ -18,3 +22,41 @@ def test_the_report_says_draining_idle_and_seen_when_a_lease_comes_to_a_draining
     assert report.draining
     assert not report.HasField("work")
     assert report.seen_sequence == 7
+
+
+def test_the_report_has_limits_and_ladders_when_the_process_measured_them() -> None:
+    activations = Activations(fixed=1.5, per_token=2.5, per_pixel=3.5, per_frame_pixel=4.5)
+    cost = PhaseCost(phase=MemoryPhase.ENCODE, weights_bytes=7, activations=activations, modes=("i2v",))
+    ladder = ModelLadder(model="anisora", rungs=(Rung(placement="streamed", phases=(cost,), host_bytes=8, pinned_bytes=9),))
+    memory = WorkerMemory(limits=FakeMemory(total_bytes=11).limits(), ladders=(ladder,))
+    report = report_message(IDENTITY, LaneState(), WorkerStatus(memory=memory), seen_sequence=0)
+    assert report.memory.limits.total_bytes == 11
+    (rung,) = report.memory.ladders[0].rungs
+    (phase,) = rung.phases
+    assert (rung.placement, rung.host_bytes, rung.pinned_bytes) == ("streamed", 8, 9)
+    assert (phase.phase, phase.weights_bytes, list(phase.modes)) == ("encode", 7, ["i2v"])
+    assert (phase.fixed, phase.per_token, phase.per_pixel, phase.per_frame_pixel) == (1.5, 2.5, 3.5, 4.5)
+
+
+def test_the_report_has_no_memory_when_nothing_was_measured_yet() -> None:
+    assert not report_message(IDENTITY, LaneState(), WorkerStatus(), seen_sequence=0).HasField("memory")
+
+
+def test_a_record_tells_everything_when_it_becomes_a_message() -> None:
+    record = MemoryRecord(
+        measured_at=unmeasured("").measured_at,
+        placement="streamed",
+        predicted_peak_bytes=10,
+        phase_peaks=(PhasePeak(phase="text", peak_bytes=5), PhasePeak(phase="denoise", peak_bytes=9)),
+        out_of_memory=(OutOfMemory(phase="denoise", placement="resident"),),
+        drift_bytes=0,
+        residency_change=ResidencyChange(loaded_model="phr00t", loaded_bytes=1, load_s=0.5, from_host=True),
+    )
+    message = memory_message(record)
+    assert (message.placement, message.predicted_peak_bytes) == ("streamed", 10)
+    assert [(one.phase, one.peak_bytes) for one in message.phase_peaks] == [("text", 5), ("denoise", 9)]
+    assert [(one.phase, one.placement) for one in message.out_of_memory] == [("denoise", "resident")]
+    # 0 is a figure, and not the same as none.
+    assert message.HasField("drift_bytes")
+    assert not memory_message(unmeasured("x")).HasField("drift_bytes")
+    assert message.residency_change.from_host

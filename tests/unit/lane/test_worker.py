@@ -10,12 +10,24 @@ from pathlib import Path
 
 import pytest
 
+from runtime.fit.cost import WorkerMemory
 from runtime.lane.child_process import ChildProcess
-from runtime.lane.child_protocol import REPLACE_EXIT_CODE, Progressed, Render, RenderEnded, ResidentChanged, Started
-from runtime.lane.outcome import Failure, FailureCode, Outcome, Phase, unmeasured
+from runtime.lane.child_protocol import (
+    REPLACE_EXIT_CODE,
+    Progressed,
+    Release,
+    Render,
+    RenderEnded,
+    ReplacementNeeded,
+    ResidentChanged,
+    Started,
+)
+from runtime.lane.outcome import Failure, FailureCode, Outcome, OutOfMemory, Phase, unmeasured
 from runtime.lane.state import Attempt, StopReason
-from runtime.lane.worker import Order, Worker, WorkerSettings
+from runtime.lane.work import Order, WorkerSettings
+from runtime.lane.worker import Worker
 from tests.harness.lane_child import Children, FakeChild, in_virtual_time
+from tests.harness.lane_memory import FakeMemory
 
 ATTEMPT = Attempt(task_id="a", number=1)
 GRACE_S = 10.0
@@ -264,3 +276,43 @@ async def test_the_attempt_ends_at_once_when_it_is_cancelled_while_it_waits_for_
         bench.worker.cancel(ATTEMPT, StopReason.UNWANTED)
         assert code_of(await following) is FailureCode.CANCELLED
         assert bench.child.killed_s is None
+
+
+@in_virtual_time
+async def test_the_next_process_knows_what_ran_out_when_the_first_one_has_to_be_replaced(children: Children) -> None:
+    ran_out = (OutOfMemory(phase="denoise", placement="resident"),)
+    async with running_worker(children) as bench:
+        rendering, first = bench.render(), bench.child
+        released = Release(model="anisora", weight_bytes=1, residue_bytes=2, release_s=0.5)
+        await bench.at(5)
+        first.says(ReplacementNeeded(attempt=ATTEMPT, released=released, out_of_memory=ran_out))
+        first.exits(REPLACE_EXIT_CODE)
+        await bench.at(6)
+        (render,) = [command for command in bench.child.commands if isinstance(command, Render)]
+        assert (render.released, render.out_of_memory) == (released, ran_out)
+        bench.child.says(cancelled())
+        await rendering
+
+
+@in_virtual_time
+async def test_the_attempt_is_lost_when_the_process_dies_in_its_second_try(children: Children) -> None:
+    async with running_worker(children) as bench:
+        rendering = bench.render()
+        await bench.at(5)
+        bench.child.says(
+            Progressed(attempt=ATTEMPT, phase=Phase.INFERENCE, progress=45, detail="step 1 of 8 (again, with less GPU memory)")
+        )
+        bench.child.exits(-9)
+        assert code_of(await rendering) is FailureCode.LANE_LOST
+
+
+@in_virtual_time
+async def test_what_the_process_measured_is_known_when_it_is_up_and_stays_when_it_dies(children: Children) -> None:
+    memory = WorkerMemory(limits=FakeMemory().limits(), ladders=())
+    async with running_worker(children) as bench:
+        assert bench.worker.status.memory is None
+        bench.child.says(Started(device="cpu", memory=memory))
+        await bench.at(1)
+        bench.child.kill()
+        await bench.at(1.1)
+        assert bench.worker.status.memory == memory

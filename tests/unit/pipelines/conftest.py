@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.pipelines.jobs import ignore_stage, settings
+from tests.unit.pipelines.jobs import load, settings
 
 if TYPE_CHECKING:
     from runtime.lane.renderer import Pipeline
@@ -28,7 +28,7 @@ def anisora(models_dir: Path) -> Pipeline:
     """AniSora, tiny."""
     from lane_anisora.pipeline import catalog
 
-    return catalog.load("anisora", settings(models_dir), ignore_stage)
+    return load(catalog, "anisora", settings(models_dir))
 
 
 @pytest.fixture(scope="session")
@@ -36,4 +36,4 @@ def phr00t(models_dir: Path) -> Pipeline:
     """Phr00t, tiny."""
     from lane_phr00t.pipeline import catalog
 
-    return catalog.load("phr00t", settings(models_dir), ignore_stage)
+    return load(catalog, "phr00t", settings(models_dir))

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from runtime.fit.placement import BY_NAME, MemoryPhase
+from runtime.lane.memory.host import HostMemory
 from runtime.lane.renderer import LoadSettings, RenderJob
 from runtime.rules.request import GenerationRequest, ImageReference
 
 if TYPE_CHECKING:
-    from runtime.lane.renderer import Pipeline
+    from runtime.lane.memory.port import DeviceMemory
+    from runtime.lane.renderer import Catalog, Pipeline
 
 WARM = ImageReference(key="inputs/warm")
 COLD = ImageReference(key="inputs/cold")
@@ -65,14 +68,23 @@ def make_job(
     request: GenerationRequest,
     on_step: Callable[[int, int], None] = lambda _step, _steps: None,
     check: Callable[[], None] = lambda: None,
+    *,
+    placement: str = "resident_all",
+    on_phase: Callable[[MemoryPhase], None] = lambda _phase: None,
 ) -> RenderJob:
     """The request with both pictures at hand."""
-    return RenderJob(request=request, images=make_pictures(), on_step=on_step, check=check)
+    return RenderJob(request=request, images=make_pictures(), placement=BY_NAME[placement], on_phase=on_phase, on_step=on_step, check=check)
 
 
-def settings(models_dir: Path, profile: str = "tiny") -> LoadSettings:
+def settings(models_dir: Path, profile: str = "tiny", memory: DeviceMemory | None = None, *, is_host_poor: bool = False) -> LoadSettings:
     """Load settings for the CPU."""
-    return LoadSettings(profile=profile, models_dir=models_dir, device="cpu")
+    return LoadSettings(profile=profile, models_dir=models_dir, memory=memory or HostMemory(), is_host_poor=is_host_poor)
+
+
+def load(catalog: Catalog, model: str, load_settings: LoadSettings, on_stage: Callable[[str], None] | None = None) -> Pipeline:
+    """Reads and assembles."""
+    weights = catalog.read(model, load_settings, on_stage or ignore_stage)
+    return catalog.assemble(model, weights, load_settings, on_stage or ignore_stage)
 
 
 def ignore_stage(_stage: str) -> None:

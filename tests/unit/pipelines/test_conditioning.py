@@ -46,6 +46,12 @@ def expected_condition(vae: Any, keyframes: Mapping[int, tuple[str, float]]) -> 
     return torch.cat([mask, latents], dim=1)
 
 
+def components_of(pipeline: Pipeline) -> dict[str, Any]:
+    """The parts inside, for another pipeline of diffusers."""
+    parts = {name: part for name, part in inner(pipeline).components.items() if part is not None}
+    return parts | {"scheduler": None}
+
+
 def seen_by(pipeline: Pipeline, argument: str, request: Any) -> list[torch.Tensor]:
     """What the first transformer gets for this argument while the request renders."""
     seen: list[torch.Tensor] = []
@@ -116,7 +122,7 @@ def test_condition_is_that_of_diffusers_when_only_the_ends_are_keyframes(anisora
     from lane_anisora.conditioning import encode_condition
     from runtime.lane.wan.keyframes import Keyframe
 
-    parts = {name: part for name, part in inner(anisora).components.items() if part is not None}
+    parts = components_of(anisora)
     first, last = pixels_of(WARM.key)[None], pixels_of(COLD.key)[None] if with_last else None
     keyframes = [Keyframe(frame_index=0, pixels=first[0], strength=1.0)]
     if last is not None:
@@ -143,7 +149,7 @@ def test_control_is_that_of_diffusers_when_phr00t_has_keyframes(phr00t: Pipeline
     video, mask = torch.full((1, FRAMES, 3, SIZE, SIZE), 0.5), torch.ones(1, FRAMES, 3, SIZE, SIZE)
     for index, pixels in known.items():
         video[0, index], mask[0, index] = pixels / 2 + 0.5, 0.0
-    stock = WanVACEPipeline(**{name: part for name, part in inner(phr00t).components.items() if part is not None})
+    stock = WanVACEPipeline(**components_of(phr00t))
     # It takes the stride from the number of halvings, which the patches of the tiny VAE add one to.
     stock.vae_scale_factor_spatial = 8
     with torch.no_grad():

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
 from admission.core.lanes import Availability, LaneSpec, Report, Wish
+from admission.core.refusals import ModelLimits, SizeLimit
 from admission.core.tasks import Event, LaneId, LaneMode, Model, Task, TaskId, TaskState
 from admission.engine_types import (
     Accepted,
@@ -210,6 +211,12 @@ class ControllerDouble:
         self.sessions.append(LaneSessionDouble(len(self.sessions) + 1))
         self.begun.set()
         return self.sessions[-1]
+
+    def model_limits(self, model: Model) -> ModelLimits:
+        size = SizeLimit(
+            width=480, height=832, max_num_frames=81, placement="streamed", predicted_peak_bytes=20 * 1024**3, predicted_s=120.5
+        )
+        return ModelLimits(gpus=("NVIDIA A10G",), sizes=(size,))
 
     def snapshot(self) -> Snapshot:
         return Snapshot(

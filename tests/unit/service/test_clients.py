@@ -191,6 +191,16 @@ async def test_models_are_those_of_the_rule_set(stack: Stack) -> None:
     assert "properties" in answer.models[0].parameters_schema
 
 
+async def test_models_tell_what_fits(stack: Stack) -> None:
+    answer = await client(stack).ListModels(pb.ListModelsRequest(), timeout=5)
+
+    limits = answer.models[0].limits
+    [size] = limits.sizes
+    assert list(limits.gpus) == ["NVIDIA A10G"]
+    assert (size.width, size.height, size.max_num_frames, size.placement) == (480, 832, 81, "streamed")
+    assert (size.predicted_peak_bytes, size.predicted_duration.ToMilliseconds()) == (20 * 1024**3, 120_500)
+
+
 async def test_image_is_stored_by_content_when_it_is_uploaded(stack: Stack) -> None:
     content = png((32, 16))
 

@@ -11,8 +11,10 @@ import pytest
 from google.protobuf import duration_pb2
 from warmlane.generation.v1 import generation_pb2
 from warmlane.lane.v1 import dispatch_service_pb2 as pb
+from warmlane.lane.v1 import memory_pb2
 from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 
+from admission.core import measured
 from admission.core.lanes import Lease, Wish
 from admission.core.tasks import FailureCode, LaneMode, Stage, TaskState
 from admission.engine_types import InvalidReportError, LaneWish, SessionEndedError
@@ -119,7 +121,7 @@ async def test_lease_carries_all_that_the_lane_needs(stack: Stack) -> None:
     call, session = await _attach(stack, _report())
     wish = Wish(
         sequence=1,
-        lease=Lease(task_id=TASK_ID, attempt=2),
+        lease=Lease(task_id=TASK_ID, attempt=2, placement="streamed", predicted_peak_bytes=2**34),
         acknowledged=Lease(task_id=TASK_ID, attempt=1),
         render_deadline_s=900.0,
     )
@@ -130,6 +132,7 @@ async def test_lease_carries_all_that_the_lane_needs(stack: Stack) -> None:
 
     assert (desired.lease.task_id, desired.lease.attempt, desired.lease.artifact_prefix) == (TASK_ID, 2, PREFIX)
     assert (desired.lease.request.prompt, desired.lease.request.steps, desired.lease.request.seed) == ("a lake", 8, 7)
+    assert (desired.lease.placement, desired.lease.predicted_peak_bytes) == ("streamed", 2**34)
     assert (desired.lease.render_deadline.seconds, desired.lease.leased_at.ToDatetime()) == (900, AT.replace(tzinfo=None))
     assert (desired.acknowledged.task_id, desired.acknowledged.attempt) == (TASK_ID, 1)
     call.cancel()
@@ -257,6 +260,77 @@ def test_result_is_taken_whole_when_an_attempt_is_done() -> None:
     assert (outcome.failure, outcome.render_s, outcome.denoise_s) == (None, 9.0, 7.5)
     # Numbers, though the JSON form of protobuf spells 64-bit integers as texts.
     assert outcome.memory.figures == {"device": "cpu", "host_rss_after_bytes": 2**33}
+
+
+def test_figures_of_phases_are_numbers_when_a_record_has_them() -> None:
+    memory = generation_pb2.MemoryRecord(
+        placement="streamed",
+        phase_peaks=[generation_pb2.PhasePeak(phase="denoise", peak_bytes=2**34)],
+        out_of_memory=[generation_pb2.OutOfMemory(phase="decode", placement="resident")],
+        drift_bytes=0,
+    )
+
+    report = convert_lanes.report(_report(work=_ended(result=_result(), memory=memory)), 1)
+
+    assert report.work is not None
+    assert report.work.outcome is not None
+    record = report.work.outcome.memory
+    assert record.figures["phase_peaks"] == [{"phase": "denoise", "peak_bytes": 2**34}]
+    assert (measured.phase_peaks(record), measured.out_of_memory(record)) == ({"denoise": 2**34}, ("resident",))
+    assert (measured.placement(record), measured.drift_bytes(record)) == ("streamed", 0)
+
+
+def _worker_memory(**limits: object) -> memory_pb2.WorkerMemory:
+    sizes: dict[str, object] = {"gpu": "NVIDIA A10G", "total_bytes": 100, "other_bytes": 10, "margin_bytes": 5, "host_bytes": 1000}
+    phase = memory_pb2.PhaseCost(phase="denoise", weights_bytes=7, fixed=-1.5, per_token=2.5, modes=["t2v"])
+    ladder = memory_pb2.ModelLadder(model="anisora", rungs=[memory_pb2.Rung(placement="resident", phases=[phase], pinned_bytes=3)])
+    return memory_pb2.WorkerMemory(limits=memory_pb2.DeviceLimits(**(sizes | limits)), ladders=[ladder])  # type: ignore[arg-type]
+
+
+def test_memory_of_a_lane_is_read_once_when_it_says_the_same_again() -> None:
+    first, second = (convert_lanes.report(_report(memory=_worker_memory()), session).spec.memory for session in (1, 2))
+
+    assert first is second
+    assert first is not None
+    assert (first.limits.gpu, first.limits.budget_bytes, first.limits.pinned_limit_bytes) == ("NVIDIA A10G", 85, 0)
+    [rung] = first.ladders[0].rungs
+    [cost] = rung.phases
+    assert (rung.placement, rung.pinned_bytes, cost.phase, cost.weights_bytes, cost.modes) == ("resident", 3, "denoise", 7, ("t2v",))
+    assert (cost.activations.fixed, cost.activations.per_token) == (-1.5, 2.5)
+    assert convert_lanes.report(_report(), 1).spec.memory is None
+
+
+@pytest.mark.parametrize("limits", [{"gpu": ""}, {"gpu": "x" * 201}, {"total_bytes": -1}, {"host_bytes": -5}])
+def test_report_is_refused_when_its_limits_make_no_sense(limits: dict[str, object]) -> None:
+    with pytest.raises(InvalidReportError, match="memory"):
+        convert_lanes.report(_report(memory=_worker_memory(**limits)), 1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"per_token": float("nan")},
+        {"per_pixel": -1.0},
+        {"fixed": float("inf")},
+        {"weights_bytes": -1},
+        {"phase": "unheard-of"},
+    ],
+)
+def test_report_is_refused_when_a_cost_makes_no_sense(wrong: dict[str, object]) -> None:
+    memory = _worker_memory()
+    memory.ladders[0].rungs[0].phases[0].MergeFrom(memory_pb2.PhaseCost(**wrong))  # type: ignore[arg-type]
+    with pytest.raises(InvalidReportError, match="memory"):
+        convert_lanes.report(_report(memory=memory), 1)
+
+
+def test_report_is_refused_when_a_ladder_names_something_twice_or_nothing() -> None:
+    twice, rungs, empty = _worker_memory(), _worker_memory(), _worker_memory()
+    twice.ladders.append(twice.ladders[0])
+    rungs.ladders[0].rungs.append(rungs.ladders[0].rungs[0])
+    del empty.ladders[0].rungs[:]
+    for memory in (twice, rungs, empty):
+        with pytest.raises(InvalidReportError, match="memory"):
+            convert_lanes.report(_report(memory=memory), 1)
 
 
 def test_memory_says_why_when_nothing_was_measured() -> None:

@@ -22,6 +22,7 @@ from admission.service.operators import OperatorService
 from admission.store.port import EventPage, EventQuery
 from runtime.errors import ServiceError
 from runtime.rpc_errors import service_error
+from tests.harness.memory import MIB, worker
 from tests.unit.service.conftest import Stack
 from tests.unit.service.double import AT, TASK_ID, ControllerDouble, a_lane, a_queue
 
@@ -49,7 +50,11 @@ async def test_snapshot_is_told_with_the_time_it_was_taken(stack: Stack) -> None
 
 def test_busy_lane_is_shown_whole() -> None:
     spec = LaneSpec(
-        lane_id=LaneId("degraded-pool"), mode=LaneMode.DEGRADED_SHARED, models=(Model("anisora"), Model("phr00t")), device="cpu"
+        lane_id=LaneId("degraded-pool"),
+        mode=LaneMode.DEGRADED_SHARED,
+        models=(Model("anisora"), Model("phr00t")),
+        device="cpu",
+        memory=worker(700, "anisora", "phr00t"),
     )
     lane = a_lane(
         spec=spec,
@@ -62,6 +67,7 @@ def test_busy_lane_is_shown_whole() -> None:
         cold_starts=1,
         last_memory=MemoryRecord(figures={"residency_change": {"released_model": "anisora", "released_bytes": 5}}),
         is_drained=True,
+        retired=((Model("anisora"), "resident"),),
     )
 
     [shown] = convert.snapshot(replace(ControllerDouble().snapshot(), lanes=(lane,)), AT).lanes
@@ -69,6 +75,8 @@ def test_busy_lane_is_shown_whole() -> None:
     assert (shown.lane_id, list(shown.models), shown.device) == ("degraded-pool", ["anisora", "phr00t"], "cpu")
     assert (shown.lane_mode, shown.availability) == (task_pb2.LANE_MODE_DEGRADED_SHARED, pb.AVAILABILITY_READY)
     assert shown.drained
+    assert (shown.gpu, shown.memory_budget_bytes) == ("Simulated 1 GiB", 700 * MIB)
+    assert [(one.model, one.placement) for one in shown.retired_placements] == [("anisora", "resident")]
     assert (shown.task_id, shown.attempt, shown.progress, shown.resident_model) == (TASK_ID, 2, 40, "phr00t")
     assert (shown.last_report_age.ToMilliseconds(), shown.last_memory.residency_change.released_bytes) == (250, 5)
 
@@ -77,6 +85,7 @@ def test_lane_that_was_never_heard_of_has_no_figures() -> None:
     shown = convert.snapshot(replace(ControllerDouble().snapshot(), lanes=(a_lane(),), queues=(a_queue(),)), AT)
 
     assert not any(shown.lanes[0].HasField(name) for name in ("last_report_age", "last_memory"))
+    assert (shown.lanes[0].gpu, shown.lanes[0].memory_budget_bytes) == ("", 0)
     assert (shown.lanes[0].reason, shown.lanes[0].task_id, shown.lanes[0].drained) == ("never seen", "", False)
     [queue] = shown.queues
     assert (queue.depth, queue.max_depth, queue.running, queue.fallback_reason, queue.manual_fallback) == (3, 25, 1, 0, False)

@@ -12,8 +12,8 @@ from warmlane.admission.v1 import admission_service_pb2 as pb
 from warmlane.admission.v1 import task_pb2
 from warmlane.generation.v1 import generation_pb2
 
-from admission.core.commands import OverloadCause, ReplyOverloaded
-from admission.engine_types import OverloadedError, RequestReusedError
+from admission.core.commands import OverloadCause, Refusal, RefusalCode, ReplyOverloaded
+from admission.engine_types import OverloadedError, RefusedError, RequestReusedError
 from admission.store.port import StoreUnavailableError
 from runtime.objects import input_key
 from tests.unit.service.calls import a_submission, chunks, client, error_of, png
@@ -75,6 +75,47 @@ async def test_bounds_and_retry_are_told_when_the_queue_is_overloaded(stack: Sta
     assert error.code == "queue_overloaded"
     assert error.metadata == {"cause": cause.value, "depth": "25", "max_depth": "25", "waited_s": "30.000", "max_wait_s": "30.000"}
     assert error.retry_after_s == 13.0
+
+
+async def test_what_fits_is_told_when_the_memory_does_not_suffice(stack: Stack) -> None:
+    refusal = Refusal(
+        code=RefusalCode.VRAM_EXCEEDED,
+        placement="streamed_chunked",
+        predicted_bytes=26 * 1024**3,
+        limit_bytes=21 * 1024**3,
+        max_num_frames=49,
+        max_size=(832, 480),
+    )
+    stack.controller.answer = RefusedError(refusal)
+
+    call = client(stack).SubmitTask(a_submission(), timeout=5)
+    error = await error_of(call)
+
+    assert (error.code, await call.code()) == ("vram_exceeded", grpc.StatusCode.INVALID_ARGUMENT)
+    assert error.metadata == {
+        "predicted_bytes": str(26 * 1024**3),
+        "limit_bytes": str(21 * 1024**3),
+        "placement": "streamed_chunked",
+        "max_num_frames": "49",
+        "max_width": "832",
+        "max_height": "480",
+    }
+    assert error.message == (
+        "This clip needs 26.0 GiB of GPU memory, and 21.0 GiB are there. "
+        "Ask for at most 49 frames at this size, or at most 832x480 at this number of frames."
+    )
+    assert error.retry_after_s is None
+
+
+async def test_what_would_end_in_time_is_told_when_the_deadline_cannot_be_met(stack: Stack) -> None:
+    refusal = Refusal(code=RefusalCode.DEADLINE_UNREACHABLE, predicted_s=7200.0, limit_s=3600.0, max_num_frames=0, max_size=None)
+    stack.controller.answer = RefusedError(refusal)
+
+    error = await error_of(client(stack).SubmitTask(a_submission(), timeout=5))
+
+    assert error.code == "deadline_unreachable"
+    assert error.metadata == {"predicted_s": "7200.0", "limit_s": "3600.0", "max_num_frames": "0"}
+    assert error.message == "This clip would render for 120 minutes, and 60 are the most. Ask for a smaller size and fewer frames."
 
 
 async def test_submit_is_unavailable_when_the_store_is(stack: Stack) -> None:

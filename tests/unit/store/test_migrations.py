@@ -153,8 +153,40 @@ def task_0001(task: Task) -> dict[str, object]:
     }  # fmt: skip
 
 
+def fill_0002(connection: Connection) -> None:
+    """The same, as a store of the second release wrote it."""
+    tables = MetaData()
+    tables.reflect(connection)
+    for task in OLD_TASKS:
+        connection.execute(tables.tables["tasks"].insert(), task_0001(task) | {"fingerprint": ""})
+        if task.state is not TaskState.QUEUED:
+            connection.execute(tables.tables["task_counts"].insert(), {"model": task.model, "state": task.state.value, "tasks": 1})
+    connection.execute(tables.tables["task_inputs"].insert(), {"key": "inputs/a", "task_id": "old"})
+    for sequence, event in enumerate(OLD_EVENTS, start=1):
+        connection.execute(
+            tables.tables["events"].insert(),
+            {
+                "sequence": sequence,
+                "task_id": event.task_id,
+                "event_type": event.event_type,
+                "created_at": event.created_at,
+                "value": event.value,
+                "reason": event.reason,
+                "attempt": event.attempt,
+                "lane_id": event.lane_id,
+                "memory": None if event.memory is None else '{"unmeasured_reason":"","figures":{"peak":1}}',
+                "is_loose": event.task_id != "old",
+            },
+        )
+    lane = {"lane_id": "lane", "mode": "dedicated", "models": '["anisora"]', "device": "A10G", "is_drained": False}
+    connection.execute(tables.tables["lanes"].insert(), lane)
+    session = {"session_id": "id", "token_sha256": "hash", "expires_at": OLD_SESSION.expires_at}
+    connection.execute(tables.tables["sessions"].insert(), session)
+    connection.execute(tables.tables["controller"].update().values(epoch=7, last_sequence=4))
+
+
 PLAIN = '{"prompt":"a lighthouse at dusk","width":512,"height":512,"num_frames":17,"seed":7}'
-FILLS: dict[str, Callable[[Connection], None]] = {"0001": fill_0001}
+FILLS: dict[str, Callable[[Connection], None]] = {"0001": fill_0001, "0002": fill_0002}
 
 
 def test_there_are_rows_of_every_earlier_schema_when_a_revision_is_added() -> None:
@@ -181,6 +213,7 @@ async def test_everything_is_read_when_an_earlier_release_wrote_it(url: str, rev
         assert await store.task(task.task_id) == task
     assert [task.task_id for task in await store.unfinished()] == ["waiting"]
     assert await store.lanes() == (KnownLane(spec=OLD_LANE),)
+    assert await store.learned() == ()
     assert await store.session("hash") == OLD_SESSION
     page = await store.events(EventQuery())
     assert [(event.sequence, event.event_type, event.memory) for event in page.events] == [

@@ -468,6 +468,7 @@ class Model(_message.Message):
     DEFAULT_MODE_FIELD_NUMBER: _builtins.int
     FIXED_PARAMETERS_FIELD_NUMBER: _builtins.int
     PARAMETERS_SCHEMA_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """`anisora`, `phr00t`."""
     name: _builtins.str
@@ -490,6 +491,10 @@ class Model(_message.Message):
     def parameters_schema(self) -> _struct_pb2.Struct:
         """JSON Schema of the parameters."""
 
+    @_builtins.property
+    def limits(self) -> Global___ModelLimits:
+        """What fits on the GPUs that serve the model, or on the configured baseline GPU while none is known."""
+
     def __init__(
         self,
         *,
@@ -501,14 +506,89 @@ class Model(_message.Message):
         default_mode: _builtins.str = ...,
         fixed_parameters: _struct_pb2.Struct | None = ...,
         parameters_schema: _struct_pb2.Struct | None = ...,
+        limits: Global___ModelLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fixed_parameters", b"fixed_parameters", "parameters_schema", b"parameters_schema"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fixed_parameters", b"fixed_parameters", "limits", b"limits", "parameters_schema", b"parameters_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_mode", b"default_mode", "description", b"description", "fixed_parameters", b"fixed_parameters", "id", b"id", "modes", b"modes", "name", b"name", "parameters_schema", b"parameters_schema", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_mode", b"default_mode", "description", b"description", "fixed_parameters", b"fixed_parameters", "id", b"id", "limits", b"limits", "modes", b"modes", "name", b"name", "parameters_schema", b"parameters_schema", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class ModelLimits(_message.Message):
+    """What a client may ask for, by predicted memory and time. One request is only certain when it is submitted: these are for common sizes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPUS_FIELD_NUMBER: _builtins.int
+    SIZES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """GPUs that decided, without doubles; the baseline's name while no lane is known."""
+
+    @_builtins.property
+    def sizes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SizeLimit]:
+        """By size."""
+
+    def __init__(
+        self,
+        *,
+        gpus: _abc.Iterable[_builtins.str] | None = ...,
+        sizes: _abc.Iterable[Global___SizeLimit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "sizes", b"sizes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelLimits: _TypeAlias = ModelLimits  # noqa: Y015
+
+@_typing.final
+class SizeLimit(_message.Message):
+    """The longest clip of one size."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    MAX_NUM_FRAMES_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    PREDICTED_PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    PREDICTED_DURATION_FIELD_NUMBER: _builtins.int
+    width: _builtins.int
+    """Pixels."""
+    height: _builtins.int
+    """Pixels."""
+    max_num_frames: _builtins.int
+    """The most frames that fit; 0: the size does not fit at all."""
+    placement: _builtins.str
+    """Placement of that clip."""
+    predicted_peak_bytes: _builtins.int
+    """Predicted peak of that clip, in bytes."""
+    @_builtins.property
+    def predicted_duration(self) -> _duration_pb2.Duration:
+        """Predicted time of that clip; absent while nothing was measured."""
+
+    def __init__(
+        self,
+        *,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        max_num_frames: _builtins.int = ...,
+        placement: _builtins.str = ...,
+        predicted_peak_bytes: _builtins.int = ...,
+        predicted_duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["predicted_duration", b"predicted_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "max_num_frames", b"max_num_frames", "placement", b"placement", "predicted_duration", b"predicted_duration", "predicted_peak_bytes", b"predicted_peak_bytes", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SizeLimit: _TypeAlias = SizeLimit  # noqa: Y015
 
 @_typing.final
 class UploadInputRequest(_message.Message):

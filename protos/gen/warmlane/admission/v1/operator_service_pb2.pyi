@@ -399,6 +399,9 @@ class LaneSnapshot(_message.Message):
     LAST_MEMORY_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     DRAINED_FIELD_NUMBER: _builtins.int
+    GPU_FIELD_NUMBER: _builtins.int
+    MEMORY_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
+    RETIRED_PLACEMENTS_FIELD_NUMBER: _builtins.int
     lane_id: _builtins.str
     """Chosen by the lane's configuration, such as `lane-anisora`."""
     lane_mode: _task_pb2.LaneMode.ValueType
@@ -423,6 +426,10 @@ class LaneSnapshot(_message.Message):
     """Device it renders on, for people."""
     drained: _builtins.bool
     """An operator wants it to get no more work."""
+    gpu: _builtins.str
+    """What its GPU is, as it measured it; empty while it has not said."""
+    memory_budget_bytes: _builtins.int
+    """What weights and activations may take together there, in bytes; 0 while it has not said."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models it can serve."""
@@ -434,6 +441,10 @@ class LaneSnapshot(_message.Message):
     @_builtins.property
     def last_memory(self) -> _generation_pb2.MemoryRecord:
         """Figures after its last attempt."""
+
+    @_builtins.property
+    def retired_placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetiredPlacement]:
+        """Placements that ran out of memory too often: out of use until the lane is restarted."""
 
     def __init__(
         self,
@@ -453,14 +464,43 @@ class LaneSnapshot(_message.Message):
         last_memory: _generation_pb2.MemoryRecord | None = ...,
         device: _builtins.str = ...,
         drained: _builtins.bool = ...,
+        gpu: _builtins.str = ...,
+        memory_budget_bytes: _builtins.int = ...,
+        retired_placements: _abc.Iterable[Global___RetiredPlacement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_memory", b"last_memory", "last_report_age", b"last_report_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "availability", b"availability", "cold_starts", b"cold_starts", "device", b"device", "drained", b"drained", "lane_id", b"lane_id", "lane_mode", b"lane_mode", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "models", b"models", "progress", b"progress", "reason", b"reason", "resident_model", b"resident_model", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "availability", b"availability", "cold_starts", b"cold_starts", "device", b"device", "drained", b"drained", "gpu", b"gpu", "lane_id", b"lane_id", "lane_mode", b"lane_mode", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "memory_budget_bytes", b"memory_budget_bytes", "models", b"models", "progress", b"progress", "reason", b"reason", "resident_model", b"resident_model", "retired_placements", b"retired_placements", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LaneSnapshot: _TypeAlias = LaneSnapshot  # noqa: Y015
+
+@_typing.final
+class RetiredPlacement(_message.Message):
+    """A placement that a lane must not use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Of this model."""
+    placement: _builtins.str
+    """Such as `resident`."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        placement: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "placement", b"placement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetiredPlacement: _TypeAlias = RetiredPlacement  # noqa: Y015
 
 @_typing.final
 class QueueSnapshot(_message.Message):

@@ -364,6 +364,11 @@ class MemoryRecord(_message.Message):
     CLEANUP_DURATION_FIELD_NUMBER: _builtins.int
     MEASURED_AT_FIELD_NUMBER: _builtins.int
     RESIDENCY_CHANGE_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    PREDICTED_PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    PHASE_PEAKS_FIELD_NUMBER: _builtins.int
+    OUT_OF_MEMORY_FIELD_NUMBER: _builtins.int
+    DRIFT_BYTES_FIELD_NUMBER: _builtins.int
     unmeasured_reason: _builtins.str
     """Set when nothing could be measured (the process died): why. The figures are then absent."""
     device: _builtins.str
@@ -386,6 +391,12 @@ class MemoryRecord(_message.Message):
     """Highest resident set of the pipeline's process since it started."""
     pinned_bytes: _builtins.int
     """Pinned host memory held after cleanup."""
+    placement: _builtins.str
+    """Placement of the weights that the last try used: `resident`, `streamed`, …. Empty when it did not come to that."""
+    predicted_peak_bytes: _builtins.int
+    """Peak that was predicted for that placement and this request; 0: none was."""
+    drift_bytes: _builtins.int
+    """Live tensor bytes after cleanup, above the least that was seen after an attempt of this process with the same model resident."""
     @_builtins.property
     def cleanup_duration(self) -> _duration_pb2.Duration:
         """How long the cleanup took."""
@@ -397,6 +408,14 @@ class MemoryRecord(_message.Message):
     @_builtins.property
     def residency_change(self) -> Global___ResidencyChange:
         """Set when a model switch preceded the attempt: what was released and loaded."""
+
+    @_builtins.property
+    def phase_peaks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhasePeak]:
+        """The highest allocated peak of each phase of the last try, measured."""
+
+    @_builtins.property
+    def out_of_memory(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutOfMemory]:
+        """Every time the memory ran out during the attempt, oldest first. A try on a leaner placement may have succeeded after it."""
 
     def __init__(
         self,
@@ -415,13 +434,20 @@ class MemoryRecord(_message.Message):
         cleanup_duration: _duration_pb2.Duration | None = ...,
         measured_at: _timestamp_pb2.Timestamp | None = ...,
         residency_change: Global___ResidencyChange | None = ...,
+        placement: _builtins.str = ...,
+        predicted_peak_bytes: _builtins.int = ...,
+        phase_peaks: _abc.Iterable[Global___PhasePeak] | None = ...,
+        out_of_memory: _abc.Iterable[Global___OutOfMemory] | None = ...,
+        drift_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allocated_bytes", b"_allocated_bytes", "_driver_free_bytes", b"_driver_free_bytes", "_host_rss_after_bytes", b"_host_rss_after_bytes", "_host_rss_before_bytes", b"_host_rss_before_bytes", "_host_rss_peak_bytes", b"_host_rss_peak_bytes", "_peak_allocated_bytes", b"_peak_allocated_bytes", "_peak_reserved_bytes", b"_peak_reserved_bytes", "_pinned_bytes", b"_pinned_bytes", "_reserved_bytes", b"_reserved_bytes", "allocated_bytes", b"allocated_bytes", "cleanup_duration", b"cleanup_duration", "driver_free_bytes", b"driver_free_bytes", "host_rss_after_bytes", b"host_rss_after_bytes", "host_rss_before_bytes", b"host_rss_before_bytes", "host_rss_peak_bytes", b"host_rss_peak_bytes", "measured_at", b"measured_at", "peak_allocated_bytes", b"peak_allocated_bytes", "peak_reserved_bytes", b"peak_reserved_bytes", "pinned_bytes", b"pinned_bytes", "reserved_bytes", b"reserved_bytes", "residency_change", b"residency_change"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allocated_bytes", b"_allocated_bytes", "_drift_bytes", b"_drift_bytes", "_driver_free_bytes", b"_driver_free_bytes", "_host_rss_after_bytes", b"_host_rss_after_bytes", "_host_rss_before_bytes", b"_host_rss_before_bytes", "_host_rss_peak_bytes", b"_host_rss_peak_bytes", "_peak_allocated_bytes", b"_peak_allocated_bytes", "_peak_reserved_bytes", b"_peak_reserved_bytes", "_pinned_bytes", b"_pinned_bytes", "_reserved_bytes", b"_reserved_bytes", "allocated_bytes", b"allocated_bytes", "cleanup_duration", b"cleanup_duration", "drift_bytes", b"drift_bytes", "driver_free_bytes", b"driver_free_bytes", "host_rss_after_bytes", b"host_rss_after_bytes", "host_rss_before_bytes", b"host_rss_before_bytes", "host_rss_peak_bytes", b"host_rss_peak_bytes", "measured_at", b"measured_at", "peak_allocated_bytes", b"peak_allocated_bytes", "peak_reserved_bytes", b"peak_reserved_bytes", "pinned_bytes", b"pinned_bytes", "reserved_bytes", b"reserved_bytes", "residency_change", b"residency_change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allocated_bytes", b"_allocated_bytes", "_driver_free_bytes", b"_driver_free_bytes", "_host_rss_after_bytes", b"_host_rss_after_bytes", "_host_rss_before_bytes", b"_host_rss_before_bytes", "_host_rss_peak_bytes", b"_host_rss_peak_bytes", "_peak_allocated_bytes", b"_peak_allocated_bytes", "_peak_reserved_bytes", b"_peak_reserved_bytes", "_pinned_bytes", b"_pinned_bytes", "_reserved_bytes", b"_reserved_bytes", "allocated_bytes", b"allocated_bytes", "cleanup_duration", b"cleanup_duration", "device", b"device", "driver_free_bytes", b"driver_free_bytes", "host_rss_after_bytes", b"host_rss_after_bytes", "host_rss_before_bytes", b"host_rss_before_bytes", "host_rss_peak_bytes", b"host_rss_peak_bytes", "measured_at", b"measured_at", "peak_allocated_bytes", b"peak_allocated_bytes", "peak_reserved_bytes", b"peak_reserved_bytes", "pinned_bytes", b"pinned_bytes", "reserved_bytes", b"reserved_bytes", "residency_change", b"residency_change", "unmeasured_reason", b"unmeasured_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allocated_bytes", b"_allocated_bytes", "_drift_bytes", b"_drift_bytes", "_driver_free_bytes", b"_driver_free_bytes", "_host_rss_after_bytes", b"_host_rss_after_bytes", "_host_rss_before_bytes", b"_host_rss_before_bytes", "_host_rss_peak_bytes", b"_host_rss_peak_bytes", "_peak_allocated_bytes", b"_peak_allocated_bytes", "_peak_reserved_bytes", b"_peak_reserved_bytes", "_pinned_bytes", b"_pinned_bytes", "_reserved_bytes", b"_reserved_bytes", "allocated_bytes", b"allocated_bytes", "cleanup_duration", b"cleanup_duration", "device", b"device", "drift_bytes", b"drift_bytes", "driver_free_bytes", b"driver_free_bytes", "host_rss_after_bytes", b"host_rss_after_bytes", "host_rss_before_bytes", b"host_rss_before_bytes", "host_rss_peak_bytes", b"host_rss_peak_bytes", "measured_at", b"measured_at", "out_of_memory", b"out_of_memory", "peak_allocated_bytes", b"peak_allocated_bytes", "peak_reserved_bytes", b"peak_reserved_bytes", "phase_peaks", b"phase_peaks", "pinned_bytes", b"pinned_bytes", "placement", b"placement", "predicted_peak_bytes", b"predicted_peak_bytes", "reserved_bytes", b"reserved_bytes", "residency_change", b"residency_change", "unmeasured_reason", b"unmeasured_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allocated_bytes: _TypeAlias = _typing.Literal["allocated_bytes"]  # noqa: Y015
     _WhichOneofArgType__allocated_bytes: _TypeAlias = _typing.Literal["_allocated_bytes", b"_allocated_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__drift_bytes: _TypeAlias = _typing.Literal["drift_bytes"]  # noqa: Y015
+    _WhichOneofArgType__drift_bytes: _TypeAlias = _typing.Literal["_drift_bytes", b"_drift_bytes"]  # noqa: Y015
     _WhichOneofReturnType__driver_free_bytes: _TypeAlias = _typing.Literal["driver_free_bytes"]  # noqa: Y015
     _WhichOneofArgType__driver_free_bytes: _TypeAlias = _typing.Literal["_driver_free_bytes", b"_driver_free_bytes"]  # noqa: Y015
     _WhichOneofReturnType__host_rss_after_bytes: _TypeAlias = _typing.Literal["host_rss_after_bytes"]  # noqa: Y015
@@ -440,6 +466,8 @@ class MemoryRecord(_message.Message):
     _WhichOneofArgType__reserved_bytes: _TypeAlias = _typing.Literal["_reserved_bytes", b"_reserved_bytes"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__allocated_bytes) -> _WhichOneofReturnType__allocated_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drift_bytes) -> _WhichOneofReturnType__drift_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__driver_free_bytes) -> _WhichOneofReturnType__driver_free_bytes | None: ...
     @_typing.overload
@@ -460,6 +488,58 @@ class MemoryRecord(_message.Message):
 Global___MemoryRecord: _TypeAlias = MemoryRecord  # noqa: Y015
 
 @_typing.final
+class PhasePeak(_message.Message):
+    """The peak of one phase."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    phase: _builtins.str
+    """`text`, `encode`, `denoise`, `decode`."""
+    peak_bytes: _builtins.int
+    """Highest allocated bytes, weights included."""
+    def __init__(
+        self,
+        *,
+        phase: _builtins.str = ...,
+        peak_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peak_bytes", b"peak_bytes", "phase", b"phase"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PhasePeak: _TypeAlias = PhasePeak  # noqa: Y015
+
+@_typing.final
+class OutOfMemory(_message.Message):
+    """The memory ran out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    phase: _builtins.str
+    """`load`, `text`, `encode`, `denoise`, `decode`."""
+    placement: _builtins.str
+    """Placement in use."""
+    def __init__(
+        self,
+        *,
+        phase: _builtins.str = ...,
+        placement: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phase", b"phase", "placement", b"placement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutOfMemory: _TypeAlias = OutOfMemory  # noqa: Y015
+
+@_typing.final
 class ResidencyChange(_message.Message):
     """One switch of the resident pipeline: release, verify, load."""
 
@@ -473,6 +553,7 @@ class ResidencyChange(_message.Message):
     PROCESS_REPLACED_FIELD_NUMBER: _builtins.int
     RELEASED_BYTES_FIELD_NUMBER: _builtins.int
     LOADED_BYTES_FIELD_NUMBER: _builtins.int
+    FROM_HOST_FIELD_NUMBER: _builtins.int
     released_model: _builtins.str
     """Model that was released; empty when none was resident."""
     loaded_model: _builtins.str
@@ -485,6 +566,8 @@ class ResidencyChange(_message.Message):
     """Parameter bytes of the released pipeline."""
     loaded_bytes: _builtins.int
     """Parameter bytes of the loaded pipeline."""
+    from_host: _builtins.bool
+    """The weights of the loaded pipeline lay in host memory already: nothing was read from disk."""
     @_builtins.property
     def release_duration(self) -> _duration_pb2.Duration:
         """Duration of release and verification."""
@@ -504,10 +587,11 @@ class ResidencyChange(_message.Message):
         process_replaced: _builtins.bool = ...,
         released_bytes: _builtins.int = ...,
         loaded_bytes: _builtins.int = ...,
+        from_host: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load_duration", b"load_duration", "release_duration", b"release_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["load_duration", b"load_duration", "loaded_bytes", b"loaded_bytes", "loaded_model", b"loaded_model", "process_replaced", b"process_replaced", "release_duration", b"release_duration", "released_bytes", b"released_bytes", "released_model", b"released_model", "residue_bytes", b"residue_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_host", b"from_host", "load_duration", b"load_duration", "loaded_bytes", b"loaded_bytes", "loaded_model", b"loaded_model", "process_replaced", b"process_replaced", "release_duration", b"release_duration", "released_bytes", b"released_bytes", "released_model", b"released_model", "residue_bytes", b"residue_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

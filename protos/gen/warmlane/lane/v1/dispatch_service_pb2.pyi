@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from warmlane.generation.v1 import generation_pb2 as _generation_pb2
+from warmlane.lane.v1 import memory_pb2 as _memory_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -146,6 +147,7 @@ class LaneReport(_message.Message):
     WORK_FIELD_NUMBER: _builtins.int
     COLD_STARTS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol that the lane speaks: 1."""
     lane_id: _builtins.str
@@ -178,6 +180,10 @@ class LaneReport(_message.Message):
     def work(self) -> Global___Work:
         """The attempt in work or ended and not yet acknowledged; unset when idle."""
 
+    @_builtins.property
+    def memory(self) -> _memory_pb2.WorkerMemory:
+        """What fits here. Unset until the lane has measured; admission then goes by what it knows of the lane from before."""
+
     def __init__(
         self,
         *,
@@ -195,10 +201,11 @@ class LaneReport(_message.Message):
         work: Global___Work | None = ...,
         cold_starts: _builtins.int = ...,
         device: _builtins.str = ...,
+        memory: _memory_pb2.WorkerMemory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cold_starts", b"cold_starts", "device", b"device", "draining", b"draining", "healthy", b"healthy", "kind", b"kind", "lane_id", b"lane_id", "models", b"models", "protocol_version", b"protocol_version", "reason", b"reason", "resident_model", b"resident_model", "seen_sequence", b"seen_sequence", "warm", b"warm", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cold_starts", b"cold_starts", "device", b"device", "draining", b"draining", "healthy", b"healthy", "kind", b"kind", "lane_id", b"lane_id", "memory", b"memory", "models", b"models", "protocol_version", b"protocol_version", "reason", b"reason", "resident_model", b"resident_model", "seen_sequence", b"seen_sequence", "warm", b"warm", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,12 +393,20 @@ class Lease(_message.Message):
     ARTIFACT_PREFIX_FIELD_NUMBER: _builtins.int
     RENDER_DEADLINE_FIELD_NUMBER: _builtins.int
     LEASED_AT_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    PREDICTED_PEAK_BYTES_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
     """The attempt."""
     artifact_prefix: _builtins.str
     """Prefix of every object key that the lane writes for this attempt; ends with a slash."""
+    placement: _builtins.str
+    """The fastest placement on which the request fits here, by prediction; empty: the lane chooses. A lane whose memory has become less
+    takes a leaner one.
+    """
+    predicted_peak_bytes: _builtins.int
+    """The predicted peak with it, corrected by what was measured before; 0: not predicted."""
     @_builtins.property
     def request(self) -> _generation_pb2.GenerationRequest:
         """What to render; every value set."""
@@ -413,10 +428,12 @@ class Lease(_message.Message):
         artifact_prefix: _builtins.str = ...,
         render_deadline: _duration_pb2.Duration | None = ...,
         leased_at: _timestamp_pb2.Timestamp | None = ...,
+        placement: _builtins.str = ...,
+        predicted_peak_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leased_at", b"leased_at", "render_deadline", b"render_deadline", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_prefix", b"artifact_prefix", "attempt", b"attempt", "leased_at", b"leased_at", "render_deadline", b"render_deadline", "request", b"request", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_prefix", b"artifact_prefix", "attempt", b"attempt", "leased_at", b"leased_at", "placement", b"placement", "predicted_peak_bytes", b"predicted_peak_bytes", "render_deadline", b"render_deadline", "request", b"request", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

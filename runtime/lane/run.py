@@ -1,0 +1,167 @@
+"""What changes while one attempt runs: its times, its progress, its phases with their peaks, whether it was cancelled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runtime.fit.placement import BY_NAME, MemoryPhase, Placement
+from runtime.lane.child_protocol import Progressed, Render
+from runtime.lane.outcome import OutOfMemory, Phase, PhasePeak, ResidencyChange
+from runtime.lane.renderer import RenderCancelled
+
+if TYPE_CHECKING:
+    from runtime.fit.predict import Choice
+    from runtime.lane.memory.port import DeviceMemory
+
+_DENOISED = 90
+"""Progress when all steps are done; encoding takes it to 99."""
+_ENCODED = 99
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callbacks:
+    """To whoever gives the attempts; called from the thread that runs them.
+
+    Attributes:
+        is_cancelled: whether this attempt shall end; asked at every step, block and frame.
+        tell: passes progress on.
+    """
+
+    is_cancelled: Callable[[Render], bool]
+    tell: Callable[[Progressed], None]
+
+
+class Run:
+    """One attempt in work; its methods are what a load, a pipeline and an encoder call. One thread uses it.
+
+    Attributes:
+        order: what is asked for.
+        started_s: monotonic time of its arrival.
+        render_s: set when the video is written.
+        change: the switch that preceded it.
+        choice: placement of the try in work, with its predicted peak; None before it came to one.
+        memory_phase: what is being done, as far as memory is concerned.
+        out_of_memory: every time the memory ran out, oldest first.
+    """
+
+    def __init__(self, order: Render, memory: DeviceMemory, callbacks: Callbacks) -> None:
+        """Begins now."""
+        self.order = order
+        self.started_s = time.monotonic()
+        self.render_s: float | None = None
+        self.change: ResidencyChange | None = None
+        self.choice: Choice | None = None
+        self.memory_phase = MemoryPhase.LOAD
+        self.out_of_memory: list[OutOfMemory] = list(order.out_of_memory)
+        self.peak_allocated_bytes: int | None = None
+        self.peak_reserved_bytes: int | None = None
+        self._memory = memory
+        self._callbacks = callbacks
+        self._told = -1
+        self._phase_peaks: dict[MemoryPhase, int] = {}
+        self._first_step_s: float | None = None
+        self._last_step_s: float | None = None
+        self._steps_between = 0
+
+    @property
+    def phase_peaks(self) -> tuple[PhasePeak, ...]:
+        """Of the phases of the try in work that have ended, in their order; a load is none."""
+        return tuple(PhasePeak(phase=phase, peak_bytes=peak) for phase, peak in self._phase_peaks.items())
+
+    def begin_try(self, choice: Choice) -> None:
+        """A try begins on this placement; what was measured of an earlier one's phases and steps no longer counts."""
+        self.choice = choice
+        self.memory_phase = MemoryPhase.LOAD
+        self._phase_peaks.clear()
+        self._first_step_s = self._last_step_s = None
+        self._steps_between = 0
+        self._memory.reset_peaks()
+
+    def end_phase(self) -> None:
+        """Keeps the peaks of the phase in work, and begins to count anew."""
+        figures = self._memory.figures()
+        self.peak_allocated_bytes = _highest(self.peak_allocated_bytes, figures.peak_allocated_bytes)
+        self.peak_reserved_bytes = _highest(self.peak_reserved_bytes, figures.peak_reserved_bytes)
+        if figures.peak_allocated_bytes is not None and self.memory_phase is not MemoryPhase.LOAD:
+            known = self._phase_peaks.get(self.memory_phase, 0)
+            self._phase_peaks[self.memory_phase] = max(known, figures.peak_allocated_bytes)
+        self._memory.reset_peaks()
+
+    @property
+    def placement(self) -> Placement:
+        """Of the try in work. Raises RuntimeError before the first one."""
+        if self.choice is None:
+            msg = "no try has begun"
+            raise RuntimeError(msg)
+        return BY_NAME[self.choice.rung.placement]
+
+    def ran_out(self) -> OutOfMemory:
+        """The memory ran out in the phase in work."""
+        ran_out = OutOfMemory(phase=self.memory_phase, placement=self.placement.name)
+        self.out_of_memory.append(ran_out)
+        self.end_phase()
+        return ran_out
+
+    def check(self) -> None:
+        """Raises RenderCancelled when the attempt shall end."""
+        if self._callbacks.is_cancelled(self.order):
+            raise RenderCancelled
+
+    def on_stage(self, detail: str) -> None:
+        """A load tells what it is doing. It is not cut short: half a model helps nobody."""
+        self._send(Phase.LOADING, 0, detail)
+
+    def on_loaded(self) -> None:
+        """The model is resident. The agent must hear of it before the first step ends: it spares a load, and nothing after it."""
+        self._send(Phase.INFERENCE, 0, "preparing the first step" + self._again())
+
+    def on_phase(self, phase: MemoryPhase) -> None:
+        """A phase of the render begins: the one before it has its peak now."""
+        self.end_phase()
+        self.memory_phase = phase
+        self.check()
+
+    def on_step(self, step: int, steps: int) -> None:
+        """After a denoising step; `step` counts from 1."""
+        self._memory.wait()
+        now_s = time.monotonic()
+        if self._first_step_s is None:
+            self._first_step_s = now_s
+        else:
+            self._steps_between += 1
+        self._last_step_s = now_s
+        self._send(Phase.INFERENCE, _DENOISED * step // steps, f"step {step} of {steps}" + self._again())
+        self.check()
+
+    def on_block(self) -> None:
+        """Before a part of a step. Without the wait a GPU would have a whole step in its queue, which it works off after a cancel too."""
+        self._memory.wait()
+        self.check()
+
+    def on_frame(self, written: int, frames: int) -> None:
+        """After an encoded frame; told once per percent."""
+        progress = _DENOISED + (_ENCODED - _DENOISED) * written // frames
+        if progress > self._told:
+            self._send(Phase.ENCODING, progress, "writing the video")
+        self.check()
+
+    def denoise_s(self) -> float | None:
+        """Time of all steps, from the time between the first and the last one's end: nothing tells when the first began."""
+        if self._first_step_s is None or self._last_step_s is None or self._steps_between == 0:
+            return None
+        return (self._last_step_s - self._first_step_s) * (self._steps_between + 1) / self._steps_between
+
+    def _again(self) -> str:
+        return " (again, with less GPU memory)" if self.out_of_memory else ""
+
+    def _send(self, phase: Phase, progress: int, detail: str) -> None:
+        # A second try begins at its first step; what people see never falls.
+        self._told = max(self._told, progress)
+        self._callbacks.tell(Progressed(attempt=self.order.attempt, phase=phase, progress=self._told, detail=detail))
+
+
+def _highest(known: int | None, new: int | None) -> int | None:
+    return new if known is None else known if new is None else max(known, new)
