@@ -18,7 +18,7 @@ from tests.harness.stack import Stack
 from tests.harness.video import decode
 
 # Long enough on two cores to be killed in the middle of it.
-_CLIP = {"model": "anisora", "prompt": "a train through hills", "width": 384, "height": 384, "num_frames": 33, "seed": 5}
+_CLIP = {"model": "anisora", "prompt": "a train through hills", "width": 320, "height": 320, "num_frames": 33, "seed": 5}
 
 
 def _rendering(frontend: Frontend) -> str:

@@ -34,7 +34,7 @@ class MeddledPipeline:
     """A real pipeline to which the prompt's misfortune happens."""
 
     def __init__(self, pipeline: Pipeline, memory: DeviceMemory, renders: Counter[str]) -> None:
-        """Takes over the pipeline; `renders` counts those of each prompt in this process."""
+        """Takes over the pipeline; `renders` counts those of each model and prompt in this process."""
         self._pipeline = pipeline
         self._memory = memory
         self._renders = renders
@@ -45,10 +45,11 @@ class MeddledPipeline:
         wish = _PROMPT.fullmatch(prompt)
         if wish is None:
             return self._pipeline.render(job)
-        self._renders[prompt] += 1
-        if wish["dies"] and self._renders[prompt] == 2:
+        key = f"{job.request.model} {prompt}"
+        self._renders[key] += 1
+        if wish["dies"] and self._renders[key] == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        if self._renders[prompt] > (2 if wish["twice"] else 1):
+        if self._renders[key] > (2 if wish["twice"] else 1):
             return self._pipeline.render(job)
         ballast: list[torch.Tensor] = []
 

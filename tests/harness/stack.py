@@ -83,7 +83,9 @@ class Stack:
         for name in self._without:
             command += ["--without", name]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("WARMLANE_")}
-        environment = clean | {"WARMLANE_API_KEY": self.api_key, "WARMLANE_ADMIN_KEY": self.admin_key}
+        # One thread for each pipeline: a second one takes a quarter more of two cores that other tests share.
+        settings = {"WARMLANE_API_KEY": self.api_key, "WARMLANE_ADMIN_KEY": self.admin_key, "WARMLANE_TORCH_THREADS": "1"}
+        environment = clean | settings
         self._output = (self.data_dir / "up.log").open("wb")
         self._process = subprocess.Popen(
             command, cwd=_ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT

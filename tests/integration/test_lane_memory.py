@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from runtime.fit.cost import Shape, WorkerMemory
 from runtime.fit.placement import PLACEMENTS
@@ -88,10 +89,12 @@ async def running_pool(folder: Path, models: Path, *, budget: int, catalog: str 
         await asyncio.wait({running})
 
 
-@pytest.fixture(autouse=True)
-def _children_find_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("WARMLANE_LOG_LEVEL", "warning")
+@pytest.fixture(scope="module", autouse=True)
+def _children_find_the_harness() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("WARMLANE_LOG_LEVEL", "warning")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +152,18 @@ def predicted_bytes(models: Path) -> int:
     return max(peak_bytes(catalog.ladder(model, settings).rungs[0], SHAPE) for model in MODELS)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def meddled_pool(
+    tmp_path_factory: pytest.TempPathFactory, models: Path, predicted_bytes: int, _children_find_the_harness: None
+) -> AsyncIterator[Pool]:
+    """A pool in which the memory runs out where a prompt says so. Tests that leave its process alive share it: it takes long to start."""
+    folder = tmp_path_factory.mktemp("meddled")
+    async with running_pool(folder, models, budget=predicted_bytes, catalog="tests.harness.meddled_catalog:catalog") as pool:
+        await pool.measured()
+        yield pool
+        assert pool.worker.status.cold_starts == 1
+
+
 def ignore(*_: object) -> None:
     """Nobody follows."""
 
@@ -180,7 +195,7 @@ async def alternate(pool: Pool, requests: int) -> list[Outcome]:
     return [await pool.render(MODELS[number % 2], PROMPT, next(pairs)) for number in range(requests)]
 
 
-@pytest.mark.parametrize("requests", [20, pytest.param(200, marks=(pytest.mark.long, pytest.mark.timeout(1800)))])
+@pytest.mark.parametrize("requests", [2 * len(PLACEMENTS), pytest.param(200, marks=(pytest.mark.long, pytest.mark.timeout(1800)))])
 async def test_no_peak_is_over_the_budget_and_nothing_is_left_when_models_alternate(
     tmp_path: Path, models: Path, tight_bytes: int, requests: int
 ) -> None:
@@ -205,47 +220,46 @@ async def test_the_same_requests_do_not_pass_when_a_release_keeps_the_weights(tm
         check_alternation(outcomes, tight_bytes)
 
 
-async def test_limits_and_ladders_are_known_when_the_process_is_up(tmp_path: Path, models: Path, predicted_bytes: int) -> None:
-    async with running_pool(tmp_path, models, budget=predicted_bytes) as pool:
-        memory = await pool.measured()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_limits_and_ladders_are_known_when_the_process_is_up(meddled_pool: Pool, predicted_bytes: int) -> None:
+    memory = await meddled_pool.measured()
     assert memory.limits.budget_bytes == predicted_bytes
     assert [ladder.model for ladder in memory.ladders] == list(MODELS)
     assert [rung.placement for rung in memory.ladders[0].rungs] == [placement.name for placement in PLACEMENTS]
 
 
-@pytest.mark.parametrize("model", MODELS)
-async def test_the_next_rung_gives_its_own_frames_when_the_memory_runs_out_in_any_phase(
-    tmp_path: Path, models: Path, predicted_bytes: int, model: str
-) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("model", "phase"),
     # The first of these phases loads all weights; AniSora alone encodes in this mode.
-    phases = ("load", "text", "encode", "denoise", "decode") if model == "anisora" else ("load", "text", "denoise", "decode")
-    async with running_pool(tmp_path, models, budget=predicted_bytes, catalog="tests.harness.meddled_catalog:catalog") as pool:
-        for phase in phases:
-            prompt = f"runs out in {phase}"
-            recovered = await pool.render(model, prompt, "resident_all")
-            assert pool.told == sorted(pool.told), phase
-            assert recovered.memory.out_of_memory == (OutOfMemory(phase=phase, placement="resident_all"),)
-            rung = recovered.memory.placement
-            clean = await pool.render(model, prompt, rung)
-            assert clean.memory.out_of_memory == ()
-            assert rung != "resident_all"
-            # Traced are the networks' passes; what a call keeps beside them is small, and the margin of a GPU is for it. Here it is 0.
-            assert 0 < highest_peak(clean.memory) <= clean.memory.predicted_peak_bytes * 1.02
-            assert recovered.result is not None
-            assert clean.result is not None
-            assert recovered.result.sha256 == clean.result.sha256, phase
-            # Nothing is left of what ran out.
-            assert recovered.memory.allocated_bytes == clean.memory.allocated_bytes == 0
-        assert pool.worker.status.cold_starts == 1
+    [
+        *(("anisora", phase) for phase in ("load", "text", "encode", "denoise", "decode")),
+        *(("phr00t", phase) for phase in ("load", "denoise")),
+        *(pytest.param("phr00t", phase, marks=pytest.mark.long) for phase in ("text", "decode")),
+    ],
+)
+async def test_the_next_rung_gives_its_own_frames_when_the_memory_runs_out_in_any_phase(meddled_pool: Pool, model: str, phase: str) -> None:
+    pool, prompt = meddled_pool, f"runs out in {phase}"
+    recovered = await pool.render(model, prompt, "resident_all")
+    assert pool.told == sorted(pool.told)
+    assert recovered.memory.out_of_memory == (OutOfMemory(phase=phase, placement="resident_all"),)
+    rung = recovered.memory.placement
+    clean = await pool.render(model, prompt, rung)
+    assert clean.memory.out_of_memory == ()
+    assert rung != "resident_all"
+    # Traced are the networks' passes; what a call keeps beside them is small, and the margin of a GPU is for it. Here it is 0.
+    assert 0 < highest_peak(clean.memory) <= clean.memory.predicted_peak_bytes * 1.02
+    assert recovered.result is not None
+    assert clean.result is not None
+    assert recovered.result.sha256 == clean.result.sha256
+    # Nothing is left of what ran out.
+    assert recovered.memory.allocated_bytes == clean.memory.allocated_bytes == 0
 
 
-async def test_the_attempt_fails_and_the_next_one_does_not_when_the_memory_runs_out_twice(
-    tmp_path: Path, models: Path, predicted_bytes: int
-) -> None:
-    async with running_pool(tmp_path, models, budget=predicted_bytes, catalog="tests.harness.meddled_catalog:catalog") as pool:
-        failed = await pool.render("phr00t", "runs out twice in denoise", "resident")
-        following = await pool.render("phr00t", PROMPT, "resident")
-        assert pool.worker.status.cold_starts == 1
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_attempt_fails_and_the_next_one_does_not_when_the_memory_runs_out_twice(meddled_pool: Pool) -> None:
+    failed = await meddled_pool.render("phr00t", "runs out twice in denoise", "resident")
+    following = await meddled_pool.render("phr00t", PROMPT, "resident")
     assert failed.failure is not None
     assert failed.failure.code is FailureCode.GPU_MEMORY_EXCEEDED
     assert len(failed.memory.out_of_memory) == 2

@@ -19,7 +19,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("chunk", range(6))
 def test_invariants_hold_when_anything_goes_wrong(chunk: int) -> None:
-    failed = run(range(chunk * 25, (chunk + 1) * 25))
+    failed = run(range(chunk * 15, (chunk + 1) * 15))
     assert failed is None, str(failed)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from runtime.fit.cost import Shape
 
-TOKEN_SLOPES = ("per_token",)
+TOKEN_SLOPES = ("per_token", "per_pixel")
 PIXEL_SLOPES = ("per_pixel", "per_frame_pixel")
 
 _TERMS: Mapping[str, Callable[[Shape], float]] = {

@@ -91,7 +91,8 @@ class Subject:
         """
         module = self.part(name, is_whole=is_whole)
         account = TensorAccount(counts_meta=True)
-        with torch.no_grad(), _HostReads(), Kernels(has_fused_norm=self.profile != "tiny"), account:
+        # The truth that is asked: whether a text needs no mask (it does), whether latents are finite.
+        with torch.no_grad(), _HostReads(truth=name != TEXT_ENCODER), Kernels(has_fused_norm=self.profile != "tiny"), account:
             yield module, account
 
     @cache  # noqa: B019  # subjects are few and live as long as the process
@@ -166,11 +167,17 @@ def _replace(module: torch.nn.Module, make: Callable[[str, torch.Tensor], torch.
 
 
 class _HostReads(TorchFunctionMode):
-    """Answers what a program reads from tensors without content: a truth is yes, an array is zeros; and keeps them where they are."""
+    """Answers what a program reads from tensors without content: a truth, zeros for an array; and keeps them where they are."""
+
+    def __init__(self, *, truth: bool) -> None:
+        super().__init__()
+        self._truth = truth
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if not args or not isinstance(args[0], torch.Tensor) or not args[0].is_meta:
+            return func(*args, **(kwargs or {}))
         if func is torch.Tensor.__bool__:
-            return True
+            return self._truth
         if func is torch.Tensor.cpu:
             return args[0]
         if func is torch.Tensor.numpy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ _META = torch.device("meta")
 
 _UNSEEN_BYTES = 4096
 """Added to each peak: numbers from Python lists, such as a VAE's 16 means, do not show on the meta device."""
+
+_STEPS = 4
+"""Enough for a scheduler of order 2 to have all of its state."""
 
 _VARIANTS = {"denoise": (False, False), "denoise_lazy": (True, False), "denoise_chunked": (True, True)}
 """Whether hints are lazy, and whether work is chunked."""
@@ -87,36 +91,59 @@ def _decode(subject: Subject, name: str, shape: Shape, is_whole: bool) -> int:
 
 
 def _denoise(subject: Subject, name: str, shape: Shape, is_whole: bool) -> int:
-    """One forward pass in the middle of a run with guidance, beside all that the pipeline and its scheduler hold then."""
+    """Steps of diffusers' loops, with guidance where the model has it: the scheduler's state fills up, then comes a forward pass."""
     is_lazy, is_chunked = _VARIANTS[name]
+    scheduler = _scheduler(subject)
+    scheduler.set_timesteps(_STEPS)
     with (
         subject.tracing(TRANSFORMERS[0], is_whole=is_whole) as (transformer, account),
         leaner(transformer, lazy_hints=is_lazy, chunked=is_chunked),
     ):
         embeds = _embeds(subject, transformer.config.text_dim)
-        held = _held(subject, shape, is_control=has_hints(transformer))
-        inputs: dict[str, Any] = {
-            "hidden_states": _latents(shape, transformer.config.in_channels, subject.compute),
-            "timestep": torch.zeros(1, dtype=torch.int64, device=_META),
-            "encoder_hidden_states": embeds[0],
-        }
-        if has_hints(transformer):
-            inputs["control_hidden_states"] = _latents(shape, _CONTROL_CHANNELS + _MASK_CHANNELS, subject.compute)
-            inputs["control_hidden_states_scale"] = torch.ones(len(transformer.config.vace_layers), dtype=subject.compute, device=_META)
-        transformer(**inputs, return_dict=False)
-        del held, embeds, inputs
+        held, condition = _held(subject, shape, is_control=has_hints(transformer))
+        latents = _latents(shape, _LATENT_CHANNELS, torch.float32)
+        for timestep in scheduler.timesteps:
+            is_last = timestep == scheduler.timesteps[-1]
+            inputs = latents if condition is None else torch.cat([latents, condition], dim=1)
+            inputs = inputs.to(subject.compute)
+            predicted = _forward(transformer, inputs, embeds[0], held) if is_last else _latents(shape, _LATENT_CHANNELS, subject.compute)
+            if not has_hints(transformer):
+                unguided = _latents(shape, _LATENT_CHANNELS, subject.compute)
+                predicted = unguided + 2.0 * (predicted - unguided)
+            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
         return account.peak_bytes
 
 
-def _held(subject: Subject, shape: Shape, *, is_control: bool) -> list[torch.Tensor]:
-    """What diffusers' loops keep alive beside a forward pass: the sample, and the last predictions, with guidance and without."""
-    kept = [_latents(shape, _LATENT_CHANNELS, torch.float32), *(_latents(shape, _LATENT_CHANNELS, subject.compute) for _ in range(2))]
+def _forward(transformer: Any, inputs: torch.Tensor, embeds: torch.Tensor, held: list[torch.Tensor]) -> torch.Tensor:
+    control: dict[str, torch.Tensor] = {}
+    if has_hints(transformer):
+        scales = torch.ones(len(transformer.config.vace_layers), dtype=inputs.dtype, device=_META)
+        control = {"control_hidden_states": held[0], "control_hidden_states_scale": scales}
+    timestep = torch.zeros(1, dtype=torch.int64, device=_META)
+    output: torch.Tensor = transformer(hidden_states=inputs, timestep=timestep, encoder_hidden_states=embeds, **control, return_dict=False)[
+        0
+    ]
+    return output
+
+
+def _scheduler(subject: Subject) -> Any:
+    """A new one of the model's kind."""
+    make = importlib.import_module(f"lane_{subject.model}.pipeline").make_scheduler
+    return make(*(8.0 for _ in inspect.signature(make).parameters))  # any shift
+
+
+def _held(subject: Subject, shape: Shape, *, is_control: bool) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    """What diffusers' loops keep alive beside latents and predictions; and the condition that goes in with the latents, if one does."""
     if is_control:
-        # The control latents from the encoding, and the mask in full precision, beside the two put together.
-        return [*kept, _latents(shape, _CONTROL_CHANNELS, subject.compute), _latents(shape, _MASK_CHANNELS, torch.float32)]
-    # UniPC of order 2 keeps two predictions and the last sample.
-    scheduled = (_latents(shape, _LATENT_CHANNELS, torch.float32) for _ in range(3))
-    return [*kept, *scheduled, _latents(shape, _CONDITION_CHANNELS, torch.float32)]
+        # The control latents and the mask put together, beside both, the mask in full precision.
+        kinds = (
+            (_CONTROL_CHANNELS + _MASK_CHANNELS, subject.compute),
+            (_CONTROL_CHANNELS, subject.compute),
+            (_MASK_CHANNELS, torch.float32),
+        )
+        return [_latents(shape, channels, dtype) for channels, dtype in kinds], None
+    # The picture that the pipeline demands and never uses.
+    return [torch.empty(1, 3, shape.height, shape.width, device=_META)], _latents(shape, _CONDITION_CHANNELS, torch.float32)
 
 
 def _latents(shape: Shape, channels: int, dtype: torch.dtype) -> torch.Tensor:

@@ -149,6 +149,8 @@ def _load_in_step(models_dir: Path, barrier: Barrier) -> None:
     load(catalog, "phr00t", settings(models_dir)).release()
 
 
+# In the short form a starting stack shows it: all its lanes share one folder.
+@pytest.mark.long
 def test_both_load_when_two_processes_make_the_components_at_once(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     barrier = spawn.Barrier(2)

@@ -11,6 +11,7 @@ import pytest
 
 from runtime.fit.placement import PLACEMENTS, MemoryPhase
 from runtime.lane.renderer import RenderCancelled
+from tests.harness.short import crossed
 from tests.unit.pipelines.jobs import inner, make_job, make_request
 from tests.unit.pipelines.watching import BOTH, WatchingMemory, place, placed_parts
 
@@ -66,19 +67,25 @@ def assert_nothing_is_left(pipeline: Pipeline, memory: WatchingMemory, *, stays:
     assert not inner(pipeline).vae.use_tiling
 
 
-@pytest.mark.parametrize("phase", WORKING_PHASES)
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("model", "error"), [("anisora", "out of memory"), ("phr00t", "cancelled")])
+@pytest.mark.parametrize(
+    ("accident_of", "name", "phase"),
+    crossed(
+        [("anisora", "out of memory"), ("phr00t", "cancelled")],
+        NAMES,
+        WORKING_PHASES,
+        short=lambda _accident_of, name, phase: phase is MemoryPhase.DENOISE or name == "streamed",
+    ),
+)
 def test_the_device_is_empty_when_a_block_raises(
     placed: dict[str, tuple[Pipeline, WatchingMemory]],
     frames: dict[str, npt.NDArray[np.uint8]],
-    model: str,
+    accident_of: tuple[str, str],
     name: str,
     phase: MemoryPhase,
-    error: str,
 ) -> None:
     import torch
 
+    model, error = accident_of
     pipeline, memory = placed[model]
     accident = Accident(phase, RenderCancelled if error == "cancelled" else torch.OutOfMemoryError)
     request = make_request(model, "i2v")
@@ -93,8 +100,14 @@ def test_the_device_is_empty_when_a_block_raises(
         assert np.abs(pipeline.render(make_job(request, placement=name)).astype(int) - frames[model]).max() <= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("phase", MemoryPhase)
+@pytest.mark.parametrize(
+    ("phase", "name"),
+    [
+        # No other placement loads all weights before it begins.
+        (MemoryPhase.LOAD, "resident_all"),
+        *crossed(WORKING_PHASES, NAMES, short=lambda _phase, name: name in {"resident_all", "streamed"}),
+    ],
+)
 def test_the_device_is_empty_when_a_phase_cannot_begin(
     placed: dict[str, tuple[Pipeline, WatchingMemory]], phase: MemoryPhase, name: str
 ) -> None:
@@ -105,16 +118,13 @@ def test_the_device_is_empty_when_a_phase_cannot_begin(
         if begun is phase:
             raise RenderCancelled
 
-    if phase is MemoryPhase.LOAD and name != "resident_all":
-        return
     with pytest.raises(RenderCancelled):
         pipeline.render(make_job(make_request("anisora"), placement=name, on_phase=begin))
 
     assert_nothing_is_left(pipeline, memory, stays=name == "resident_all" and phase is not MemoryPhase.LOAD)
 
 
-@pytest.mark.parametrize("model", BOTH)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("model", "name"), crossed(BOTH, NAMES, short=lambda _model, name: name in {"resident", "streamed"}))
 def test_the_device_is_empty_when_a_copy_fails(placed: dict[str, tuple[Pipeline, WatchingMemory]], model: str, name: str) -> None:
     import torch
 
@@ -169,8 +179,7 @@ def test_a_leaner_placement_renders_when_the_budget_is_too_small_for_the_others(
     assert memory.live_bytes() == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("model", BOTH)
+@pytest.mark.parametrize(("model", "name"), crossed(BOTH, NAMES, short=lambda _model, name: name in {"resident_all", "streamed_chunked"}))
 def test_the_device_is_empty_when_memory_runs_out_wherever_it_does(
     placed: dict[str, tuple[Pipeline, WatchingMemory]], models_dir: Path, model: str, name: str
 ) -> None:

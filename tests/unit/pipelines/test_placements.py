@@ -15,6 +15,7 @@ from runtime.fit.cost import Activations
 from runtime.fit.ladder import ACTIVATION_NAMES, ModelParts, build_ladder
 from runtime.fit.placement import PLACEMENTS, MemoryPhase
 from runtime.rules.request import ArbitraryFrame, GenerationRequest
+from tests.harness.short import crossed
 from tests.unit.pipelines.jobs import COLD, WARM, inner, make_job, make_request, settings
 from tests.unit.pipelines.watching import BOTH, WatchingMemory, catalog_of, place, placed_parts
 
@@ -30,6 +31,11 @@ REQUESTS = {
     "anisora": ("t2v", "i2v", "first_last_frame", "arbitrary_frame", "guided"),
     "phr00t": ("t2v", "i2v", "first_last_frame"),
 }
+
+
+def one_model_each(model: str, name: str) -> bool:
+    """The models in turn."""
+    return (BOTH.index(model) + NAMES.index(name)) % 2 == 0
 
 
 def request_for(model: str, mode: str, **changes: Any) -> GenerationRequest:
@@ -111,11 +117,18 @@ def expected(models_dir: Path) -> Any:
     return render
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("model", "mode"), [(model, mode) for model in BOTH for mode in REQUESTS[model]])
+@pytest.mark.parametrize(
+    ("request_of", "name"),
+    crossed(
+        [(model, mode) for model in BOTH for mode in REQUESTS[model]],
+        NAMES,
+        short=lambda request_of, name: request_of[1] == "t2v" or name == "streamed_chunked",
+    ),
+)
 def test_frames_are_those_of_the_libraries_own_networks_when_placed(
-    placed: dict[str, tuple[Pipeline, WatchingMemory]], expected: Any, model: str, mode: str, name: str
+    placed: dict[str, tuple[Pipeline, WatchingMemory]], expected: Any, request_of: tuple[str, str], name: str
 ) -> None:
+    model, mode = request_of
     pipeline, memory = placed[model]
 
     frames = pipeline.render(make_job(request_for(model, mode), placement=name))
@@ -167,8 +180,7 @@ def test_frames_are_the_same_when_weights_are_mapped_from_disk(models_dir: Path,
     assert memory.live_bytes() == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("model", BOTH)
+@pytest.mark.parametrize(("model", "name"), crossed(BOTH, NAMES, short=one_model_each))
 def test_weights_on_the_device_are_those_of_the_ladder_when_each_phase_works(
     placed: dict[str, tuple[Pipeline, WatchingMemory]], models_dir: Path, model: str, name: str
 ) -> None:
@@ -238,8 +250,7 @@ def every_layer(look: Any) -> Iterator[None]:
         hook.remove()
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("model", BOTH)
+@pytest.mark.parametrize(("model", "name"), crossed(BOTH, NAMES, short=one_model_each))
 def test_every_layer_works_with_weights_on_the_device_when_placed(
     placed: dict[str, tuple[Pipeline, WatchingMemory]], model: str, name: str
 ) -> None:

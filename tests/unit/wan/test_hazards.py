@@ -14,6 +14,7 @@ import pytest
 from runtime.fit.placement import PLACEMENTS, MemoryPhase
 from runtime.lane.memory.budget import BudgetMemory
 from runtime.lane.renderer import RenderCancelled
+from tests.harness.short import crossed
 from tests.unit.pipelines.jobs import ignore_stage, inner, load, make_job, make_request, settings
 
 if TYPE_CHECKING:
@@ -152,8 +153,14 @@ def _dtypes(pipe: Any) -> dict[str, torch.dtype]:
 # 5: an exception or a cancel in the denoising loop leaves the transformer on the GPU, and an interrupt still decodes.
 
 
-@pytest.mark.parametrize("placement", [placement.name for placement in PLACEMENTS])
-@pytest.mark.parametrize("model", ["anisora", "phr00t"])
+@pytest.mark.parametrize(
+    ("model", "placement"),
+    crossed(
+        ("anisora", "phr00t"),
+        [placement.name for placement in PLACEMENTS],
+        short=lambda model, placement: placement == {"anisora": "streamed", "phr00t": "resident"}[model],
+    ),
+)
 def test_nothing_stays_on_the_device_and_nothing_is_decoded_when_denoising_raises(models_dir: Path, model: str, placement: str) -> None:
     memory = BudgetMemory(_ROOM)
     pipeline = load(_catalog(model), model, settings(models_dir, memory=memory))
