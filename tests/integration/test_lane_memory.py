@@ -269,6 +269,7 @@ async def test_the_attempt_fails_and_the_next_one_does_not_when_the_memory_runs_
     assert following.memory.drift_bytes == 0
 
 
+@pytest.mark.long
 async def test_the_attempt_is_lost_and_the_next_process_serves_when_the_process_dies_in_its_second_try(
     tmp_path: Path, models: Path, predicted_bytes: int
 ) -> None:

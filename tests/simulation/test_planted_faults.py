@@ -21,6 +21,6 @@ def _caught(seed: int) -> World | None:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_fault_is_caught_when_it_is_planted(fault: Fault) -> None:
     with fault.plant(), seams():
-        world = next(filter(None, map(_caught, range(_SEEDS))), None)
+        world = next(filter(None, map(_caught, sorted(range(_SEEDS), key=lambda seed: seed != fault.seed))), None)
     assert world is not None, "not caught"
     assert any(fault.caught_as in violation for violation in world.violations), world.violations

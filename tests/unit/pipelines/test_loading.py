@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from runtime.lane.renderer import RenderCancelled
+from tests.harness.short import crossed
 from tests.unit.pipelines.jobs import ignore_stage, inner, load, make_job, make_request, settings
 
 if TYPE_CHECKING:
@@ -222,8 +223,14 @@ def test_weight_bytes_count_every_part_when_loaded(model: str, models_dir: Path)
     assert pipeline.weight_bytes() > 500_000
 
 
-@pytest.mark.parametrize("model", BOTH)
-@pytest.mark.parametrize("end", ["never rendered", "rendered", "cancelled", "cancelled in a block", "failed"])
+@pytest.mark.parametrize(
+    ("model", "end"),
+    crossed(
+        BOTH,
+        ("never rendered", "rendered", "cancelled", "cancelled in a block", "failed"),
+        short=lambda model, end: (model == "anisora") == (end in {"rendered", "failed"}),
+    ),
+)
 def test_all_weights_go_when_released(model: str, end: str, models_dir: Path) -> None:
     pipeline = loaded(model, models_dir)
     weights = weights_of(pipeline)

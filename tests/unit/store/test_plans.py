@@ -150,6 +150,7 @@ async def test_only_unfinished_tasks_are_sorted_when_pages_of_every_state_are_sh
     assert len([step for step in found if "TEMP B-TREE FOR ORDER BY" in step]) == 1
 
 
+@pytest.mark.long
 async def test_every_figure_is_told_when_the_benchmark_is_run_small(tmp_path: Path) -> None:
     path = tmp_path / "small.db"
     await store_scale.build(path, ended=500, unfinished=20)
