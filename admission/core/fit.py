@@ -6,14 +6,14 @@ Lanes are alike when GPU, ladder and retired placements are the same; they diffe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 from weakref import WeakValueDictionary
 
+from admission.core.excess import Excess, expected_bytes
 from admission.core.learned import Learned, Place
 from admission.core.tasks import Model, Task
-from runtime.fit.cost import Activations, ModelLadder, Rung, Shape, WorkerMemory
-from runtime.fit.predict import peak_bytes
+from runtime.fit.cost import ModelLadder, Rung, Shape, WorkerMemory
 
 ShapeKey: TypeAlias = tuple[int, int, int, str]
 """Width, height, frames and mode of an effective request: all that its memory depends on."""
@@ -75,7 +75,7 @@ class Group:
         self.model = Model(ladder.model)
         left = tuple(rung for rung in ladder.rungs if rung.placement not in retired)
         self._rungs = left or ladder.rungs[-1:]
-        self._corrected = self._rungs
+        self._excesses: Mapping[str, Mapping[str, Excess]] = {}
         self._fits: dict[ShapeKey, tuple[Fit, ...]] = {}
 
     def fit(self, key: ShapeKey | None, budget_bytes: int) -> Fit | None:
@@ -94,7 +94,7 @@ class Group:
             if len(self._fits) >= SHAPES_KEPT:
                 self._fits.clear()
             shape = shape_of(key)
-            fits = tuple(Fit(placement=rung.placement, peak_bytes=peak_bytes(rung, shape)) for rung in self._corrected)
+            fits = tuple(Fit(placement=rung.placement, peak_bytes=self._peak_bytes(rung, shape)) for rung in self._rungs)
             self._fits[key] = fits
         return fits
 
@@ -107,10 +107,19 @@ class Group:
         """In use, fastest first."""
         return tuple(rung.placement for rung in self._rungs)
 
-    def correct(self, corrections: Mapping[Place, Mapping[str, float]]) -> None:
+    def correct(self, excesses: Mapping[Place, Mapping[str, Excess]]) -> None:
         """Takes over what was learned."""
-        self._corrected = tuple(_raised(rung, corrections.get(Place(self.gpu, self.model, rung.placement), {})) for rung in self._rungs)
+        self._excesses = {rung.placement: excesses.get(Place(self.gpu, self.model, rung.placement), {}) for rung in self._rungs}
         self._fits.clear()
+
+    def _peak_bytes(self, rung: Rung, shape: Shape) -> int:
+        """The highest phase. Each has an excess of its own: a large step is not raised for what a small text encoder took."""
+        known, peaks = self._excesses.get(rung.placement, {}), [0]
+        for cost in rung.phases:
+            if not cost.modes or shape.mode in cost.modes:
+                activation_bytes = cost.activations.bytes_at(shape)
+                peaks.append(cost.weights_bytes + activation_bytes + expected_bytes(known.get(cost.phase, {}), activation_bytes))
+        return max(peaks)
 
 
 class Fits:
@@ -120,7 +129,7 @@ class Fits:
         """Nothing learned."""
         self.rules = rules
         self.version = 0
-        self._corrections: dict[Place, Mapping[str, float]] = {}
+        self._excesses: dict[Place, Mapping[str, Excess]] = {}
         self._groups: WeakValueDictionary[tuple[str, ModelLadder, frozenset[str]], Group] = WeakValueDictionary()
         self._baseline = {} if rules.baseline is None else self.groups(rules.baseline, ())
 
@@ -136,7 +145,7 @@ class Fits:
             group = self._groups.get(key)
             if group is None:
                 group = self._groups[key] = Group(*key)
-                group.correct(self._corrections)
+                group.correct(self._excesses)
             found[model] = group
         return found
 
@@ -145,44 +154,24 @@ class Fits:
         group, memory = self._baseline.get(model), self.rules.baseline
         return None if group is None or memory is None else (group, memory.limits.budget_bytes)
 
-    def corrections(self, place: Place) -> Mapping[str, float]:
+    def excesses(self, place: Place) -> Mapping[str, Excess]:
         """By phase; empty when predictions held so far."""
-        return self._corrections.get(place, {})
+        return self._excesses.get(place, {})
 
-    def correct(self, place: Place, corrections: Mapping[str, float]) -> None:
+    def correct(self, place: Place, excesses: Mapping[str, Excess]) -> None:
         """What was learned about a placement, from now on."""
-        self._corrections[place] = dict(corrections)
+        self._excesses[place] = dict(excesses)
         for group in list(self._groups.values()):
             if (group.gpu, group.model) == place[:2]:
-                group.correct(self._corrections)
+                group.correct(self._excesses)
         self.changed()
 
     def restore(self, learned: Iterable[Learned]) -> None:
         """Takes over what was learned before the restart."""
         for one in learned:
-            if one.corrections:
-                self.correct(one.place, one.corrections)
+            if one.excesses:
+                self.correct(one.place, one.excesses)
 
     def changed(self) -> None:
         """A lane came, went or has another memory."""
         self.version += 1
-
-
-def _raised(rung: Rung, corrections: Mapping[str, float]) -> Rung:
-    """The rung with higher activations in the phases that were seen to take more. Each by its own factor: one for all would raise the
-    large activations of a step by what the small ones of a text encoder were wrong."""
-    if not corrections:
-        return rung
-    phases = (replace(cost, activations=_scaled(cost.activations, corrections.get(cost.phase, 1.0))) for cost in rung.phases)
-    return replace(rung, phases=tuple(phases))
-
-
-def _scaled(of: Activations, factor: float) -> Activations:
-    if factor <= 1.0:
-        return of
-    return Activations(
-        fixed=of.fixed * factor,
-        per_token=of.per_token * factor,
-        per_pixel=of.per_pixel * factor,
-        per_frame_pixel=of.per_frame_pixel * factor,
-    )

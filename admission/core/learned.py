@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from admission.core.excess import Excess
 from admission.core.tasks import Model
 
 
@@ -42,10 +43,10 @@ class Learned:
     """All that was learned about one place.
 
     Attributes:
-        corrections: by phase, what was measured over what was predicted of the activations; over 1.
+        excesses: by phase, what was measured beyond what was predicted of the activations.
         rate: None while no render ended there.
     """
 
     place: Place
-    corrections: Mapping[str, float] = field(default_factory=dict)
+    excesses: Mapping[str, Excess] = field(default_factory=dict)
     rate: Rate | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from admission.core import measured, rescues
+from admission.core import excess, measured, rescues
 from admission.core.availability import note_fits_of
 from admission.core.commands import PersistLane, PersistLearned
 from admission.core.fit import shape_key, shape_of
@@ -13,14 +13,10 @@ from admission.core.lanes import Outcome
 from admission.core.learned import Learned, Place
 from admission.core.state import Lane, Turn
 from admission.core.tasks import Event, MemoryRecord, Model, Task
-from runtime.fit.cost import PhaseCost, Rung, Shape
+from runtime.fit.cost import Rung, Shape
 
-MAX_CORRECTION = 2.0
-"""Predictions come from traces of the real network; what is more than twice as much is a mistake in the measuring, and believing it would
-refuse requests that fit."""
-
-# A correction is written only when it rises by more than this part, so that noise of the last bytes costs no write.
-_LEAST_RISE = 1e-3
+# An excess is written only when it rises by more than this, so that noise of the last bytes costs no write.
+_LEAST_RISE_BYTES = 1024**2
 
 RETIRED_AFTER = 3
 """Times in a row that a placement may run out of memory on one lane."""
@@ -44,8 +40,7 @@ def learn(turn: Turn, lane: Lane, task: Task, outcome: Outcome) -> None:
         return
     placement = measured.placement(record)
     place = Place(lane.gpu, task.model, placement) if placement and lane.gpu else None
-    if place is not None:
-        _learn_peaks(turn, lane, task, place, record)
+    _learn_peaks(turn, lane, task, record)
     _learn_time(turn, task, outcome, place)
     _count_out_of_memory(turn, lane, task.model, outcome)
     _watch_drift(turn, lane, task.model, measured.drift_bytes(record))
@@ -60,48 +55,75 @@ def _learn_time(turn: Turn, task: Task, outcome: Outcome, place: Place | None) -
         _persist(turn, learned_at)
 
 
-def _learn_peaks(turn: Turn, lane: Lane, task: Task, place: Place, record: MemoryRecord) -> None:
-    """Raises the corrections of the phases that took more than predicted."""
-    group, key = lane.groups.get(task.model), shape_key(task)
-    rung = None if group is None else group.rung(place.placement)
-    if rung is None or key is None:
+def _learn_peaks(turn: Turn, lane: Lane, task: Task, record: MemoryRecord) -> None:
+    """Raises what is expected of the phases that took more than predicted, on the placements that they took it on."""
+    key = shape_key(task)
+    if key is None or not lane.gpu:
         return
-    shape, known = shape_of(key), turn.state.fits.corrections(place)
-    raised = dict(known)
-    for cost, peak_bytes in _peaks(rung, shape, record, lane.budget_bytes):
-        activation_bytes = cost.activations.bytes_at(shape)
-        if activation_bytes > 0:
-            factor = min(MAX_CORRECTION, (peak_bytes - cost.weights_bytes) / activation_bytes)
-            if factor > raised.get(cost.phase, 1.0) * (1 + _LEAST_RISE):
-                raised[cost.phase] = factor
-    if raised != known:
-        turn.state.fits.correct(place, raised)
-        _persist(turn, place)
+    is_changed, seen = False, _seen(record, lane.budget_bytes)
+    for placement, peaks in seen.items():
+        place, rung = Place(lane.gpu, task.model, placement), _rung(lane, task.model, placement)
+        if rung is not None and _learn_rung(turn, place, rung, shape_of(key), peaks):
+            _persist(turn, place)
+            is_changed = True
+    if is_changed:
         rescues.note_fits(turn, task.model)
 
 
-def _peaks(rung: Rung, shape: Shape, record: MemoryRecord, budget_bytes: int) -> list[tuple[PhaseCost, int]]:
-    """The phases that happened, with what was measured. What the allocator held counts for the highest of them, and only beyond the budget:
-    below, it holds what nobody needs any more."""
-    peaks = measured.phase_peaks(record)
-    found = [(cost, peaks[cost.phase]) for cost in rung.phases if cost.phase in peaks and (not cost.modes or shape.mode in cost.modes)]
-    reserved_bytes = measured.peak_reserved_bytes(record) or 0
-    if found and reserved_bytes > budget_bytes:
-        highest = max(found, key=lambda one: one[1])
-        found.append((highest[0], reserved_bytes))
+def _learn_rung(turn: Turn, place: Place, rung: Rung, shape: Shape, peaks: Mapping[str, int]) -> bool:
+    """Whether anything new was learned about a placement."""
+    known = turn.state.fits.excesses(place)
+    raised = dict(known)
+    for cost in rung.phases:
+        if cost.phase in peaks and (not cost.modes or shape.mode in cost.modes):
+            activation_bytes = cost.activations.bytes_at(shape)
+            taken_bytes = peaks[cost.phase] - cost.weights_bytes
+            found = excess.raised(known.get(cost.phase, {}), activation_bytes, taken_bytes)
+            if found is not None and _is_worth_it(known.get(cost.phase, {}), found):
+                raised[cost.phase] = found
+    if raised == known:
+        return False
+    turn.state.fits.correct(place, raised)
+    return True
+
+
+def _is_worth_it(known: excess.Excess, found: excess.Excess) -> bool:
+    """A class that was not measured before, or a rise that is more than noise."""
+    return any(size not in known or over_bytes > known[size] + _LEAST_RISE_BYTES for size, over_bytes in found.items())
+
+
+def _rung(lane: Lane, model: Model, placement: str) -> Rung | None:
+    group = lane.groups.get(model)
+    return None if group is None else group.rung(placement)
+
+
+def _seen(record: MemoryRecord, budget_bytes: int) -> dict[str, dict[str, int]]:
+    """The peak of each phase, by placement: of the last try as measured, and of each that ran out of memory.
+
+    What ran out would have taken more than the whole budget; but if the lane had less than its budget then, because another process took of
+    its GPU, only what was allocated by then is known. What torch's allocator held counts nowhere: it keeps what nobody needs any more.
+    """
+    found: dict[str, dict[str, int]] = {}
+    placement = measured.placement(record)
+    if placement:
+        found[placement] = dict(measured.phase_peaks(record))
+    for one in measured.out_of_memory(record):
+        least_bytes = budget_bytes + 1 if 0 < budget_bytes <= one.budget_bytes else one.peak_bytes
+        peaks = found.setdefault(one.placement, {})
+        peaks[one.phase] = max(peaks.get(one.phase, 0), one.peak_bytes, least_bytes)
     return found
 
 
 def _persist(turn: Turn, place: Place) -> None:
     state = turn.state
-    learned = Learned(place=place, corrections=state.fits.corrections(place), rate=state.times.rate(place))
+    learned = Learned(place=place, excesses=state.fits.excesses(place), rate=state.times.rate(place))
     turn.emit(PersistLearned(learned=learned))
 
 
 def _count_out_of_memory(turn: Turn, lane: Lane, model: Model, outcome: Outcome) -> None:
     """A placement that runs out of memory again and again on this lane, with no success between, is not used until its next boot."""
     counts = lane.out_of_memory
-    for placement in measured.out_of_memory(outcome.memory):
+    for placement in [one.placement for one in measured.out_of_memory(outcome.memory)]:
         counts[model, placement] = counts.get((model, placement), 0) + 1
         if counts[model, placement] >= RETIRED_AFTER:
             _retire(turn, lane, model, placement)

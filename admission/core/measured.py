@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from admission.core.tasks import MemoryRecord
 
@@ -22,15 +23,22 @@ def phase_peaks(record: MemoryRecord) -> dict[str, int]:
     }
 
 
-def out_of_memory(record: MemoryRecord) -> tuple[str, ...]:
-    """The placement of every time the memory ran out, oldest first."""
-    found = (one.get("placement") for one in _messages(record, "out_of_memory"))
-    return tuple(one for one in found if isinstance(one, str) and one)
+class RanOut(NamedTuple):
+    """The memory ran out. `peak_bytes` were allocated by then, of a budget of `budget_bytes`; both are 0 when nobody said so."""
+
+    placement: str
+    phase: str
+    peak_bytes: int
+    budget_bytes: int
 
 
-def peak_reserved_bytes(record: MemoryRecord) -> int | None:
-    """The most that the allocator held of the device."""
-    return _bytes(record.figures, "peak_reserved_bytes")
+def out_of_memory(record: MemoryRecord) -> tuple[RanOut, ...]:
+    """Every time the memory ran out, oldest first."""
+    return tuple(
+        RanOut(placement, phase, _bytes(one, "peak_bytes") or 0, _bytes(one, "budget_bytes") or 0)
+        for one in _messages(record, "out_of_memory")
+        if isinstance(placement := one.get("placement"), str) and placement and isinstance(phase := one.get("phase"), str)
+    )
 
 
 def drift_bytes(record: MemoryRecord) -> int | None:

@@ -196,7 +196,7 @@ def lane_of(row: Sequence[Any]) -> KnownLane:
 def learned_row(learned: Learned) -> Row:
     """The row of what was learned about one place."""
     rate = None if learned.rate is None else asdict(learned.rate)
-    return (*learned.place, _to_json({"corrections": learned.corrections, "rate": rate}))
+    return (*learned.place, _to_json({"excesses": learned.excesses, "rate": rate}))
 
 
 def learned_of(row: Sequence[Any]) -> Learned:
@@ -204,7 +204,9 @@ def learned_of(row: Sequence[Any]) -> Learned:
     gpu, model, placement, figures = row
     values = _of_json(figures)
     rate = None if values["rate"] is None else Rate(**values["rate"])
-    return Learned(place=Place(gpu, Model(model), placement), corrections=values["corrections"], rate=rate)
+    # Factors, which were kept before, say nothing about sizes.
+    excesses = {phase: {int(size): over_bytes for size, over_bytes in known.items()} for phase, known in values.get("excesses", {}).items()}
+    return Learned(place=Place(gpu, Model(model), placement), excesses=excesses, rate=rate)
 
 
 def policy_row(policy: ModelPolicy, moment: Moment) -> Row:

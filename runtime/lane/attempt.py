@@ -176,9 +176,10 @@ class AttemptRunner:
         """
         choice: Choice | None = None
         try:
-            ran_out = run.ran_out()
+            limits = self._limits_now()
+            ran_out = run.ran_out(max(0, limits.budget_bytes))
             if len(run.out_of_memory) < MAX_TRIES and not self._is_broken:
-                choice = next_choice(self._ladders.of(request.model), self._limits_now(), _shape_of(request), ran_out)
+                choice = next_choice(self._ladders.of(request.model), limits, _shape_of(request), ran_out)
             following = choice.rung.placement if choice is not None else ""
             _log.warning("out_of_memory", phase=ran_out.phase, placement=ran_out.placement, next_placement=following)
             self._memory.cleanup()

@@ -25,6 +25,7 @@ from runtime.lane.child_protocol import (
     Cancel,
     Command,
     Event,
+    LimitsChanged,
     LoadFailed,
     Render,
     RenderEnded,
@@ -38,6 +39,7 @@ from runtime.lane.child_protocol import (
 )
 from runtime.lane.files import AttemptFiles
 from runtime.lane.ladders import Ladders
+from runtime.lane.limits_watch import IDLE_S, LimitsWatch
 from runtime.lane.memory.open import open_device
 from runtime.lane.renderer import Catalog, LoadSettings
 from runtime.lane.resident_set import LoadError, MemoryNotReturnedError, ResidentSet
@@ -71,9 +73,12 @@ class Commands:
         """Begins to read. When the agent is gone the process ends at once: nobody could learn of anything it does."""
         threading.Thread(target=self._read, name="commands", daemon=True).start()
 
-    def next(self) -> Command:
-        """The next command but cancels; waits for it."""
-        return self._queue.get()
+    def next(self, timeout_s: float | None = None) -> Command | None:
+        """The next command but cancels; waits for it, and gives None when none came in that time."""
+        try:
+            return self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
 
     def is_cancelled(self, order: Render) -> bool:
         """Whether the agent wants this attempt to end."""
@@ -113,7 +118,7 @@ def run(commands: Commands) -> int:
     """Serves the agent until it says to stop; returns the exit code."""
     start = commands.next()
     if not isinstance(start, Start):
-        msg = f"the first command must be start, not {start.kind}"
+        msg = f"the first command must be start, not {start}"
         raise TypeError(msg)
     try:
         memory = open_device(
@@ -137,14 +142,28 @@ def run(commands: Commands) -> int:
     if start.warm_model and not _is_warmed(start.warm_model, resident, commands):
         return _LOAD_FAILED_EXIT_CODE
     runner = AttemptRunner(resident, ladders, memory, files, Callbacks(is_cancelled=commands.is_cancelled, tell=commands.tell))
-    while not isinstance(command := commands.next(), Shutdown):
-        if isinstance(command, Render):
-            end = runner.run(command)
-            is_leaving = isinstance(end, ReplacementNeeded) or runner.is_broken
+    watch = LimitsWatch(memory, worker_memory.limits)
+    while not isinstance(command := commands.next(IDLE_S), Shutdown):
+        end = runner.run(command) if isinstance(command, Render) else None
+        is_leaving = isinstance(end, ReplacementNeeded) or runner.is_broken or not _has_told_limits(watch, commands)
+        if end is not None:
             commands.tell(replace(end, leaving=is_leaving) if isinstance(end, RenderEnded) else end)
-            if is_leaving:
-                return REPLACE_EXIT_CODE
+        if is_leaving:
+            return REPLACE_EXIT_CODE
     return _exit_code_after_release(resident)
+
+
+def _has_told_limits(watch: LimitsWatch, commands: Commands) -> bool:
+    """Tells changed limits; False when the device does not answer any more."""
+    try:
+        limits = watch.news()
+    except Exception as error:
+        _log.error("device_lost", error=type(error).__name__, reason=str(error))
+        return False
+    if limits is not None:
+        _log.warning("gpu_memory_changed", budget_bytes=limits.budget_bytes, other_bytes=limits.other_bytes)
+        commands.tell(LimitsChanged(limits=limits))
+    return True
 
 
 def _catalog(dotted_name: str) -> Catalog:

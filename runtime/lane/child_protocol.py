@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from runtime.fit.cost import WorkerMemory
+from runtime.fit.cost import DeviceLimits, WorkerMemory
 from runtime.lane.outcome import Outcome, OutOfMemory, Phase
 from runtime.lane.state import Attempt
 
@@ -113,6 +113,14 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsChanged:
+    """The device has more or less for this process than when it was last told."""
+
+    kind: Literal["limits_changed"] = "limits_changed"
+    limits: DeviceLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResidentChanged:
     """This model is loaded and verified now; empty: none is."""
 
@@ -168,7 +176,7 @@ class ReplacementNeeded:
     out_of_memory: tuple[OutOfMemory, ...] = ()
 
 
-Event = Started | ResidentChanged | LoadFailed | Progressed | RenderEnded | ReplacementNeeded
+Event = Started | LimitsChanged | ResidentChanged | LoadFailed | Progressed | RenderEnded | ReplacementNeeded
 
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

@@ -12,7 +12,7 @@ from warmlane.lane.v1 import dispatch_service_pb2 as pb
 from warmlane.lane.v1 import memory_pb2
 
 from runtime.fit.cost import Rung, WorkerMemory
-from runtime.lane.outcome import MemoryRecord, Outcome, Phase, ResidencyChange
+from runtime.lane.outcome import MemoryRecord, Outcome, OutOfMemory, Phase, ResidencyChange
 from runtime.lane.state import Attempt, Ended, Idle, LaneState, Wish, Working
 from runtime.lane.work import WorkerStatus
 
@@ -100,7 +100,7 @@ def memory_message(record: MemoryRecord) -> generation_pb2.MemoryRecord:
         placement=record.placement,
         predicted_peak_bytes=record.predicted_peak_bytes,
         phase_peaks=[generation_pb2.PhasePeak(phase=one.phase, peak_bytes=one.peak_bytes) for one in record.phase_peaks],
-        out_of_memory=[generation_pb2.OutOfMemory(phase=one.phase, placement=one.placement) for one in record.out_of_memory],
+        out_of_memory=[_out_of_memory(one) for one in record.out_of_memory],
     )
     for name in _FIGURES:
         figure = getattr(record, name)
@@ -114,6 +114,10 @@ def memory_message(record: MemoryRecord) -> generation_pb2.MemoryRecord:
     if record.residency_change is not None:
         message.residency_change.CopyFrom(_change_message(record.residency_change))
     return message
+
+
+def _out_of_memory(one: OutOfMemory) -> generation_pb2.OutOfMemory:
+    return generation_pb2.OutOfMemory(phase=one.phase, placement=one.placement, peak_bytes=one.peak_bytes, budget_bytes=one.budget_bytes)
 
 
 def worker_memory_message(memory: WorkerMemory) -> memory_pb2.WorkerMemory:

@@ -85,10 +85,17 @@ class PhasePeak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutOfMemory:
-    """The memory ran out, in this phase with this placement."""
+    """The memory ran out, in this phase with this placement.
+
+    Attributes:
+        peak_bytes: allocated by then, weights included; 0: not known.
+        budget_bytes: what could be used of the device then, the margin kept free; 0: not known.
+    """
 
     phase: str
     placement: str
+    peak_bytes: int = 0
+    budget_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

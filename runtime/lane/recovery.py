@@ -18,7 +18,7 @@ def limits_now(limits: DeviceLimits, free_bytes: int | None, reserved_bytes: int
     """The limits as they are now: another process may have taken memory since they were measured.
 
     What libraries loaded since then came out of the margin. Only when less than the budget can be had is something else there, and then a
-    whole margin is kept free again.
+    margin is kept free of what is left: as much as is missing, up to a whole one.
 
     Args:
         limits: as measured at the start.
@@ -28,9 +28,12 @@ def limits_now(limits: DeviceLimits, free_bytes: int | None, reserved_bytes: int
     if free_bytes is None or reserved_bytes is None:
         return limits
     reachable_bytes = free_bytes + reserved_bytes
-    if reachable_bytes >= limits.budget_bytes:
+    missing_bytes = limits.budget_bytes - reachable_bytes
+    if missing_bytes <= 0:
         return limits
-    return replace(limits, other_bytes=max(0, limits.total_bytes - reachable_bytes))
+    # Not a whole margin at once: the last byte that a library loads must not take half a gigabyte from the budget.
+    kept_bytes = min(limits.margin_bytes, missing_bytes)
+    return replace(limits, other_bytes=limits.total_bytes - limits.margin_bytes - (reachable_bytes - kept_bytes))
 
 
 def first_choice(ladder: ModelLadder, limits: DeviceLimits, shape: Shape, *, ordered: str, ordered_peak_bytes: int) -> Choice:
@@ -59,7 +62,8 @@ def first_choice(ladder: ModelLadder, limits: DeviceLimits, shape: Shape, *, ord
 def next_choice(ladder: ModelLadder, limits: DeviceLimits, shape: Shape, ran_out: OutOfMemory) -> Choice | None:
     """The placement of the next try: of those below the failed one that need less in the phase that ran out, the fastest that fits.
 
-    If none should fit, the leanest of them; None when none needs less.
+    Fits means with an eighth of the budget to spare: the prediction was just proven wrong, and there is no other try after this one. If
+    none does, the leanest of them; None when none needs less.
 
     Args:
         ladder: of the model on this device.
@@ -74,7 +78,8 @@ def next_choice(ladder: ModelLadder, limits: DeviceLimits, shape: Shape, ran_out
     leaner = tuple(rung for rung in ladder.rungs[start + 1 :] if _phase_bytes(rung, shape, phase) < needed)
     if not leaner:
         return None
-    return choose(replace(ladder, rungs=leaner), limits, shape) or _leanest(leaner, shape)
+    careful = replace(limits, margin_bytes=limits.margin_bytes + limits.budget_bytes // 8)
+    return choose(replace(ladder, rungs=leaner), careful, shape) or _leanest(leaner, shape)
 
 
 def _index(ladder: ModelLadder, placement: str) -> int | None:

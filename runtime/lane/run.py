@@ -98,9 +98,10 @@ class Run:
             raise RuntimeError(msg)
         return BY_NAME[self.choice.rung.placement]
 
-    def ran_out(self) -> OutOfMemory:
-        """The memory ran out in the phase in work."""
-        ran_out = OutOfMemory(phase=self.memory_phase, placement=self.placement.name)
+    def ran_out(self, budget_bytes: int) -> OutOfMemory:
+        """The memory ran out in the phase in work, of a device that has this budget now."""
+        peak_bytes = self._memory.figures().peak_allocated_bytes or 0
+        ran_out = OutOfMemory(phase=self.memory_phase, placement=self.placement.name, peak_bytes=peak_bytes, budget_bytes=budget_bytes)
         self.out_of_memory.append(ran_out)
         self.end_phase()
         return ran_out

@@ -18,6 +18,7 @@ from runtime.lane.child_process import ChildProcess, Exit, child_environment
 from runtime.lane.child_protocol import (
     Cancel,
     Event,
+    LimitsChanged,
     LoadFailed,
     Progressed,
     Release,
@@ -212,6 +213,9 @@ class Worker:
             case Started():
                 self._failure = ""
                 self._update(device=event.device, memory=event.memory, **self._warmth(""))
+            case LimitsChanged():
+                if self._status.memory is not None:
+                    self._update(memory=replace(self._status.memory, limits=event.limits))
             case ResidentChanged():
                 self._update(resident_model=event.model, **self._warmth(event.model))
             case LoadFailed():

@@ -135,10 +135,10 @@ async def test_what_was_learned_is_replaced_when_it_is_written_again(store: Stor
     epoch = await store.claim_epoch()
     here, there = Place("A10G", Model("anisora"), "streamed"), Place("", Model("anisora"), "")
     rate = Rate(seconds_per_token=0.1, largest_tokens=10, largest_seconds_per_token=0.2)
-    await store.write(epoch, Batch(learned=[Learned(place=here, corrections={"denoise": 1.1}), Learned(place=there)]))
-    await store.write(epoch, Batch(learned=[Learned(place=here, corrections={"decode": 1.5}, rate=rate)]))
+    await store.write(epoch, Batch(learned=[Learned(place=here, excesses={"denoise": {30: 5}}), Learned(place=there)]))
+    await store.write(epoch, Batch(learned=[Learned(place=here, excesses={"decode": {31: 7, 33: 0}}, rate=rate)]))
     # By place.
-    assert await store.learned() == (Learned(place=there), Learned(place=here, corrections={"decode": 1.5}, rate=rate))
+    assert await store.learned() == (Learned(place=there), Learned(place=here, excesses={"decode": {31: 7, 33: 0}}, rate=rate))
 
 
 async def test_nothing_is_learned_when_the_epoch_is_over(store: Store) -> None:

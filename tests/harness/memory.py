@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from admission.core.tasks import MemoryRecord
 from runtime.fit.cost import Activations, DeviceLimits, ModelLadder, PhaseCost, Rung, WorkerMemory
@@ -53,7 +53,7 @@ def worker(budget_mib: int, *models: str, gpu: str = "Simulated 1 GiB", ladders:
     return WorkerMemory(limits=limits, ladders=tuple(ladders) or tuple(ladder(model) for model in models))
 
 
-def record(placement: str = RESIDENT, *, out_of_memory: Iterable[str] = (), **figures: object) -> MemoryRecord:
+def record(placement: str = RESIDENT, *, out_of_memory: Iterable[str | Mapping[str, object]] = (), **figures: object) -> MemoryRecord:
     """Of an attempt whose last try used this placement; `figures` as in `warmlane.generation.v1.MemoryRecord`, `peaks` by phase."""
     peaks = figures.pop("peaks", {})
     assert isinstance(peaks, dict)
@@ -62,7 +62,7 @@ def record(placement: str = RESIDENT, *, out_of_memory: Iterable[str] = (), **fi
             "device": "simulated",
             "placement": placement,
             "phase_peaks": [{"phase": phase, "peak_bytes": peak} for phase, peak in peaks.items()],
-            "out_of_memory": [{"phase": "denoise", "placement": one} for one in out_of_memory],
+            "out_of_memory": [{"phase": "denoise", "placement": one} if isinstance(one, str) else one for one in out_of_memory],
             **figures,
         }
     )

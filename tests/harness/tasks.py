@@ -216,8 +216,9 @@ def learned() -> st.SearchStrategy[Learned]:
     """What attempts taught, with any values."""
     number = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
     rates = st.builds(Rate, seconds_per_token=number, largest_tokens=st.integers(0, 2**53), largest_seconds_per_token=number)
+    sizes = st.dictionaries(st.integers(1, 53), st.integers(0, 2**53), max_size=3)
     places = st.builds(Place, gpu=texts(), model=texts().map(Model), placement=texts())
-    return st.builds(Learned, place=places, corrections=st.dictionaries(texts(), number, max_size=3), rate=st.none() | rates)
+    return st.builds(Learned, place=places, excesses=st.dictionaries(texts(), sizes, max_size=3), rate=st.none() | rates)
 
 
 def policies() -> st.SearchStrategy[ModelPolicy]:

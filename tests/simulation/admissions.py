@@ -140,7 +140,7 @@ class Admission:
             self._world.checker.expect(manual is policy.is_fallback_manual, f"{self.name} forgot what was said about {model}")
 
         for place, learned in disk.learned.items():
-            same = dict(state.fits.corrections(place)) == dict(learned.corrections) and state.times.rate(place) == learned.rate
+            same = dict(state.fits.excesses(place)) == dict(learned.excesses) and state.times.rate(place) == learned.rate
             self._world.checker.expect(same, f"{self.name} forgot what was learned about {place}")
 
     def _died(self) -> None:

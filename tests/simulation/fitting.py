@@ -12,6 +12,8 @@ from runtime.rules.catalogue import MODELS
 from tests.harness.memory import worker
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from admission.core.state import Lane, State
     from runtime.fit.cost import Rung
 
@@ -55,12 +57,22 @@ def is_possible(state: State, model: Model, shape: Asked) -> bool:
 def _peak(state: State, gpu: str, model: Model, rung: Rung, shape: Asked) -> int:
     width, height, frames, mode = shape
     tokens = ((frames - 1) // 4 + 1) * (width // 16) * (height // 16)
-    corrections = state.fits.corrections(Place(gpu, model, rung.placement))
+    excesses = state.fits.excesses(Place(gpu, model, rung.placement))
     peaks = []
     for cost in rung.phases:
         if not cost.modes or mode in cost.modes:
             of = cost.activations
-            factor = max(1.0, corrections.get(cost.phase, 1.0))
             size = of.fixed + of.per_token * tokens + (of.per_pixel + of.per_frame_pixel * frames) * width * height
-            peaks.append(cost.weights_bytes + math.ceil(size * factor))
+            peaks.append(cost.weights_bytes + math.ceil(size) + _excess(excesses.get(cost.phase, {}), math.ceil(size)))
     return max(peaks)
+
+
+def _excess(known: Mapping[int, int], size: int) -> int:
+    """In plain words: of the smallest class when all are larger; else the most of those that are not; beyond all of them up to twice."""
+    if not known:
+        return 0
+    bits = len(f"{size:b}") if size else 0
+    if all(one > bits for one in known):
+        return known[min(known)]
+    most = max(known[one] for one in known if one <= bits)
+    return most if bits <= max(known) else min(2 * most, int(most * size // 2 ** max(known)))

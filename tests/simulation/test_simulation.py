@@ -83,7 +83,7 @@ def test_much_happens_when_histories_are_played() -> None:
                 seen[kind] = seen.get(kind, 0) + 1
             for answer in [wanted.answer for wanted in world.callers.wanted]:
                 seen[answer] = seen.get(answer, 0) + 1
-            if any(learned.corrections for learned in world.disk.learned.values()):
+            if any(learned.excesses for learned in world.disk.learned.values()):
                 seen["learned"] = seen.get("learned", 0) + 1
             seen["epochs"] = seen.get("epochs", 0) + world.disk.epoch
     for kind in ("placement_retired", "residency_changed", "memory_drift"):

@@ -101,7 +101,7 @@ def retirement_ignored() -> AbstractContextManager[object]:
 
 def corrections_ignored() -> AbstractContextManager[object]:
     """What was measured does not raise predictions."""
-    return patch.object(Group, "correct", lambda self, corrections: None)
+    return patch.object(Group, "correct", lambda self, excesses: None)
 
 
 def lease_without_placement() -> AbstractContextManager[object]:

@@ -64,7 +64,7 @@ def test_the_next_rung_serves_the_attempt_when_the_memory_ran_out(tmp_path: Path
     assert outcome.result is not None
     assert bench.pipeline.placements == ["resident_all", "resident"]
     assert outcome.memory.placement == "resident"
-    assert outcome.memory.out_of_memory == (OutOfMemory(phase=phase, placement="resident_all"),)
+    assert outcome.memory.out_of_memory == (OutOfMemory(phase=phase, placement="resident_all", budget_bytes=1000),)
     # One load, and nothing was left to be released.
     assert bench.pipeline.assembled == 1
 
@@ -74,7 +74,7 @@ def test_the_next_rung_serves_the_attempt_when_the_memory_ran_out_in_the_load(tm
     bench.pipeline.load_errors = [RAN_OUT]
     outcome = bench.run()
     assert outcome.result is not None
-    assert outcome.memory.out_of_memory == (OutOfMemory(phase="load", placement="resident_all"),)
+    assert outcome.memory.out_of_memory == (OutOfMemory(phase="load", placement="resident_all", budget_bytes=1000),)
     assert outcome.memory.placement == "resident"
     assert outcome.memory.residency_change is not None
 
@@ -128,7 +128,7 @@ def test_the_process_is_replaced_and_the_next_goes_on_leaner_when_what_ran_out_i
     end = bench.end()
     assert isinstance(end, ReplacementNeeded)
     assert (end.released.model, end.released.residue_bytes) == ("phr00t", 60)
-    assert end.out_of_memory == (OutOfMemory(phase="load", placement="resident_all"),)
+    assert end.out_of_memory == (OutOfMemory(phase="load", placement="resident_all", budget_bytes=1000),)
     following = Bench(tmp_path, black)
     following.order = replace(following.order, placement="resident_all", released=end.released, out_of_memory=end.out_of_memory)
     record = following.run().memory

@@ -67,7 +67,7 @@ def ended_in(folder: Path, ends: Ends, memory: FakeMemory, monkeypatch: pytest.M
     render = Render(attempt=Attempt(task_id="a", number=1), parameters=parameters, artifact_prefix="results/a/1/")
     given: list[Command] = [start, render, Shutdown()]
     commands = Commands(ends.process)
-    monkeypatch.setattr(commands, "next", lambda: given.pop(0))
+    monkeypatch.setattr(commands, "next", lambda *_: given.pop(0))
     monkeypatch.setattr(runtime.lane.child, "open_device", lambda name, **figures: memory)
     code = run(commands)
     commands.end()
@@ -123,7 +123,7 @@ def test_limits_and_ladders_are_told_before_anything_is_loaded_when_the_process_
     )
     given: list[Command] = [start, Shutdown()]
     commands = Commands(ends.process)
-    monkeypatch.setattr(commands, "next", lambda: given.pop(0))
+    monkeypatch.setattr(commands, "next", lambda *_: given.pop(0))
     asked: list[dict[str, object]] = []
 
     def open_device(name: str, **figures: object) -> FakeMemory:

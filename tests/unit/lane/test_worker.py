@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from runtime.fit.cost import WorkerMemory
 from runtime.lane.child_process import ChildProcess
 from runtime.lane.child_protocol import (
     REPLACE_EXIT_CODE,
+    LimitsChanged,
     Progressed,
     Release,
     Render,
@@ -316,3 +317,14 @@ async def test_what_the_process_measured_is_known_when_it_is_up_and_stays_when_i
         bench.child.kill()
         await bench.at(1.1)
         assert bench.worker.status.memory == memory
+
+
+@in_virtual_time
+async def test_limits_are_those_of_now_when_another_process_took_memory(children: Children) -> None:
+    memory = WorkerMemory(limits=FakeMemory().limits(), ladders=())
+    less = replace(memory.limits, other_bytes=300)
+    async with running_worker(children) as bench:
+        bench.child.says(Started(device="cpu", memory=memory))
+        bench.child.says(LimitsChanged(limits=less))
+        await bench.at(1)
+        assert bench.worker.status.memory == replace(memory, limits=less)

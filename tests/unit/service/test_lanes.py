@@ -266,7 +266,7 @@ def test_figures_of_phases_are_numbers_when_a_record_has_them() -> None:
     memory = generation_pb2.MemoryRecord(
         placement="streamed",
         phase_peaks=[generation_pb2.PhasePeak(phase="denoise", peak_bytes=2**34)],
-        out_of_memory=[generation_pb2.OutOfMemory(phase="decode", placement="resident")],
+        out_of_memory=[generation_pb2.OutOfMemory(phase="decode", placement="resident", peak_bytes=2**33, budget_bytes=2**35)],
         drift_bytes=0,
     )
 
@@ -276,7 +276,8 @@ def test_figures_of_phases_are_numbers_when_a_record_has_them() -> None:
     assert report.work.outcome is not None
     record = report.work.outcome.memory
     assert record.figures["phase_peaks"] == [{"phase": "denoise", "peak_bytes": 2**34}]
-    assert (measured.phase_peaks(record), measured.out_of_memory(record)) == ({"denoise": 2**34}, ("resident",))
+    assert measured.phase_peaks(record) == {"denoise": 2**34}
+    assert measured.out_of_memory(record) == (measured.RanOut("resident", "decode", 2**33, 2**35),)
     assert (measured.placement(record), measured.drift_bytes(record)) == ("streamed", 0)
 
 

@@ -521,19 +521,27 @@ class OutOfMemory(_message.Message):
 
     PHASE_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
+    PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    BUDGET_BYTES_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
     """`load`, `text`, `encode`, `denoise`, `decode`."""
     placement: _builtins.str
     """Placement in use."""
+    peak_bytes: _builtins.int
+    """Allocated by then, weights included; 0: not known."""
+    budget_bytes: _builtins.int
+    """What the lane could use of its device then, its margin kept free; 0: not known."""
     def __init__(
         self,
         *,
         phase: _builtins.str = ...,
         placement: _builtins.str = ...,
+        peak_bytes: _builtins.int = ...,
+        budget_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["phase", b"phase", "placement", b"placement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_bytes", b"budget_bytes", "peak_bytes", b"peak_bytes", "phase", b"phase", "placement", b"placement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
