@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +27,20 @@ def test_server_is_killed_when_it_does_not_end_on_terminate(monkeypatch: pytest.
         finally:
             process.kill()
     assert "is killed" in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.torch
+@pytest.mark.timeout(600)
+def test_memory_holds_when_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "benchmarks.gpu_memory", "--tiny", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=580)
+    report = json.loads((tmp_path / "gpu_memory.json").read_text(encoding="utf-8"))
+    assert report["alternating"]["requests"] == 40
+    assert report["alternating"]["failures"] == []
+    assert report["alternating"]["worst_residue_bytes"] == 0
+    assert all(not row["failure"] and 0 < row["peak_bytes"] <= row["predicted_bytes"] for row in report["grid"])
+    assert report["recovery"]
+    assert all(row["recovered"] and row["next_request_ok"] for row in report["recovery"])
+    assert report["live_at_end_bytes"] == 0

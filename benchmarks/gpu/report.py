@@ -42,7 +42,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         *_table(report["recovery"], ("model", "phase", "recovered", "placement", "next_request_ok", "live_after_bytes")),
     ]
     if report["left_out"]:
-        lines += ["", f"Left out for time: {', '.join(report['left_out'])}."]
+        lines += ["", f"Left out, for time unless it says why: {', '.join(report['left_out'])}."]
     return "\n".join(lines) + "\n"
 
 
