@@ -128,7 +128,7 @@ class Engine:
         self._epoch = await self._store.claim_epoch()
         tasks, lanes, policies = await self._store.unfinished(), await self._store.lanes(), await self._store.policies()
         learned = await self._store.learned()
-        self._journal = Journal(self._store, self._epoch, self._carry_out, self._acceptances_not_stored)
+        self._journal = Journal(self._store, self._epoch, self._carry_out, self._watching.recorded, self._acceptances_not_stored)
         self._shown = {task.task_id: task for task in tasks}
         self._journal.append(self._core.restore(tasks, lanes, self._now(), policies, learned))
         self._writer = asyncio.create_task(self._journal.run(), name="admission-journal")
@@ -189,10 +189,7 @@ class Engine:
 
     async def task_events(self, task_id: TaskId) -> tuple[Event, ...]:
         """What happened to it, oldest first."""
-        found: list[Event] = []
-        while (page := await self._store.events(EventQuery(after=found[-1].sequence if found else 0, task_id=task_id))).events:
-            found += page.events
-        return tuple(found)
+        return await self._watching.task_events(task_id)
 
     def watch(self, task_id: TaskId, after_sequence: int = 0) -> AsyncGenerator[TaskChange, None]:
         """The newest state now and after every change with the events after this one; ends after the last or when it is deleted."""
@@ -326,16 +323,14 @@ class Engine:
                 self._submissions.answer(task_id, RefusedError(refusal))
             case Publish(task=task):
                 self._publish(task)
-            case Record(event=event):
-                self._watching.recorded(event)
             case SendWish():
                 self._lanes.send(command, self._epoch)
             case DiscardAttempt(task_id=task_id, attempt=attempt):
                 self._sweeper.discard(attempt_prefix(task_id, attempt), unless=lambda: self._is_wanted(task_id, attempt))
             case DiscardTask(task_id=task_id):
-                self._watching.task_changed(task_id)
+                self._watching.task_deleted(task_id)
                 self._sweeper.discard(task_prefix(task_id))
-            case PersistTask() | PersistLane() | ForgetLane() | PersistPolicy() | PersistLearned():
+            case PersistTask() | PersistLane() | ForgetLane() | PersistPolicy() | PersistLearned() | Record():
                 msg = f"the journal passed on a write: {command!r}"
                 raise AssertionError(msg)
             case _:

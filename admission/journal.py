@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count, repeat
 
 import structlog
 
@@ -33,7 +34,12 @@ _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 2.0
 # More decisions than a busy admission makes during one commit: the store stalls, and what a later decision overtakes need not be kept.
 _FOLDED_AT = 256
-
+# Under load, decisions come one by one while the writer is free again after each few: a batch costs its transaction whatever is in it, and
+# answers that leave together cost the server and its callers half of those that leave one by one (benchmarks/admission_speed.py). So
+# after a batch of so many decisions the writer waits until none came for a millisecond, but not for long.
+_CROWD = 4
+_LULL_S = 0.001
+_GATHER_S = 0.006
 
 _PERSISTS = (PersistTask, PersistLane, ForgetLane, PersistPolicy, PersistLearned)
 _WRITES = (*_PERSISTS, Record)
@@ -71,12 +77,19 @@ class Journal:
     """
 
     def __init__(
-        self, store: Store, epoch: int, carry_out: Callable[[Command], None], not_stored: Callable[[frozenset[TaskId]], None]
+        self,
+        store: Store,
+        epoch: int,
+        carry_out: Callable[[Command], None],
+        recorded: Callable[[Event, int], None],
+        not_stored: Callable[[frozenset[TaskId]], None],
     ) -> None:
-        """`carry_out` is called for each command with an effect beside its write, `not_stored` for acceptances that the store refused."""
+        """`carry_out` is called for each command with an effect beside its write, `recorded` for each event that is on disk, with its
+        number, `not_stored` for acceptances that the store refused."""
         self._store = store
         self._epoch = epoch
         self._carry_out = carry_out
+        self._recorded = recorded
         self._not_stored = not_stored
         self._pending = _Pending()
         self._is_writing = False
@@ -97,14 +110,21 @@ class Journal:
     async def run(self) -> None:
         """Writes until cancelled. Raises StaleEpochError when another admission rules."""
         retry_s = _FIRST_RETRY_S
+        written = 0
         while True:
             await self._pending.wake.wait()
+            if written >= _CROWD:
+                await self._gather()
             self._pending.wake.clear()
             entries, self._pending.entries = self._pending.entries, []
+            written = len(entries)
+            numbers: Iterator[int] = repeat(0)
             self._is_writing = True
             try:
                 if any(entry.writes for entry in entries):
-                    await self._store.write(self._epoch, _merged(entries))
+                    batch = _merged(entries)
+                    last_sequence = await self._store.write(self._epoch, batch)
+                    numbers = count(last_sequence - len(batch.events) + 1)
             except RequestTakenError as error:
                 # A caller said that its key was new, and it was not. Sent again, it will be looked for.
                 _log.warning("request_id_taken", error=str(error))
@@ -121,11 +141,19 @@ class Journal:
             finally:
                 self._is_writing = False
             retry_s = _FIRST_RETRY_S
-            self._take_effect(entries)
+            self._take_effect(entries, numbers)
+
+    async def _gather(self) -> None:
+        """Waits for a lull in what comes in."""
+        loop = asyncio.get_running_loop()
+        until_s, known = loop.time() + _GATHER_S, -1
+        while known != len(self._pending.entries) and loop.time() < until_s:
+            known = len(self._pending.entries)
+            await asyncio.sleep(_LULL_S)
 
     def _append(self, entry: _Entry) -> None:
         if not entry.writes and not self._pending.entries and not self._is_writing:
-            self._take_effect([entry])
+            self._take_effect([entry], repeat(0))
             return
         self._pending.entries.append(entry)
         if len(self._pending.entries) > _FOLDED_AT:
@@ -138,10 +166,15 @@ class Journal:
         self._append(entry)
         await done
 
-    def _take_effect(self, entries: Iterable[_Entry]) -> None:
+    def _take_effect(self, entries: Sequence[_Entry], numbers: Iterator[int]) -> None:
+        """`numbers`: of the events that were stored, in their order."""
+        gone = {task_id for entry in entries for task_id in entry.deleted}
         for entry in entries:
             for command in entry.commands:
-                if not isinstance(command, _PERSISTS):
+                if isinstance(command, Record):
+                    if command.event.task_id not in gone:
+                        self._recorded(command.event, next(numbers))
+                elif not isinstance(command, _PERSISTS):
                     self._carry_out(command)
             for waiter in entry.waiters:
                 if not waiter.done():

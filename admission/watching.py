@@ -1,4 +1,4 @@
-"""Who watches what: tasks and recorded events. Watchers read the store at their own pace, so a slow one holds up nobody."""
+"""Who watches what: tasks and recorded events. Watchers read at their own pace, so a slow one holds up nobody."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from admission.core.tasks import TERMINAL, Event, TaskId
 from admission.engine_types import TaskChange, TaskView, UnknownTaskError
+from admission.recent_events import RecentEvents
 from admission.store.port import EventPage, EventQuery, Store
 
 _PAGE = 256
@@ -30,6 +31,7 @@ class Watching:
         """`view` shows a task as last made durable."""
         self._store = store
         self._view = view
+        self._recent = RecentEvents()
         self._watchers: dict[TaskId, dict[_Watcher, None]] = {}
         self._recorded = asyncio.Event()
         self._followers = 0
@@ -39,8 +41,14 @@ class Watching:
         for watcher in self._watchers.get(task_id, ()):
             watcher.changed.set()
 
-    def recorded(self, event: Event) -> None:
-        """The event is on disk."""
+    def task_deleted(self, task_id: TaskId) -> None:
+        """It is gone from the disk, with its events."""
+        self._recent.forget(task_id)
+        self.task_changed(task_id)
+
+    def recorded(self, event: Event, sequence: int) -> None:
+        """The event is on disk under this number."""
+        self._recent.add(event, sequence)
         if event.task_id is not None:
             for watcher in self._watchers.get(event.task_id, ()):
                 watcher.has_events = True
@@ -60,15 +68,15 @@ class Watching:
                 raise UnknownTaskError
             while view is not None:
                 watcher.changed.clear()
-                page = EventPage(events=(), last_sequence=after_sequence)
+                events: tuple[Event, ...] = ()
                 if watcher.has_events:
-                    # Read after the state: what led to it is among them.
+                    # Taken after the state: what led to it is among them.
                     watcher.has_events = False
-                    page = await self._store.events(EventQuery(after=after_sequence, task_id=task_id, limit=_PAGE))
-                    after_sequence = page.events[-1].sequence if page.events else after_sequence
-                yield TaskChange(view=view, events=page.events, last_sequence=after_sequence)
+                    events = await self._events(task_id, after_sequence)
+                    after_sequence = events[-1].sequence if events else after_sequence
+                yield TaskChange(view=view, events=events, last_sequence=after_sequence)
                 has_ended = view.task.state in TERMINAL and not view.task.is_withdrawn
-                if len(page.events) == _PAGE:
+                if len(events) == _PAGE:
                     watcher.has_events = True
                 elif has_ended:
                     return
@@ -79,6 +87,13 @@ class Watching:
             watchers.pop(watcher, None)
             if not watchers and self._watchers.get(task_id) is watchers:
                 del self._watchers[task_id]
+
+    async def task_events(self, task_id: TaskId) -> tuple[Event, ...]:
+        """All that was recorded of the task, oldest first."""
+        found: list[Event] = []
+        while events := await self._events(task_id, found[-1].sequence if found else 0):
+            found += events
+        return tuple(found)
 
     async def watch_events(self, query: EventQuery, *, only_new: bool, follow: bool) -> AsyncGenerator[EventPage, None]:
         """See `Controller.watch_events`."""
@@ -103,3 +118,10 @@ class Watching:
                 await asyncio.sleep(_GATHER_S)
         finally:
             self._followers -= 1
+
+    async def _events(self, task_id: TaskId, after: int) -> tuple[Event, ...]:
+        """A page of the task's events after this one."""
+        recent = self._recent.of(task_id, after, _PAGE)
+        if recent is not None:
+            return recent
+        return (await self._store.events(EventQuery(after=after, task_id=task_id, limit=_PAGE))).events

@@ -71,7 +71,7 @@ class MemoryStore:
         await self._enter()
         return self._epoch
 
-    async def write(self, epoch: int, batch: Batch) -> None:
+    async def write(self, epoch: int, batch: Batch) -> int:
         """Stores the batch."""
         await self._enter()
         self._guard(epoch)
@@ -95,6 +95,7 @@ class MemoryStore:
         self._lanes.update(new_lanes)
         for lane_id in batch.forgotten_lanes:
             self._lanes.pop(lane_id, None)
+        return self._last_sequence
 
     async def prune(self, epoch: int, retention: Retention) -> Pruned:
         """Removes what is too old."""

@@ -148,8 +148,11 @@ class Store(Protocol):
         """The newest epoch that was claimed; 0 when there was none."""
         ...
 
-    async def write(self, epoch: int, batch: Batch) -> None:
+    async def write(self, epoch: int, batch: Batch) -> int:
         """Stores the batch durably (on disk when this returns), guarded by the epoch in the same transaction.
+
+        Returns the sequence of the newest event. The batch's events have the numbers up to it, in their order and without a gap; those that
+        name a task of `deleted` are not stored and have none.
 
         Raises:
             StaleEpochError: a newer epoch was claimed.

@@ -99,7 +99,7 @@ class SqlStore:
         """The newest epoch that was claimed."""
         return await self._database.read(lambda connection: connection.execute(select(CONTROLLER.c.epoch)).scalar_one())
 
-    async def write(self, epoch: int, batch: Batch) -> None:
+    async def write(self, epoch: int, batch: Batch) -> int:
         """Stores the batch in one transaction."""
         drawn = 0
 
@@ -118,6 +118,7 @@ class SqlStore:
             elif await self._patiently(lambda connection: self._batches.guard(driver_cursor(connection), epoch), error, drawn) != drawn:
                 raise
         self._in_doubt = None
+        return drawn
 
     async def prune(self, epoch: int, retention: Retention) -> Pruned:
         """Removes what is too old, at most `retention.limit` tasks and as many events, in one transaction."""

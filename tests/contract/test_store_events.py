@@ -175,3 +175,20 @@ async def test_events_without_a_task_come_back_when_all_are_asked(store: Store) 
     await write(store, lane)
     assert await events(store, None) == [lane]
     assert await events(store, "task-1") == []
+
+
+async def test_a_write_tells_the_number_of_the_newest_event(store: Store) -> None:
+    epoch = await store.claim_epoch()
+    assert await store.write(epoch, Batch(tasks=[make_task()])) == 0
+    last = await store.write(epoch, Batch(events=[make_event("a"), make_event("b")]))
+    assert sequences(await store.events(EventQuery())) == [last - 1, last]
+    assert await store.write(epoch, Batch(lanes=[])) == last
+
+
+async def test_events_of_a_task_that_goes_have_no_number_when_they_come_with_its_deletion(store: Store) -> None:
+    epoch = await store.claim_epoch()
+    before = await store.write(epoch, Batch(tasks=[make_task()], events=[make_event("a")]))
+    events_of_it, of_none = make_event("ended"), make_event("c", task_id=None)
+    last = await store.write(epoch, Batch(events=[events_of_it, of_none], deleted=[TaskId("task-1")]))
+    assert last == before + 1
+    assert [event.event_type for event in (await store.events(EventQuery(after=before))).events] == ["c"]

@@ -30,11 +30,12 @@ class SlowStore(FailingStore):
         self.gate.set()
         self.batches: list[Batch] = []
 
-    async def write(self, epoch: int, batch: Batch) -> None:
+    async def write(self, epoch: int, batch: Batch) -> int:
         """Waits at the gate first."""
         await self.gate.wait()
-        await super().write(epoch, batch)
+        last_sequence = await super().write(epoch, batch)
         self.batches.append(batch)
+        return last_sequence
 
 
 class Rig:

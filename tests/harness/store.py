@@ -16,10 +16,10 @@ class FailingStore(MemoryStore):
         self._refuse()
         return await super().claim_epoch()
 
-    async def write(self, epoch: int, batch: Batch) -> None:
+    async def write(self, epoch: int, batch: Batch) -> int:
         """Stores the batch, or fails."""
         self._refuse()
-        await super().write(epoch, batch)
+        return await super().write(epoch, batch)
 
     async def prune(self, epoch: int, retention: Retention) -> Pruned:
         """Removes what is too old, or fails."""

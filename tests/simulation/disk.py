@@ -136,13 +136,16 @@ class ModelStore:
         await self._read()
         return self._disk.epoch
 
-    async def write(self, epoch: int, batch: Batch) -> None:
+    async def write(self, epoch: int, batch: Batch) -> int:
         await self._way(self._disk.faults.longest_s)
         await self._crash_if("before")
         self._refuse_if_broken(is_write=True)
         self._disk.apply(epoch, batch)
+        # Read now: another admission may write while the answer is on its way.
+        last_sequence = self._disk.last_sequence
         await self._crash_if("after")
         await self._way(self._disk.faults.longest_s)
+        return last_sequence
 
     async def unfinished(self) -> tuple[Task, ...]:
         await self._read()

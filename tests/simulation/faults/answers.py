@@ -62,9 +62,9 @@ def reader_misses_bell() -> AbstractContextManager[object]:
     """Who follows all events is not woken."""
     recorded = watching.Watching.recorded
 
-    def deaf(self: watching.Watching, event: Event) -> None:
+    def deaf(self: watching.Watching, event: Event, sequence: int) -> None:
         followers, self._followers = self._followers, 0
-        recorded(self, event)
+        recorded(self, event, sequence)
         self._followers = followers
 
     return patch.object(watching.Watching, "recorded", deaf)

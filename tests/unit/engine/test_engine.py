@@ -8,7 +8,7 @@ from dataclasses import replace
 import obstore
 import pytest
 
-from admission import engine
+from admission import engine, journal
 from admission.core.lanes import Report, Work
 from admission.core.tasks import Stage, TaskId, TaskState
 from admission.engine import Engine
@@ -52,6 +52,26 @@ async def test_many_acceptances_share_one_commit(rig: Rig) -> None:
     rig.store.gate.set()
     await asyncio.gather(*calls)
     assert len(rig.store.batches) <= 2  # the first went alone, the rest gathered behind it
+
+
+async def test_decisions_that_come_one_by_one_share_a_commit_when_many_came_before(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_LULL_S", 0.2)
+    monkeypatch.setattr(journal, "_GATHER_S", PATIENCE_S)
+    await rig.lane()
+    await asyncio.gather(*[rig.submit(prompt=f"boat {number}") for number in range(12)])
+    rig.store.batches.clear()
+    first = rig.submit()
+    await settle()
+    second = rig.submit()
+    await asyncio.gather(first, second)
+    assert len(rig.store.batches) == 1
+
+
+async def test_lone_decision_waits_for_no_other(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_LULL_S", 10 * PATIENCE_S)
+    await rig.lane()
+    for _ in range(3):
+        await asyncio.wait_for(rig.submit(), PATIENCE_S)
 
 
 async def test_caller_hears_and_nothing_is_left_when_the_acceptance_cannot_be_stored(rig: Rig) -> None:

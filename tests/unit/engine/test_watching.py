@@ -10,7 +10,7 @@ import pytest
 from admission.core.lanes import Work
 from admission.core.tasks import Stage, TaskId, TaskState
 from admission.engine_types import TaskChange, UnknownTaskError
-from admission.store.port import EventQuery
+from admission.store.port import EventPage, EventQuery
 from tests.harness.engine import PATIENCE_S, Rig, settle
 
 
@@ -141,3 +141,30 @@ async def test_follower_of_one_kind_of_event_moves_on_past_the_others(rig: Rig) 
     (page,) = [page async for page in rig.engine.watch_events(query, only_new=False, follow=False)]
     assert page.events == ()
     assert page.last_sequence == await rig.store.last_sequence()
+
+
+async def test_watchers_and_polls_of_a_new_task_read_nothing_from_the_store(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = await rig.lane()
+    task = await rig.submit()
+    read = rig.store.events
+
+    async def refused(query: EventQuery) -> EventPage:
+        if query.task_id is not None:
+            pytest.fail("the store was asked for the events of a task that this admission accepted")
+        return await read(query)
+
+    monkeypatch.setattr(rig.store, "events", refused)
+    watcher = asyncio.create_task(_to_the_end(rig, task.task_id))
+    await settle()
+    await lane.finish(await lane.leased())
+    seen = [event for change in await asyncio.wait_for(watcher, PATIENCE_S) for event in change.events]
+    assert await rig.engine.task_events(task.task_id) == tuple(seen)
+    monkeypatch.undo()
+    assert (await rig.store.events(EventQuery(task_id=task.task_id))).events == tuple(seen)
+
+
+async def test_deleted_task_is_not_remembered(rig: Rig) -> None:
+    await rig.lane()
+    task = await rig.submit()
+    await rig.engine.delete(task.task_id)
+    assert await rig.engine.task_events(task.task_id) == ()
