@@ -168,9 +168,10 @@ async def _lane(channel: grpc.aio.Channel, model: str, *, busy: bool) -> AsyncIt
         await lane.close()
 
 
-def _request(model: str = _ANISORA, *, keyed: bool = False) -> pb.SubmitTaskRequest:
+def _request(model: str = _ANISORA, *, keyed: bool = False, is_first: bool = False) -> pb.SubmitTaskRequest:
+    """`keyed`: with an idempotency key; `is_first`: and said to be sent for the first time, as the bridge and the command line do."""
     wanted = generation.GenerationRequest(model=model, mode="t2v", prompt="a paper boat on a quiet pond " * 8)
-    return pb.SubmitTaskRequest(request=wanted, owner="bench", request_id=uuid4().hex if keyed else "")
+    return pb.SubmitTaskRequest(request=wanted, owner="bench", request_id=uuid4().hex if keyed else "", abandon=is_first)
 
 
 async def _rate(call: Callable[[], Awaitable[object]], in_flight: int, seconds: float) -> tuple[float, list[float]]:
@@ -247,7 +248,7 @@ async def _submit_to_done(folder: Path, seconds: float) -> Figures:
             admission = rpc.AdmissionServiceStub(channel)
 
             async def job() -> None:
-                task = (await admission.SubmitTask(_request(keyed=True), timeout=_CALL_S)).task
+                task = (await admission.SubmitTask(_request(keyed=True, is_first=True), timeout=_CALL_S)).task
                 watching = admission.WatchTask(pb.WatchTaskRequest(task_id=task.task_id), timeout=_CALL_S)
                 async for change in watching:
                     task = change.task
