@@ -91,6 +91,8 @@ class LaneView:
     """One lane as operators see it.
 
     Attributes:
+        work: what has its GPU.
+        finishing: an earlier one, whose video is written and stored beside it.
         reason: why it is not ready; empty when it is.
         last_report_age_s: None when this admission has not heard of it.
         last_memory: figures after its last attempt.
@@ -109,6 +111,7 @@ class LaneView:
     last_memory: MemoryRecord | None
     is_drained: bool
     retired: tuple[tuple[Model, str], ...] = ()
+    finishing: WorkView | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,14 +83,24 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What the lane says it works on. `outcome` is set once the attempt ended and the GPU is free; it is repeated until acknowledged."""
+    """What the lane says of an attempt. `outcome` is set once it ended; it is repeated until acknowledged.
+
+    Attributes:
+        gpu_free: the attempt needs the GPU no more; the rest can go on beside another one.
+    """
 
     task_id: TaskId
     attempt: int
     stage: Stage
     progress: int
     detail: str = ""
+    gpu_free: bool = False
     outcome: Outcome | None = None
+
+    @property
+    def lease(self) -> Lease:
+        """Of which it speaks."""
+        return Lease(task_id=self.task_id, attempt=self.attempt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +110,8 @@ class Report:
     Attributes:
         session: number that admission gave this stream; a report of an older one is ignored.
         seen_sequence: newest wish that the lane had seen; what it says about a newer one means nothing.
+        work: the attempt that has the GPU, or had it and was not moved aside yet.
+        finishing: an earlier one that is finished beside it.
     """
 
     spec: LaneSpec
@@ -113,6 +125,12 @@ class Report:
     reason: str = ""
     work: Work | None = None
     cold_starts: int = 0
+    finishing: Work | None = None
+
+    @property
+    def works(self) -> tuple[Work, ...]:
+        """Every attempt that the lane has, the older one first."""
+        return tuple(work for work in (self.finishing, self.work) if work is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +153,9 @@ class Wish:
     """The state that admission wants of a lane, sent whole; sequence rises with every wish of a session.
 
     Attributes:
-        acknowledged: an ended attempt that is settled on disk: the lane may forget it.
+        acknowledged: the newest ended attempt that is settled on disk: the lane may forget it.
+        acknowledged_before: the one settled before it; a lane has two at most, so it needs no more.
+        finishing: an earlier lease that goes on beside `lease`, without the GPU.
         render_deadline_s: how long rendering may take, from the lease's arrival.
         drain: an operator wants it to get no more work.
     """
@@ -143,5 +163,7 @@ class Wish:
     sequence: int
     lease: Lease | None = None
     acknowledged: Lease | None = None
+    acknowledged_before: Lease | None = None
+    finishing: Lease | None = None
     render_deadline_s: float = 0.0
     drain: bool = False

@@ -213,6 +213,9 @@ def lane(of: LaneView) -> operator_service_pb2.LaneSnapshot:
         message.gpu, message.memory_budget_bytes = of.spec.memory.limits.gpu, of.spec.memory.limits.budget_bytes
     if of.work is not None:
         message.task_id, message.attempt, message.progress = of.work.task_id, of.work.attempt, of.work.progress
+    if of.finishing is not None:
+        finishing = message.finishing
+        finishing.task_id, finishing.attempt, finishing.progress = of.finishing.task_id, of.finishing.attempt, of.finishing.progress
     return message
 
 

@@ -148,6 +148,7 @@ class LaneReport(_message.Message):
     COLD_STARTS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
+    FINISHING_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol that the lane speaks: 1."""
     lane_id: _builtins.str
@@ -184,6 +185,12 @@ class LaneReport(_message.Message):
     def memory(self) -> _memory_pb2.WorkerMemory:
         """What fits here. Unset until the lane has measured; admission then goes by what it knows of the lane from before."""
 
+    @_builtins.property
+    def finishing(self) -> Global___Work:
+        """An earlier attempt that is finished beside `work`: its GPU is free, its files are being written, or it ended and is not yet acknowledged.
+        Set only after `DesiredState.finishing` named it.
+        """
+
     def __init__(
         self,
         *,
@@ -202,10 +209,11 @@ class LaneReport(_message.Message):
         cold_starts: _builtins.int = ...,
         device: _builtins.str = ...,
         memory: _memory_pb2.WorkerMemory | None = ...,
+        finishing: Global___Work | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finishing", b"finishing", "memory", b"memory", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cold_starts", b"cold_starts", "device", b"device", "draining", b"draining", "healthy", b"healthy", "kind", b"kind", "lane_id", b"lane_id", "memory", b"memory", "models", b"models", "protocol_version", b"protocol_version", "reason", b"reason", "resident_model", b"resident_model", "seen_sequence", b"seen_sequence", "warm", b"warm", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cold_starts", b"cold_starts", "device", b"device", "draining", b"draining", "finishing", b"finishing", "healthy", b"healthy", "kind", b"kind", "lane_id", b"lane_id", "memory", b"memory", "models", b"models", "protocol_version", b"protocol_version", "reason", b"reason", "resident_model", b"resident_model", "seen_sequence", b"seen_sequence", "warm", b"warm", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -223,6 +231,7 @@ class Work(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    GPU_FREE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -233,6 +242,8 @@ class Work(_message.Message):
     """0 to 100, never falling."""
     detail: _builtins.str
     """A short sentence, such as `step 3 of 8`."""
+    gpu_free: _builtins.bool
+    """The attempt needs the GPU no more: it is cleaned up and measured, and the rest can go on beside another attempt. Once true it stays true."""
     @_builtins.property
     def outcome(self) -> Global___Outcome:
         """Set in phase ENDED. Repeated in every report until acknowledged."""
@@ -246,10 +257,11 @@ class Work(_message.Message):
         progress: _builtins.int = ...,
         detail: _builtins.str = ...,
         outcome: Global___Outcome | None = ...,
+        gpu_free: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "detail", b"detail", "outcome", b"outcome", "phase", b"phase", "progress", b"progress", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "detail", b"detail", "gpu_free", b"gpu_free", "outcome", b"outcome", "phase", b"phase", "progress", b"progress", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -317,6 +329,8 @@ class DesiredState(_message.Message):
     ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     REPORT_INTERVAL_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    FINISHING_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_BEFORE_FIELD_NUMBER: _builtins.int
     controller_epoch: _builtins.int
     """Rises by one at every start of admission. A lane ignores a lower one than it has seen."""
     sequence: _builtins.int
@@ -337,6 +351,16 @@ class DesiredState(_message.Message):
     def report_interval(self) -> _duration_pb2.Duration:
         """Report at least this often, however busy the GPU is."""
 
+    @_builtins.property
+    def finishing(self) -> Global___AttemptReference:
+        """An earlier lease that goes on beside `lease`, without the GPU; unset: none. A lane whose `work` it is, with `gpu_free` or ended, reports it
+        as `finishing` from then on, unless it still has another one there. A lane that works on an attempt named neither here nor in `lease` stops it.
+        """
+
+    @_builtins.property
+    def acknowledged_before(self) -> Global___AttemptReference:
+        """The attempt that was settled before `acknowledged`: a lane with two attempts may still repeat both."""
+
     def __init__(
         self,
         *,
@@ -346,10 +370,12 @@ class DesiredState(_message.Message):
         acknowledged: Global___AttemptReference | None = ...,
         report_interval: _duration_pb2.Duration | None = ...,
         drain: _builtins.bool = ...,
+        finishing: Global___AttemptReference | None = ...,
+        acknowledged_before: Global___AttemptReference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "lease", b"lease", "report_interval", b"report_interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "acknowledged_before", b"acknowledged_before", "finishing", b"finishing", "lease", b"lease", "report_interval", b"report_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "controller_epoch", b"controller_epoch", "drain", b"drain", "lease", b"lease", "report_interval", b"report_interval", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "acknowledged_before", b"acknowledged_before", "controller_epoch", b"controller_epoch", "drain", b"drain", "finishing", b"finishing", "lease", b"lease", "report_interval", b"report_interval", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
