@@ -1,7 +1,8 @@
 """What the lane's agent and its pipeline process say to each other: JSON lines over a socket pair that only the two hold.
 
 The agent sends `Start` once, then any number of `Render` and `Cancel`, then `Shutdown`. The child answers each `Render` with exactly one
-`RenderEnded` or `ReplacementNeeded`, unless it dies.
+`RenderEnded` or `ReplacementNeeded`, unless it dies. Before a `RenderEnded` it may say `GpuFreed`: then it takes another `Render` while the
+attempt is finished.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from runtime.fit.cost import DeviceLimits, WorkerMemory
-from runtime.lane.outcome import Outcome, OutOfMemory, Phase
+from runtime.lane.outcome import MemoryRecord, Outcome, OutOfMemory, Phase
 from runtime.lane.state import Attempt
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -34,6 +35,7 @@ class Start:
         memory_budget_bytes: what the device has for this process, if not all its own; 0: that.
         memory_margin_bytes: kept free of predictions; None: the device's default.
         pinned_limit_bytes: host memory that may be pinned; None: the device's default.
+        overlap: an attempt is finished beside the next one.
     """
 
     kind: Literal["start"] = "start"
@@ -46,6 +48,7 @@ class Start:
     memory_budget_bytes: int = 0
     memory_margin_bytes: int | None = None
     pinned_limit_bytes: int | None = None
+    overlap: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +152,19 @@ class Progressed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuFreed:
+    """The attempt's frames are in host memory and its part on the GPU is cleaned up and measured; its files are still to be made.
+
+    Attributes:
+        memory: its record, also if the process dies before the attempt's end.
+    """
+
+    kind: Literal["gpu_freed"] = "gpu_freed"
+    attempt: Attempt
+    memory: MemoryRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RenderEnded:
     """The attempt ended, its files are stored and the GPU is free. A failure's code is `cancelled` for whatever reason it was cancelled.
 
@@ -176,7 +192,7 @@ class ReplacementNeeded:
     out_of_memory: tuple[OutOfMemory, ...] = ()
 
 
-Event = Started | LimitsChanged | ResidentChanged | LoadFailed | Progressed | RenderEnded | ReplacementNeeded
+Event = Started | LimitsChanged | ResidentChanged | LoadFailed | Progressed | GpuFreed | RenderEnded | ReplacementNeeded
 
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

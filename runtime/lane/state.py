@@ -5,7 +5,7 @@ Rules:
 * The lane has two places, each idle, working on an attempt, or holding the outcome of an ended one until admission acknowledges it: the
   `activity`, which has the GPU, and beside it `finishing`, for an attempt that needs the GPU no more.
 * An attempt changes to `finishing` when a wish names it so, it needs the GPU no more, and nothing is there; never back, never by itself.
-* A wish is the whole desired state. Work that it names in neither place is stopped. A stop cannot be taken back; it can become a firmer one.
+* A wish is the whole desired state. Work that it names in neither place is stopped. A stop cannot be taken back, but become a firmer one.
 * A wish of an older controller epoch, of an older stream, or not newer than one already seen of its stream, changes nothing.
 * The next lease starts only once the attempt before it has ended and is acknowledged, or has changed places; one wish may do both.
 * A lease for an attempt that ended in this boot does not render again while its outcome is known: the lane answers with that outcome.
@@ -197,7 +197,7 @@ def wished(state: LaneState, wish: Wish) -> Step:
 
 
 def stopped(state: LaneState, reason: StopReason, attempt: Attempt | None = None) -> Step:
-    """Stops what is in work, or only this attempt; nothing if it is not, or if it was stopped for a reason that this one does not replace."""
+    """Stops what is in work, or only this attempt; not what was stopped before for a reason that this one does not replace."""
 
     def stop(one: Activity) -> Activity:
         is_meant = isinstance(one, Working) and attempt in (None, one.attempt) and reason.replaces(one.stopping)
@@ -260,10 +260,10 @@ def _moved_aside(state: LaneState, wished: Attempt) -> LaneState:
     activity = state.activity
     if not isinstance(state.finishing, Idle):
         return state
-    if isinstance(activity, Ended) or (isinstance(activity, Working) and activity.gpu_free):
-        return replace(state, activity=Idle(), finishing=activity) if activity.attempt == wished else state
-    known = _settled(state, wished) if isinstance(activity, Idle) else None
-    return state if known is None else replace(state, finishing=known)
+    if isinstance(activity, Idle) or activity.attempt != wished:
+        return replace(state, finishing=_settled(state, wished) or Idle())
+    has_left_gpu = isinstance(activity, Ended) or activity.gpu_free
+    return replace(state, activity=Idle(), finishing=activity) if has_left_gpu else state
 
 
 def _begun(state: LaneState, lease: Attempt) -> Step:

@@ -72,7 +72,7 @@ async def running_worker(children: Children, *, warm_model: str = "") -> AsyncIt
         cancel_grace_s=GRACE_S,
         load_deadline_s=LOAD_DEADLINE_S,
     )
-    worker = Worker(settings, on_change=lambda: None, on_progress=lambda *_: None)
+    worker = Worker(settings, on_change=lambda: None, on_progress=lambda *_: None, on_gpu_free=lambda _: None)
     running = asyncio.create_task(worker.run(), name="worker")
     try:
         await asyncio.sleep(0)
