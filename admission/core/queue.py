@@ -256,7 +256,8 @@ class QueueState:
             self._restore_queued(turn, queued)
             return
         # The lane's first word about a lease moves the task on from DISPATCH.
-        assignment = Assignment(lease=leases.lease_on(lane, task), is_confirmed=task.stage is not Stage.DISPATCH)
+        is_confirmed, is_encoding = task.stage is not Stage.DISPATCH, task.stage is Stage.ENCODING
+        assignment = Assignment(lease=leases.lease_on(lane, task), is_confirmed=is_confirmed, is_gpu_free=is_encoding)
         self._restore_assignment(turn, lane, assignment, task)
         leases.set_render_deadline(turn, lane, assignment, task)
 

@@ -9,10 +9,14 @@ from admission.core.tasks import changed
 
 
 def sort(lane: Lane, report: Report) -> None:
-    """Which of its attempts has the GPU is what the lane says: after a restart of admission it may be the other one."""
+    """Which of its attempts has the GPU is what the lane says: after a restart of admission it may be the other one.
+
+    When a lane changes streams an older report can come after a newer one; what left the GPU is not believed to be back on it.
+    """
     work, finishing = report.work, report.finishing
     is_aside = lane.rendering is not None and finishing is not None and finishing.lease == lane.rendering.lease
-    has_gpu = lane.finishing is not None and work is not None and work.lease == lane.finishing.lease and not _has_left_gpu(work)
+    other = lane.finishing
+    has_gpu = other is not None and work is not None and work.lease == other.lease and not (_has_left_gpu(work) or other.is_gpu_free)
     if is_aside or has_gpu:
         lane.exchange()
 
@@ -48,6 +52,9 @@ def _hear_leased(turn: Turn, lane: Lane, assignment: Assignment, work: Work) -> 
     if work.outcome is not None:
         leases.settle(turn, lane, assignment, task, work.outcome)
         return
+    if assignment.is_gpu_free and not work.gpu_free:
+        return
+    assignment.is_gpu_free = work.gpu_free
     progress = max(task.progress, min(99, work.progress))
     shown = changed(task, progress=progress, stage=work.stage, stage_detail=work.detail)
     if shown != task:

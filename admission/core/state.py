@@ -24,6 +24,7 @@ class Assignment:
     Attributes:
         is_confirmed: the lane has said that it works on it. A lease that it never took up does not count as an execution.
         is_withdrawn: the lease was taken back while the lane may still work on it; its memory record is still to come.
+        is_gpu_free: it was heard that it needs the GPU no more. A report of a newer stream that says otherwise was overtaken by that.
         given_s: monotonic time of the lease.
         render_deadline_s: how long the render may take; fixed when the lease is given, whatever is learned meanwhile.
         render_until_s: monotonic time at which admission gives the render up.
@@ -33,6 +34,7 @@ class Assignment:
     lease: Lease
     is_confirmed: bool = False
     is_withdrawn: bool = False
+    is_gpu_free: bool = False
     given_s: float = 0.0
     render_deadline_s: float = 0.0
     render_until_s: float = 0.0
