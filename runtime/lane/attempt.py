@@ -17,13 +17,13 @@ from runtime.lane.files import AttemptFiles, InputImageMissingError, StoreUnavai
 from runtime.lane.ladders import Ladders
 from runtime.lane.memory.process import host_rss_bytes
 from runtime.lane.outcome import Failure, FailureCode, Outcome, StoredVideo
-from runtime.lane.raised import drop_frames, has_run_out
+from runtime.lane.raised import cause_of_load, drop_frames, has_run_out
 from runtime.lane.recorder import MemoryRecorder
 from runtime.lane.recovery import MAX_TRIES, first_choice, limits_now, next_choice
 from runtime.lane.renderer import RenderCancelled, RenderJob
 from runtime.lane.resident_set import LoadError, MemoryNotReturnedError, ResidentSet
 from runtime.lane.run import Callbacks, Run
-from runtime.lane.start_failure import cause_of_load, reason_of
+from runtime.lane.start_failure import reason_of
 from runtime.rules.effective import effective
 from runtime.rules.parameters import from_parameters
 from runtime.rules.request import GenerationRequest, InvalidRequestError

@@ -13,11 +13,11 @@ from runtime.lane.child_protocol import Release
 from runtime.lane.ladders import Ladders
 from runtime.lane.loading import LoadProgress, LoadTeller
 from runtime.lane.outcome import ResidencyChange
-from runtime.lane.raised import drop_frames
+from runtime.lane.raised import cause_of_load, drop_frames
 from runtime.lane.renderer import Catalog, LoadSettings, Pipeline
 from runtime.lane.residency import Move, Verification, plan_moves
 from runtime.lane.shelf import Shelf
-from runtime.lane.start_failure import StartCause, cause_of_load, reason_of
+from runtime.lane.start_failure import StartCause, reason_of
 
 _log = structlog.get_logger()
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from runtime.lane.raised import chain, has_run_out
-from runtime.lane.renderer import ModelFilesMissingError, ModelFilesUnusableError
-
 _LONGEST_REASON = 350
 """Characters. Admission keeps 500 of the lane's whole sentence."""
-
-# torch's allocators for host memory raise a plain RuntimeError.
-_HOST_MEMORY_TEXTS = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "unable to mmap")
 
 
 class StartCause(StrEnum):
@@ -71,21 +64,6 @@ def starting(cause: StartCause, summary: str = "") -> Iterator[None]:
         raise StartError(f"{summary} ({type(error).__name__})" if summary else reason_of(error), cause) from error
 
 
-def cause_of_load(error: BaseException) -> StartCause:
-    """What kind of failure this is, raised while a model was loaded."""
-    if has_run_out(error):
-        return StartCause.GPU_MEMORY
-    for one in chain(error):
-        if isinstance(one, MemoryError) or (isinstance(one, OSError) and one.errno == errno.ENOMEM) or _is_of_allocator(one):
-            return StartCause.HOST_MEMORY
-        if isinstance(one, ModelFilesMissingError):
-            return StartCause.WEIGHTS_MISSING
-        # Libraries raise OSError for a configuration that they cannot find or read.
-        if isinstance(one, ModelFilesUnusableError | OSError):
-            return StartCause.WEIGHTS_UNUSABLE
-    return StartCause.DEVICE if "CUDA error" in str(error) else StartCause.OTHER
-
-
 def reason_of(error: BaseException) -> str:
     """The error as a sentence for operators: on one line, and not too long."""
     return one_line(f"{type(error).__name__}: {error}")
@@ -95,7 +73,3 @@ def one_line(text: str) -> str:
     """The text without line breaks and control characters, cut where it is too long."""
     words = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return words if len(words) <= _LONGEST_REASON else words[: _LONGEST_REASON - 1] + "…"
-
-
-def _is_of_allocator(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _HOST_MEMORY_TEXTS)

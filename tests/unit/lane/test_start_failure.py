@@ -6,8 +6,9 @@ import errno
 
 import pytest
 
+from runtime.lane.raised import cause_of_load
 from runtime.lane.renderer import ModelFilesMissingError, ModelFilesUnusableError
-from runtime.lane.start_failure import StartCause, cause_of_load, one_line, reason_of
+from runtime.lane.start_failure import StartCause, one_line, reason_of
 
 
 @pytest.mark.parametrize(
