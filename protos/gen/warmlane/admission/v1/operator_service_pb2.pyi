@@ -402,6 +402,8 @@ class LaneSnapshot(_message.Message):
     GPU_FIELD_NUMBER: _builtins.int
     MEMORY_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
     RETIRED_PLACEMENTS_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    START_FAILURE_FIELD_NUMBER: _builtins.int
     lane_id: _builtins.str
     """Chosen by the lane's configuration, such as `lane-anisora`."""
     lane_mode: _task_pb2.LaneMode.ValueType
@@ -446,6 +448,14 @@ class LaneSnapshot(_message.Message):
     def retired_placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetiredPlacement]:
         """Placements that ran out of memory too often: out of use until the lane is restarted."""
 
+    @_builtins.property
+    def load(self) -> _generation_pb2.LoadProgress:
+        """What it is loading; unset when nothing is."""
+
+    @_builtins.property
+    def start_failure(self) -> _generation_pb2.StartFailure:
+        """That it cannot become warm, and why; unset otherwise."""
+
     def __init__(
         self,
         *,
@@ -467,10 +477,12 @@ class LaneSnapshot(_message.Message):
         gpu: _builtins.str = ...,
         memory_budget_bytes: _builtins.int = ...,
         retired_placements: _abc.Iterable[Global___RetiredPlacement] | None = ...,
+        load: _generation_pb2.LoadProgress | None = ...,
+        start_failure: _generation_pb2.StartFailure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_memory", b"last_memory", "last_report_age", b"last_report_age"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_memory", b"last_memory", "last_report_age", b"last_report_age", "load", b"load", "start_failure", b"start_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "availability", b"availability", "cold_starts", b"cold_starts", "device", b"device", "drained", b"drained", "gpu", b"gpu", "lane_id", b"lane_id", "lane_mode", b"lane_mode", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "memory_budget_bytes", b"memory_budget_bytes", "models", b"models", "progress", b"progress", "reason", b"reason", "resident_model", b"resident_model", "retired_placements", b"retired_placements", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "availability", b"availability", "cold_starts", b"cold_starts", "device", b"device", "drained", b"drained", "gpu", b"gpu", "lane_id", b"lane_id", "lane_mode", b"lane_mode", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "load", b"load", "memory_budget_bytes", b"memory_budget_bytes", "models", b"models", "progress", b"progress", "reason", b"reason", "resident_model", b"resident_model", "retired_placements", b"retired_placements", "start_failure", b"start_failure", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
