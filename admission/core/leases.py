@@ -185,8 +185,8 @@ def send_wish(turn: Turn, lane: Lane) -> None:
 def set_render_deadline(turn: Turn, lane: Lane, task: Task, from_s: float) -> None:
     """Fixes how long the render of the lane's lease may take, from this monotonic time on."""
     limits = turn.state.limits
-    predicted_s = turn.state.times.predicted_s(task, lane.place(task.model)) or 0.0
-    lane.render_deadline_s = min(limits.render_deadline_max_s, max(limits.render_deadline_s, limits.render_deadline_factor * predicted_s))
+    expected_s = turn.state.times.generous_s(task, lane.place(task.model), lane.gpu) or 0.0
+    lane.render_deadline_s = min(limits.render_deadline_max_s, max(limits.render_deadline_s, limits.render_deadline_factor * expected_s))
     lane.render_until_s = from_s + lane.render_deadline_s + limits.render_grace_s
     watch_render(turn, lane)
 
