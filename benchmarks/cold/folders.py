@@ -48,11 +48,11 @@ def write_folder(folder: Path, model: str, *, heads: int = _HEADS, is_sparse: bo
 
 
 def _modules(model: str, heads: int) -> dict[str, Any]:
-    text = UMT5_XXL
+    text = dict(UMT5_XXL)
     if heads != _HEADS:
         # In proportion; a vocabulary of full size would be most of a small model.
         width = 64 * max(1, round(64 * heads / _HEADS))
-        text = UMT5_XXL | {"vocab_size": 32_000, "d_model": width, "num_heads": width // 64, "d_ff": width * 5 // 2}
+        text |= {"vocab_size": 32_000, "d_model": width, "num_heads": width // 64, "d_ff": width * 5 // 2}
     wan = {"num_attention_heads": heads, "ffn_dim": _FFN_PER_HEAD * heads if heads != _HEADS else 13_824, "text_dim": text["d_model"]}
     with torch.device("meta"):
         modules: dict[str, Any] = {TEXT_ENCODER: UMT5EncoderModel(UMT5Config(**text)), VAE: AutoencoderKLWan()}
