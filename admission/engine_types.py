@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from admission.core.commands import Refusal, ReplyOverloaded
-    from admission.core.lanes import Availability, LaneSpec, Wish
+    from admission.core.lanes import Availability, LaneSpec, LoadProgress, StartFailure, Wish
     from admission.core.tasks import Event, FallbackReason, MemoryRecord, Model, Task, TaskId
     from runtime.rules.request import GenerationRequest
 
@@ -98,6 +98,8 @@ class LaneView:
         last_memory: figures after its last attempt.
         is_drained: an operator wants it to get no more work.
         retired: placements that it must not use until it is restarted.
+        load: what it is loading; None: nothing.
+        start_failure: why it cannot become warm; None: it is, or nothing failed yet.
     """
 
     spec: LaneSpec
@@ -111,6 +113,8 @@ class LaneView:
     last_memory: MemoryRecord | None
     is_drained: bool
     retired: tuple[tuple[Model, str], ...] = ()
+    load: LoadProgress | None = None
+    start_failure: StartFailure | None = None
     finishing: WorkView | None = None
 
 

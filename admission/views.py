@@ -56,6 +56,8 @@ def view_lane(state: State, lane: Lane, now_s: float) -> LaneView:
         last_memory=lane.last_memory,
         is_drained=lane.is_drained,
         retired=lane.retired,
+        load=report.load if report is not None and lane.attached else None,
+        start_failure=None if report is None else report.start_failure,
     )
 
 

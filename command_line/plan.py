@@ -126,7 +126,7 @@ def _row_document(row: Row, limits: DeviceLimits) -> dict[str, object]:
         "predicted_peak_bytes": row.least_peak_bytes if row.choice is None else row.choice.peak_bytes,
         "host_bytes": None if rung is None else rung.host_bytes,
         "host": None if rung is None else host_room(rung, limits).value,
-        "predicted_s": None,
+        "least_denoising_s": row.least_s,
         "largest_num_frames": row.largest_frames,
         "largest_size": None if row.largest_size is None else list(row.largest_size),
     }

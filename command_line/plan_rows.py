@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from runtime.fit.compute import least_denoising_s
 from runtime.fit.cost import DeviceLimits, ModelLadder, Shape
 from runtime.fit.predict import Choice, choose, largest_frames, largest_size, peak_bytes
 from runtime.rules.catalogue import FIELDS, MODELS
@@ -25,6 +26,7 @@ class Row:
         least_peak_bytes: of the placement that needs least.
         largest_frames: at this size; 0: none.
         largest_size: at this frame count.
+        least_s: seconds that denoising takes the GPU at its peak; None for a GPU whose peak is not known.
     """
 
     model: str
@@ -33,6 +35,7 @@ class Row:
     least_peak_bytes: int
     largest_frames: int
     largest_size: tuple[int, int] | None
+    least_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +54,17 @@ def make_rows(ladder: ModelLadder, limits: DeviceLimits, asked: Asked) -> Iterat
     def fits(shape: Shape) -> bool:
         return choose(ladder, limits, shape) is not None
 
-    multiple = MODELS[ladder.model].frame_multiple
+    rules = MODELS[ladder.model]
+    passes = int(rules.fixed_parameters["steps"].value)
     for shape in shapes(ladder.model, asked):
         yield Row(
             model=ladder.model,
             shape=shape,
             choice=choose(ladder, limits, shape),
             least_peak_bytes=min(peak_bytes(rung, shape) for rung in ladder.rungs),
-            largest_frames=largest_frames(fits, shape, multiple, MAX_FRAMES),
+            largest_frames=largest_frames(fits, shape, rules.frame_multiple, MAX_FRAMES),
             largest_size=largest_size(fits, shape),
+            least_s=least_denoising_s(ladder.model, shape.tokens, limits.gpu, passes),
         )
 
 

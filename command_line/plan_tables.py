@@ -17,7 +17,10 @@ from runtime.fit.traced import TracedModel
 from runtime.rules.catalogue import MODELS
 
 _GIB = 1024**3
-_NOT_MEASURED = "not measured yet"
+_TIME_NOTE = (
+    "time: calculated, not measured: denoising at the GPU's peak, one pass a step (Phr00t Mega v12 takes 7 passes for its 4 steps); "
+    "a render takes longer. Admission learns real times from the lanes, and refuses nobody for them before."
+)
 
 
 def print_rows(console: Console, rows: Sequence[Row], limits: DeviceLimits, storage: str) -> None:
@@ -33,12 +36,12 @@ def print_rows(console: Console, rows: Sequence[Row], limits: DeviceLimits, stor
             "-" if row.choice is None else row.choice.rung.placement,
             _gib(row.least_peak_bytes if row.choice is None else row.choice.peak_bytes),
             "-" if row.choice is None else _host(row.choice.rung, limits),
-            _NOT_MEASURED,
+            "-" if row.least_s is None else f"over {_duration(row.least_s)}",
             _verdict(row, limits),
         )
     console.print(table)
     _print_budget(console, limits, storage)
-    _line(console, f"time: {_NOT_MEASURED}; admission learns it from the lanes, and refuses nobody for it before.")
+    _line(console, _TIME_NOTE)
 
 
 def print_explanations(console: Console, models: Iterable[tuple[TracedModel, Shape]], limits: DeviceLimits, storage: str) -> None:
@@ -149,3 +152,8 @@ def _gib(size_bytes: int) -> str:
 
 def _line(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -72,7 +72,7 @@ def print_lanes(console: Console, lanes: Iterable[operator_service_pb2.LaneSnaps
         shown = f"{availability}, drained" if lane.drained else availability
         budget = f"{lane.memory_budget_bytes / _GIB:.2f} GiB" if lane.memory_budget_bytes else ""
         retired = ", ".join(f"{one.placement} of {one.model}" for one in lane.retired_placements)
-        cells = (lane.lane_id, shown, lane.resident_model, work, age, lane.gpu or lane.device, budget, retired, lane.reason)
+        cells = (lane.lane_id, shown, lane.resident_model, work, age, lane.gpu or lane.device, budget, retired, _why(lane))
         table.add_row(*(escape(cell) for cell in cells))
     if table.row_count:
         console.print(table)
@@ -103,6 +103,18 @@ def print_pool(console: Console, snapshot: operator_service_pb2.GetSnapshotRespo
         f"since admission started: {counted.accepted} accepted, {counted.fallbacks} fallbacks, "
         f"{counted.overloaded_depth + counted.overloaded_wait} refused as overloaded, {counted.lanes_lost} attempts lost with their lane",
     )
+
+
+def _why(lane: operator_service_pb2.LaneSnapshot) -> str:
+    """Why it is not ready, and how far what it loads is."""
+    if not lane.HasField("load"):
+        return lane.reason
+    load = lane.load
+    told = load.stage
+    if load.total_bytes:
+        percent = 100 * load.read_bytes // load.total_bytes
+        told += f", {percent} % ({load.read_bytes / _GIB:.1f} of {load.total_bytes / _GIB:.1f} GiB)"
+    return ": ".join(part for part in (lane.reason, told) if part)
 
 
 def _way(queue: operator_service_pb2.QueueSnapshot) -> str:

@@ -35,6 +35,7 @@ def hear(turn: Turn, report: Report) -> None:
     _note_cold_start(turn, lane, report, is_known=known is not None)
     if report.boot_id != lane.boot_id:
         _boot(turn, lane, report)
+    _note_start_failure(turn, lane, report)
     lane.session = report.session
     lane.attached = True
     lane.report = report
@@ -132,6 +133,27 @@ def _note_cold_start(turn: Turn, lane: Lane, report: Report, *, is_known: bool) 
         turn.record(event)
 
 
+def _note_start_failure(turn: Turn, lane: Lane, report: Report) -> None:
+    """It cannot become warm. Each cause is recorded once until it is: a lane tries every 30 s, for days if need be."""
+    failure = report.start_failure
+    if failure is None:
+        if report.warm:
+            lane.failed_causes = frozenset()
+        return
+    if failure.cause in lane.failed_causes:
+        return
+    lane.failed_causes |= {failure.cause}
+    event = Event(
+        event_type="cold_start_failed",
+        created_at=turn.now.utc,
+        lane_id=lane.spec.lane_id,
+        value=failure.cause,
+        reason=failure.reason,
+        attempt=failure.attempts,
+    )
+    turn.record(event)
+
+
 def _lane_of(turn: Turn, report: Report) -> Lane:
     """The lane as known, made or brought up to date, and kept."""
     lane_id = report.spec.lane_id
@@ -171,6 +193,7 @@ def _boot(turn: Turn, lane: Lane, report: Report) -> None:
     lane.boot_id = report.boot_id
     lane.booted_at_s = turn.now_s
     lane.acknowledged = ()
+    lane.failed_causes = frozenset()
     lane.out_of_memory.clear()
     lane.drifts.clear()
     if lane.retired and lane.retired_boot != report.boot_id:

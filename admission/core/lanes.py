@@ -103,6 +103,51 @@ class Work:
         return Lease(task_id=self.task_id, attempt=self.attempt)
 
 
+class StartCause(StrEnum):
+    """What kind of failure kept a lane from becoming warm."""
+
+    WEIGHTS_MISSING = "weights_missing"
+    WEIGHTS_UNUSABLE = "weights_unusable"
+    HOST_MEMORY = "host_memory"
+    GPU_MEMORY = "gpu_memory"
+    DEVICE = "device"
+    DEADLINE = "deadline"
+    PROCESS_DIED = "process_died"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartFailure:
+    """The lane cannot become warm; it keeps trying.
+
+    Attributes:
+        reason: of the last try; a sentence for operators.
+        attempts: tries that failed in a row.
+        next_attempt_at: aware UTC; None: the lane did not say.
+    """
+
+    cause: StartCause
+    reason: str
+    attempts: int
+    next_attempt_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadProgress:
+    """How far a load of the lane is.
+
+    Attributes:
+        model: empty while its process starts.
+        stage: a short sentence.
+        total_bytes: 0 while nothing is read.
+    """
+
+    model: str
+    stage: str
+    read_bytes: int = 0
+    total_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A lane's whole state at one instant.
@@ -110,6 +155,8 @@ class Report:
     Attributes:
         session: number that admission gave this stream; a report of an older one is ignored.
         seen_sequence: newest wish that the lane had seen; what it says about a newer one means nothing.
+        load: what it is loading; None: nothing.
+        start_failure: why it cannot become warm; None once it is.
         work: the attempt that has the GPU, or had it and was not moved aside yet.
         finishing: an earlier one that is finished beside it.
     """
@@ -125,6 +172,8 @@ class Report:
     reason: str = ""
     work: Work | None = None
     cold_starts: int = 0
+    load: LoadProgress | None = None
+    start_failure: StartFailure | None = None
     finishing: Work | None = None
 
     @property

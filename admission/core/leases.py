@@ -77,7 +77,7 @@ def settle(turn: Turn, lane: Lane, assignment: Assignment, task: Task, outcome: 
     lane.drop(assignment)
     _acknowledge(lane, assignment.lease)
     _remember_memory(turn, lane, task, outcome.memory)
-    learning.learn(turn, lane, task, outcome)
+    learning.learn(turn, lane, assignment, task, outcome)
     failure = outcome.failure
     if outcome.result is not None:
         done = moved(
@@ -149,7 +149,7 @@ def end_withdrawn(
         lane.last_memory = outcome.memory
         turn.record(_memory_event(turn, lane, lease, outcome.memory))
         if task is not None:
-            learning.learn(turn, lane, task, outcome)
+            learning.learn(turn, lane, assignment, task, outcome)
     turn.emit(DiscardAttempt(task_id=lease.task_id, attempt=lease.attempt))
 
 
@@ -208,8 +208,8 @@ def send_wish(turn: Turn, lane: Lane) -> None:
 def set_render_deadline(turn: Turn, lane: Lane, assignment: Assignment, task: Task) -> None:
     """Fixes how long the render may take, from the giving of its lease on."""
     limits = turn.state.limits
-    predicted_s = turn.state.times.predicted_s(task, lane.place(task.model, assignment.lease)) or 0.0
-    longest_s = max(limits.render_deadline_s, limits.render_deadline_factor * predicted_s)
+    expected_s = turn.state.times.generous_s(task, lane.place(task.model, assignment.lease), lane.gpu) or 0.0
+    longest_s = max(limits.render_deadline_s, limits.render_deadline_factor * expected_s)
     assignment.render_deadline_s = min(limits.render_deadline_max_s, longest_s)
     assignment.render_until_s = assignment.given_s + assignment.render_deadline_s + limits.render_grace_s
     watch_render(turn, lane)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from admission.core.learned import Learned, Place, Rate, everywhere
 from admission.core.tasks import Model, Task
+from runtime.fit.compute import growth, least_denoising_s
 
 # Weight of the newest render in the running mean: follows a change of a lane within a few renders, and one odd render does not tip it.
 _NEWEST = 0.3
@@ -14,6 +15,9 @@ _SAME_SIZE = 0.5
 # A prediction that refuses someone must not reach further than to clips of so many times the largest measured: what does not grow with a
 # clip (weights that stream, the text encoder) is at most so much overrated then.
 _REACH = 4
+# Of a GPU's peak, what a render is taken to reach until one was measured. Too low a figure lets a render that hangs go on for longer; too
+# high a one ends renders that would have come to their end.
+_ASSUMED_SHARE_OF_PEAK = 0.35
 
 
 class RenderTimes:
@@ -56,6 +60,21 @@ class RenderTimes:
         per_token = self.seconds_per_token(task.model, place)
         return None if per_token is None else per_token * task.tokens
 
+    def generous_s(self, task: Task, place: Place | None = None, gpu: str = "") -> float | None:
+        """Seconds that the whole render may well take, for a deadline that must not end a good one; None when nothing can be said.
+
+        Of a clip that is larger than any measured, more than its share by tokens, as attention grows with their square. With nothing
+        measured it is calculated for the GPU. A second pass in each step, for guidance, takes as long as the first.
+        """
+        rate = self._known(task.model, place)
+        if rate is None:
+            least_s = least_denoising_s(task.model, task.tokens, gpu)
+            expected_s = None if least_s is None else least_s / _ASSUMED_SHARE_OF_PEAK
+        else:
+            per_token_s = max(rate.seconds_per_token, rate.largest_seconds_per_token)
+            expected_s = per_token_s * task.tokens * growth(task.tokens, rate.largest_tokens)
+        return None if expected_s is None else expected_s * (2 if _has_guidance(task) else 1)
+
     def remaining_s(self, task: Task, place: Place | None = None) -> float | None:
         """Seconds a running render still needs, by its progress."""
         whole = self.predicted_s(task, place)
@@ -80,6 +99,11 @@ class RenderTimes:
     def _note(self, model: Model) -> None:
         self.version += 1
         self._slowest[model] = max(_least(rate) for place, rate in self._rates.items() if place.model == model)
+
+
+def _has_guidance(task: Task) -> bool:
+    scale = task.parameters.get("guidance_scale")
+    return isinstance(scale, int | float) and scale > 1
 
 
 def _least(rate: Rate) -> float:

@@ -8,7 +8,7 @@ from admission.core.commands import Command, OverloadCause, PersistTask, Publish
 from admission.core.deadlines import Deadlines, Due
 from admission.core.fair_queue import FairQueue
 from admission.core.fit import ANYHOW, Fit, FitRules, Fits, Group, ShapeKey
-from admission.core.lanes import KnownLane, LaneSpec, Lease, ModelPolicy, Report, Wish
+from admission.core.lanes import KnownLane, LaneSpec, Lease, ModelPolicy, Report, StartCause, Wish
 from admission.core.learned import Place
 from admission.core.limits import Limits
 from admission.core.refusals import Verdicts
@@ -63,6 +63,7 @@ class Lane:
         retired: placements that its present boot must not use any more; `retired_boot` is that boot.
         out_of_memory: how often in a row each placement ran out of memory in this boot.
         drifts: bytes that stayed after its last attempts of this boot, by resident model, oldest first.
+        failed_causes: why it could not become warm, as recorded since its present process was first heard or it was warm last.
     """
 
     spec: LaneSpec
@@ -93,6 +94,7 @@ class Lane:
     retired_boot: str = ""
     out_of_memory: dict[tuple[Model, str], int] = field(default_factory=dict)
     drifts: dict[Model, tuple[int, ...]] = field(default_factory=dict)
+    failed_causes: frozenset[StartCause] = frozenset()
 
     @property
     def is_pool(self) -> bool:

@@ -21,6 +21,7 @@ from admission.core.tasks import (
     TaskState,
 )
 from admission.engine_types import TaskView
+from admission.service import convert_loads
 from admission.store.port import TaskPage, TaskQuery, TaskSort
 from runtime.rules.catalogue import MODELS
 from runtime.rules.request import InvalidRequestError, Violation
@@ -211,6 +212,10 @@ def lane(of: LaneView) -> operator_service_pb2.LaneSnapshot:
     )
     if of.spec.memory is not None:
         message.gpu, message.memory_budget_bytes = of.spec.memory.limits.gpu, of.spec.memory.limits.budget_bytes
+    if of.load is not None:
+        message.load.CopyFrom(convert_loads.load(of.load))
+    if of.start_failure is not None:
+        message.start_failure.CopyFrom(convert_loads.failure(of.start_failure))
     if of.work is not None:
         message.task_id, message.attempt, message.progress = of.work.task_id, of.work.attempt, of.work.progress
     if of.finishing is not None:

@@ -13,7 +13,7 @@ from warmlane.lane.v1 import dispatch_service_pb2
 from admission.core.lanes import LaneSpec, Outcome, Report, Work
 from admission.core.tasks import Failure, FailureCode, LaneId, LaneMode, MemoryRecord, Model, Result, Stage
 from admission.engine_types import InvalidReportError
-from admission.service import convert, convert_memory
+from admission.service import convert, convert_loads, convert_memory
 from runtime.objects import attempt_prefix
 from runtime.rules.catalogue import MODELS
 
@@ -83,6 +83,8 @@ def report(message: dispatch_service_pb2.LaneReport, session: int) -> Report:
         work=_work(message.work, "work") if message.HasField("work") else None,
         finishing=_finishing(message),
         cold_starts=message.cold_starts,
+        load=convert_loads.reported_load(message.load, spec) if message.HasField("load") else None,
+        start_failure=convert_loads.reported_failure(message.start_failure) if message.HasField("start_failure") else None,
     )
 
 

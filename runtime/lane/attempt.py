@@ -14,12 +14,13 @@ from runtime.lane.finish import Rendered
 from runtime.lane.ladders import Ladders
 from runtime.lane.memory.process import host_rss_bytes
 from runtime.lane.outcome import Failure, Outcome
-from runtime.lane.raised import drop_frames, has_run_out
+from runtime.lane.raised import cause_of_load, drop_frames, has_run_out
 from runtime.lane.recorder import MemoryRecorder
 from runtime.lane.recovery import MAX_TRIES, first_choice, limits_now, next_choice
 from runtime.lane.renderer import RenderCancelled, RenderJob
 from runtime.lane.resident_set import LoadError, MemoryNotReturnedError, ResidentSet
 from runtime.lane.run import Callbacks, Run
+from runtime.lane.start_failure import reason_of
 from runtime.rules.effective import effective
 from runtime.rules.parameters import from_parameters
 from runtime.rules.request import GenerationRequest
@@ -136,8 +137,7 @@ class AttemptRunner:
             ladder = self._ladders.of(request.model)
         except Exception as error:
             # The files of the model are not there, or not what they should be.
-            msg = f"{type(error).__name__}: {error}"
-            raise LoadError(msg, is_clean=True, is_out_of_memory=False) from None
+            raise LoadError(reason_of(error), is_clean=True, cause=cause_of_load(error)) from None
         limits, shape = self._limits_now(), _shape_of(request)
         if order.out_of_memory:
             choice = next_choice(ladder, limits, shape, order.out_of_memory[-1])

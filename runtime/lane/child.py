@@ -30,6 +30,7 @@ from runtime.lane.child_protocol import (
     GpuFreed,
     LimitsChanged,
     LoadFailed,
+    Loading,
     Render,
     RenderEnded,
     ReplacementNeeded,
@@ -44,14 +45,17 @@ from runtime.lane.files import AttemptFiles
 from runtime.lane.finish import Finisher, Rendered
 from runtime.lane.ladders import Ladders
 from runtime.lane.limits_watch import IDLE_S, LimitsWatch
+from runtime.lane.loading import LoadProgress
 from runtime.lane.memory.open import open_device
 from runtime.lane.renderer import Catalog, LoadSettings
 from runtime.lane.resident_set import LoadError, MemoryNotReturnedError, ResidentSet
 from runtime.lane.run import Callbacks
+from runtime.lane.start_failure import StartCause, StartError, starting
 from runtime.logs import LogSettings, configure_logging
 from runtime.objects import open_object_store
 
 if TYPE_CHECKING:
+    from runtime.lane.memory.port import DeviceMemory
     from runtime.lane.state import Attempt
 
 _log = structlog.get_logger("runtime.lane.child")
@@ -125,24 +129,25 @@ def run(commands: Commands) -> int:
         msg = f"the first command must be start, not {start}"
         raise TypeError(msg)
     try:
-        memory = open_device(
-            start.device,
-            budget_bytes=start.memory_budget_bytes,
-            margin_bytes=start.memory_margin_bytes,
-            pinned_limit_bytes=start.pinned_limit_bytes,
-        )
-        catalog = _catalog(start.catalog)
+        catalog, memory, files = _opened(start, commands)
         settings = LoadSettings(profile=start.profile, models_dir=start.models_dir, memory=memory)
         ladders = Ladders(catalog, settings)
+        _tell_stage(commands, "measuring what the placements need")
         # Before anything is loaded, so that all that is in use now is in use by others.
-        worker_memory = ladders.measure()
-        resident = ResidentSet(catalog, settings, ladders, lambda model: commands.tell(ResidentChanged(model=model)))
-        files = AttemptFiles(open_object_store(start.object_store_url))
-    except Exception as error:
-        _log.exception("start_failed")
-        commands.tell(LoadFailed(model=start.warm_model, reason=f"{type(error).__name__}: {error}"))
+        with starting(StartCause.DEVICE):
+            worker_memory = ladders.measure()
+    except StartError as error:
+        _log.exception("start_failed", cause=error.cause)
+        commands.tell(LoadFailed(model=start.warm_model, reason=str(error), cause=error.cause))
         return _LOAD_FAILED_EXIT_CODE
     commands.tell(Started(device=memory.label, memory=worker_memory))
+    resident = ResidentSet(
+        catalog,
+        settings,
+        ladders,
+        on_change=lambda model: commands.tell(ResidentChanged(model=model)),
+        on_load=lambda progress: commands.tell(Loading(progress=progress)),
+    )
     if start.warm_model and not _is_warmed(start.warm_model, resident, commands):
         return _LOAD_FAILED_EXIT_CODE
     runner = AttemptRunner(resident, ladders, memory, files, Callbacks(is_cancelled=commands.is_cancelled, tell=commands.tell))
@@ -188,6 +193,29 @@ def _has_told_limits(watch: LimitsWatch, commands: Commands) -> bool:
     return True
 
 
+def _opened(start: Start, commands: Commands) -> tuple[Catalog, DeviceMemory, AttemptFiles]:
+    """What the process works with. Raises StartError."""
+    _tell_stage(commands, "importing the libraries")
+    with starting(StartCause.OTHER):
+        catalog = _catalog(start.catalog)
+    # Not the text of what is raised: it may quote the URL, and with it a key.
+    with starting(StartCause.OTHER, "the object store cannot be opened"):
+        files = AttemptFiles(open_object_store(start.object_store_url))
+    _tell_stage(commands, "opening the device")
+    with starting(StartCause.DEVICE):
+        memory = open_device(
+            start.device,
+            budget_bytes=start.memory_budget_bytes,
+            margin_bytes=start.memory_margin_bytes,
+            pinned_limit_bytes=start.pinned_limit_bytes,
+        )
+    return catalog, memory, files
+
+
+def _tell_stage(commands: Commands, stage: str) -> None:
+    commands.tell(Loading(progress=LoadProgress(model="", stage=stage)))
+
+
 def _catalog(dotted_name: str) -> Catalog:
     module, _, name = dotted_name.partition(":")
     return cast("Catalog", getattr(importlib.import_module(module), name))
@@ -195,9 +223,10 @@ def _catalog(dotted_name: str) -> Catalog:
 
 def _is_warmed(model: str, resident: ResidentSet, commands: Commands) -> bool:
     try:
-        change = resident.ensure(model, lambda detail: _log.info("loading", model=model, detail=detail))
+        change = resident.ensure(model, lambda _stage: None)
     except LoadError as error:
-        commands.tell(LoadFailed(model=model, reason=str(error)))
+        _log.error("load_failed", model=model, cause=error.cause, reason=str(error))
+        commands.tell(LoadFailed(model=model, reason=str(error), cause=error.cause))
         return False
     if change is not None:
         _log.info("model_warm", model=model, load_s=round(change.load_s, 3), weight_bytes=change.loaded_bytes)

@@ -39,10 +39,11 @@ class Exit:
         """For operators and memory records."""
         if self.code >= 0:
             return f"exit code {self.code}"
-        name = signal.Signals(-self.code).name if -self.code in set(signal.Signals) else str(-self.code)
+        name = signal.Signals(-self.code).name if -self.code in set(signal.Signals) else "which has no name"
         if -self.code == signal.SIGKILL:
-            return f"signal {name} (the kernel sends it when the machine's memory runs out, but so can a person: the two look alike)"
-        return f"signal {name}"
+            why = "the kernel sends it when the machine's memory runs out, but so can a person: the two look alike"
+            return f"signal {-self.code}, {name} ({why})"
+        return f"signal {-self.code}, {name}"
 
 
 def child_environment(environment: Mapping[str, str], *, device: str, torch_threads: int) -> dict[str, str]:

@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from runtime.fit.cost import DeviceLimits, WorkerMemory
+from runtime.lane.loading import LoadProgress
 from runtime.lane.outcome import MemoryRecord, Outcome, OutOfMemory, Phase
+from runtime.lane.start_failure import StartCause
 from runtime.lane.state import Attempt
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -132,12 +134,21 @@ class ResidentChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """The process starts or loads a model, and is so far."""
+
+    kind: Literal["loading"] = "loading"
+    progress: LoadProgress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadFailed:
-    """The model to be kept warm could not be loaded; the process exits. `reason` is for operators."""
+    """The process could not start, or could not load the model to be kept warm; it exits. `reason` is for operators."""
 
     kind: Literal["load_failed"] = "load_failed"
     model: str
     reason: str
+    cause: StartCause = StartCause.OTHER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +203,7 @@ class ReplacementNeeded:
     out_of_memory: tuple[OutOfMemory, ...] = ()
 
 
-Event = Started | LimitsChanged | ResidentChanged | LoadFailed | Progressed | GpuFreed | RenderEnded | ReplacementNeeded
+Event = Started | LimitsChanged | ResidentChanged | Loading | LoadFailed | Progressed | GpuFreed | RenderEnded | ReplacementNeeded
 
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from google.protobuf import duration_pb2, timestamp_pb2
@@ -12,7 +12,9 @@ from warmlane.lane.v1 import dispatch_service_pb2 as pb
 from warmlane.lane.v1 import memory_pb2
 
 from runtime.fit.cost import Rung, WorkerMemory
+from runtime.lane.loading import LoadProgress
 from runtime.lane.outcome import MemoryRecord, Outcome, OutOfMemory, Phase, ResidencyChange
+from runtime.lane.start_failure import StartCause, StartFailure
 from runtime.lane.state import Activity, Attempt, Ended, Idle, LaneState, Wish, Working
 from runtime.lane.work import WorkerStatus
 
@@ -23,6 +25,8 @@ _PHASES = {
     Phase.INFERENCE: pb.WORK_PHASE_INFERENCE,
     Phase.ENCODING: pb.WORK_PHASE_ENCODING,
 }
+
+_CAUSES = {cause: generation_pb2.StartFailureCause.Value(f"START_FAILURE_CAUSE_{cause.name}") for cause in StartCause}
 
 _FIGURES = (
     "allocated_bytes",
@@ -86,6 +90,10 @@ def report_message(identity: LaneIdentity, state: LaneState, status: WorkerStatu
         cold_starts=status.cold_starts,
         device=status.device,
     )
+    if status.load is not None:
+        report.load.CopyFrom(_load_message(status.load))
+    if status.failure is not None:
+        report.start_failure.CopyFrom(_failure_message(status.failure))
     if status.memory is not None:
         report.memory.CopyFrom(worker_memory_message(status.memory))
     for field, work in ((report.work, _work(state.activity)), (report.finishing, _work(state.finishing))):
@@ -110,9 +118,7 @@ def memory_message(record: MemoryRecord) -> generation_pb2.MemoryRecord:
             setattr(message, name, figure)
     if record.cleanup_s is not None:
         message.cleanup_duration.CopyFrom(duration_message(record.cleanup_s))
-    measured_at = timestamp_pb2.Timestamp()
-    measured_at.FromDatetime(record.measured_at.astimezone(UTC))
-    message.measured_at.CopyFrom(measured_at)
+    message.measured_at.CopyFrom(_timestamp(record.measured_at))
     if record.residency_change is not None:
         message.residency_change.CopyFrom(_change_message(record.residency_change))
     return message
@@ -145,6 +151,25 @@ def duration_message(seconds: float) -> duration_pb2.Duration:
     duration = duration_pb2.Duration()
     duration.FromTimedelta(timedelta(seconds=seconds))
     return duration
+
+
+def _timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(moment.astimezone(UTC))
+    return message
+
+
+def _load_message(load: LoadProgress) -> generation_pb2.LoadProgress:
+    return generation_pb2.LoadProgress(model=load.model, stage=load.stage, read_bytes=load.read_bytes, total_bytes=load.total_bytes)
+
+
+def _failure_message(failure: StartFailure) -> generation_pb2.StartFailure:
+    return generation_pb2.StartFailure(
+        cause=_CAUSES[failure.cause],
+        reason=failure.reason,
+        attempts=failure.attempts,
+        next_attempt_at=_timestamp(failure.next_attempt_at),
+    )
 
 
 def _rung_message(rung: Rung) -> memory_pb2.Rung:

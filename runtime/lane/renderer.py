@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from runtime.rules.request import GenerationRequest
 
 
+class ModelFilesMissingError(Exception):
+    """The files of a model are not on this machine; the text says which, for operators."""
+
+
+class ModelFilesUnusableError(Exception):
+    """The files of a model are damaged, or are those of something else; the text says which, for operators."""
+
+
+def _ignore_read(_read_bytes: int, _total_bytes: int) -> None:
+    """Nobody follows a load."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSettings:
     """How to load a pipeline.
@@ -31,12 +43,14 @@ class LoadSettings:
         models_dir: folder that holds the model folders; tiny ones are made there when missing.
         memory: of the device to work on; weights get there by it only.
         is_host_poor: weights stay mapped from disk instead of being copied to host memory.
+        on_read: called again and again while weights are read, with bytes read and bytes to read. It returns at once.
     """
 
     profile: str
     models_dir: Path
     memory: DeviceMemory
     is_host_poor: bool = False
+    on_read: Callable[[int, int], None] = _ignore_read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

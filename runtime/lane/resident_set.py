@@ -11,11 +11,13 @@ import structlog
 
 from runtime.lane.child_protocol import Release
 from runtime.lane.ladders import Ladders
+from runtime.lane.loading import LoadProgress, LoadTeller
 from runtime.lane.outcome import ResidencyChange
-from runtime.lane.raised import drop_frames, has_run_out
+from runtime.lane.raised import cause_of_load, drop_frames
 from runtime.lane.renderer import Catalog, LoadSettings, Pipeline
 from runtime.lane.residency import Move, Verification, plan_moves
 from runtime.lane.shelf import Shelf
+from runtime.lane.start_failure import StartCause, reason_of
 
 _log = structlog.get_logger()
 
@@ -34,14 +36,19 @@ class LoadError(Exception):
 
     Attributes:
         is_clean: the memory of the failed load came back; if not, the process should be replaced.
-        is_out_of_memory: the GPU's memory ran out.
+        cause: what kind of failure it was.
     """
 
-    def __init__(self, reason: str, *, is_clean: bool, is_out_of_memory: bool) -> None:
+    def __init__(self, reason: str, *, is_clean: bool, cause: StartCause) -> None:
         """Keeps the reason."""
         super().__init__(reason)
         self.is_clean = is_clean
-        self.is_out_of_memory = is_out_of_memory
+        self.cause = cause
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """The GPU's memory ran out."""
+        return self.cause is StartCause.GPU_MEMORY
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,7 +65,14 @@ class ResidentSet:
     that little leaks add up and are found. A residue within the device's allowance is recorded as 0; one beyond it is recorded whole.
     """
 
-    def __init__(self, catalog: Catalog, settings: LoadSettings, ladders: Ladders, on_change: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: LoadSettings,
+        ladders: Ladders,
+        on_change: Callable[[str], None],
+        on_load: Callable[[LoadProgress], None] = lambda _progress: None,
+    ) -> None:
         """Starts empty.
 
         Args:
@@ -66,12 +80,14 @@ class ResidentSet:
             settings: how, and the device's memory, which tells whether it came back.
             ladders: of the models; they tell what weights take before they are read.
             on_change: called with the resident model, or an empty string, whenever that changes.
+            on_load: told how far a load is, about twice a second while it reads.
         """
         self._catalog = catalog
         self._settings = settings
         self._memory = settings.memory
         self._ladders = ladders
         self._on_change = on_change
+        self._on_load = on_load
         self._shelf = Shelf(catalog, settings)
         self._slot: _Slot | None = None
         self._floor_bytes: int | None = None
@@ -108,14 +124,15 @@ class ResidentSet:
         if not moves:
             # A replaced process of a lane that keeps its model warm has loaded it before the attempt comes.
             return None if released is None else self._change(released, from_host=False, process_replaced=True)
+        teller = LoadTeller(model, lambda progress: self._tell(progress, on_stage))
         if Move.RELEASE in moves:
-            on_stage(f"releasing {self.model}")
+            teller.stage(f"releasing {self.model}")
             released = self.release()
         self._lower_floor()
         started_s = time.monotonic()
         if Move.READ in moves:
-            self._guarded(model, lambda: self._shelf.read(self._ladders.weights_of(model), on_stage))
-        self._guarded(model, lambda: self._assemble(model, on_stage))
+            self._guarded(model, lambda: self._shelf.read(self._ladders.weights_of(model), teller))
+        self._guarded(model, lambda: self._assemble(model, teller.stage))
         self._on_change(model)
         self._load_s = time.monotonic() - started_s
         return self._change(released, from_host=from_host, process_replaced=is_replaced)
@@ -184,6 +201,10 @@ class ResidentSet:
             raise MemoryNotReturnedError(released)
         return released
 
+    def _tell(self, progress: LoadProgress, on_stage: Callable[[str], None]) -> None:
+        self._on_load(progress)
+        on_stage(str(progress))
+
     def _assemble(self, model: str, on_stage: Callable[[str], None]) -> None:
         pipeline = self._catalog.assemble(model, self._shelf[model], self._settings_of(model), on_stage)
         self._slot = _Slot(model=model, pipeline=pipeline, weight_bytes=pipeline.weight_bytes())
@@ -200,14 +221,14 @@ class ResidentSet:
         try:
             work()
         except Exception as error:
-            reason, is_out_of_memory = f"{type(error).__name__}: {error}", has_run_out(error)
+            reason, cause = reason_of(error), cause_of_load(error)
             drop_frames(error)
         else:
             return
         # Only here is the error, whose frames hold what was loaded so far, gone.
         self._shelf.drop(model)
         is_clean = self._residue_bytes() <= self._memory.residue_allowance_bytes
-        raise LoadError(reason, is_clean=is_clean, is_out_of_memory=is_out_of_memory)
+        raise LoadError(reason, is_clean=is_clean, cause=cause)
 
     def _lower_floor(self) -> None:
         """Measures before a load; the floor never rises, or a leak below the allowance would pass at every switch."""

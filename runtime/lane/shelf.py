@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
 
+from runtime.lane.loading import LoadTeller
 from runtime.lane.memory.process import host_available_bytes
 from runtime.lane.renderer import Catalog, HostWeights, LoadSettings
 from runtime.lane.residency import HeldWeights, plan_host, weight_room
@@ -38,8 +38,13 @@ class Shelf:
         """Whether the model's weights were left on disk because the host is too small for them."""
         return model in self._mapped
 
-    def read(self, wanted: HeldWeights, on_stage: Callable[[str], None]) -> None:
-        """Makes room as the policy says, and brings the weights here. Raises what the catalog raises; then they are not here."""
+    def read(self, wanted: HeldWeights, teller: LoadTeller) -> None:
+        """Makes room as the policy says, and brings the weights here; the teller hears how far that is.
+
+        Raises what the catalog raises; then they are not here.
+        """
+        # Pinning tens of gigabytes takes a while, and is done before the first byte is read.
+        teller.stage("making room in host memory")
         held = tuple(
             HeldWeights(model=model, host_bytes=weights.host_bytes, pinned_bytes=weights.pinned_bytes)
             for model, weights in self._weights.items()
@@ -55,8 +60,8 @@ class Shelf:
         _log.info("host_memory_planned", model=wanted.model, drops=plan.drops, is_mapped=plan.is_mapped, reason=plan.reason)
         for model in plan.drops:
             self.drop(model)
-        settings = replace(self._settings, is_host_poor=plan.is_mapped)
-        self._weights[wanted.model] = self._catalog.read(wanted.model, settings, on_stage)
+        settings = replace(self._settings, is_host_poor=plan.is_mapped, on_read=teller.read)
+        self._weights[wanted.model] = self._catalog.read(wanted.model, settings, teller.stage)
         if plan.is_mapped:
             self._mapped.add(wanted.model)
 

@@ -190,9 +190,11 @@ def wished(state: LaneState, wish: Wish) -> Step:
     for attempt in tuple(unwanted):
         state, actions = stopped(state, StopReason.UNWANTED, attempt)
         stops += actions
-    if wish.finishing in wanted:
+    if wish.finishing is not None and wish.finishing in wanted:
         state = _moved_aside(state, wish.finishing)
-    state, begun = _begun(state, wish.lease) if wish.lease in wanted else (state, ())
+    begun: tuple[Action, ...] = ()
+    if wish.lease is not None and wish.lease in wanted:
+        state, begun = _begun(state, wish.lease)
     return state, (*forgotten, *stops, *begun)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.fit.cost import WorkerMemory
+from runtime.lane.loading import LoadProgress
+from runtime.lane.start_failure import StartFailure
 from runtime.lane.state import Attempt
 
 
@@ -52,6 +54,8 @@ class WorkerStatus:
         pid: 0 when none runs.
         cold_starts: processes started, the first included.
         memory: what its device has and what placements cost there, as the last process measured it; None before the first one did.
+        load: what is being loaded and how far that is; None when nothing is.
+        failure: why it is not warm although it was tried; None once it is.
     """
 
     warm: bool = False
@@ -62,6 +66,8 @@ class WorkerStatus:
     pid: int = 0
     cold_starts: int = 0
     memory: WorkerMemory | None = None
+    load: LoadProgress | None = None
+    failure: StartFailure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from runtime.lane.child_protocol import (
     GpuFreed,
     LimitsChanged,
     LoadFailed,
+    Loading,
     Progressed,
     Release,
     Render,
@@ -31,18 +32,18 @@ from runtime.lane.child_protocol import (
     Start,
     Started,
 )
+from runtime.lane.loading import LoadProgress
+from runtime.lane.memory.process import oom_kill_count
 from runtime.lane.outcome import Failure, FailureCode, MemoryRecord, Outcome, OutOfMemory, Phase, unmeasured
+from runtime.lane.start_failure import StartCause
 from runtime.lane.state import Attempt, StopReason, stop_failure
+from runtime.lane.streak import Streak, told_end
 from runtime.lane.work import Order, WorkerSettings, WorkerStatus
 
 _log = structlog.get_logger()
 
-_UNHEALTHY_AFTER = 3
-"""So many processes in a row that died make the lane unhealthy."""
-_PROVEN_S = 60.0
-"""A process that lived so long counts as a good one: its death begins a new count."""
-_BACKOFF_MIN_S = 0.5
-_BACKOFF_MAX_S = 30.0
+_MIN_LIFE_S = 0.5
+"""A process that asks for its replacement sooner is taken for one that died."""
 _LOOK_AGAIN_S = 1.0
 _FINISH_GRACE_S = 30.0
 """A process whose render is stuck is spared so much longer while it finishes an earlier attempt: that one is nearly there."""
@@ -123,8 +124,8 @@ class Worker:
         self._child: ChildProcess | None = None
         self._leaving: ChildProcess | None = None
         self._works: dict[Attempt, _Current] = {}
-        self._deaths = 0
-        self._failure = ""
+        self._streak = Streak(lambda: asyncio.get_running_loop().time())
+        self._failure: LoadFailed | None = None
         self._stopping = asyncio.Event()
 
     @property
@@ -135,11 +136,11 @@ class Worker:
     async def run(self) -> None:
         """Keeps a process running until `stop`; ends with none running, also when cancelled."""
         while not self._stopping.is_set():
-            started_s = time.monotonic()
+            oom_kills = oom_kill_count()
             end = await self._live()
             self._after(end)
             if not self._stopping.is_set():
-                await self._pause(self._count(end, lived_s=time.monotonic() - started_s))
+                await self._pause(self._count(end, is_starved=oom_kill_count() > oom_kills))
         self._settle_all("the lane was stopped")
         self._update(pid=0, warm=False, resident_model="", reason="the lane was stopped")
 
@@ -197,6 +198,7 @@ class Worker:
     async def _live(self) -> Exit | OSError:
         """One process from start to end; an OSError when it could not be started."""
         settings = self._settings
+        self._streak.started()
         self._update(cold_starts=self._status.cold_starts + 1)
         try:
             environment = child_environment(os.environ, device=settings.device, torch_threads=settings.torch_threads)
@@ -221,7 +223,7 @@ class Worker:
             overdue.cancel()
             self._child = None
             end = await child.end()
-            self._update(warm=False, resident_model="", pid=0)
+            self._update(warm=False, resident_model="", pid=0, load=None)
         return end
 
     def _submit(self) -> None:
@@ -238,15 +240,17 @@ class Worker:
     def _take(self, event: Event) -> None:
         match event:
             case Started():
-                self._failure = ""
                 self._update(device=event.device, memory=event.memory, **self._warmth(""))
             case LimitsChanged():
                 if self._status.memory is not None:
                     self._update(memory=replace(self._status.memory, limits=event.limits))
             case ResidentChanged():
                 self._update(resident_model=event.model, **self._warmth(event.model))
+            case Loading():
+                self._load(event.progress)
             case LoadFailed():
-                self._failure = event.reason
+                self._failure = event
+                self._update(load=None)
             case Progressed():
                 self._progress(event)
             case GpuFreed():
@@ -257,23 +261,37 @@ class Worker:
                 self._end(event)
             case ReplacementNeeded():
                 self._leave()
-                if (current := self._works.get(event.attempt)) is not None:
-                    current.released = event.released
-                    current.out_of_memory = event.out_of_memory
-                    _log.warning("memory_not_returned", model=event.released.model, residue_bytes=event.released.residue_bytes)
+                self._hand_on(event)
             case _:
                 assert_never(event)
+
+    def _hand_on(self, event: ReplacementNeeded) -> None:
+        """The attempt goes on in the next process, which is told what this one knows."""
+        current = self._works.get(event.attempt)
+        if current is not None:
+            current.released, current.out_of_memory = event.released, event.out_of_memory
+            _log.warning("memory_not_returned", model=event.released.model, residue_bytes=event.released.residue_bytes)
 
     def _leave(self) -> None:
         """The process gave its last message; it is gone soon."""
         self._leaving = self._child
         self._update(warm=False, resident_model="", reason=_REPLACED)
 
-    def _warmth(self, resident_model: str) -> dict[str, bool | str]:
+    def _warmth(self, resident_model: str) -> dict[str, Any]:
         warm = not self._settings.warm_model or resident_model == self._settings.warm_model
+        if not warm:
+            return {"warm": False, "reason": f"{self._settings.warm_model} is being loaded{self._last_failure()}"}
+        if self._streak.warmed():
+            _log.info("pipeline_warm", start_s=round(self._streak.lived_s, 3))
         # Three deaths in a row take the health away; a process that is ready gives it back.
-        healthy = warm or self._status.healthy
-        return {"warm": warm, "healthy": healthy, "reason": "" if warm else f"{self._settings.warm_model} is being loaded"}
+        return {"warm": True, "healthy": True, "reason": "", "failure": None, "load": None}
+
+    def _load(self, progress: LoadProgress) -> None:
+        self._update(load=progress)
+        for current in self._works.values():
+            if current.phase is Phase.LOADING:
+                # Also what comes before its process could take it up.
+                self._on_progress(current.attempt, Phase.LOADING, 0, str(progress))
 
     def _progress(self, event: Progressed) -> None:
         current = self._works.get(event.attempt)
@@ -305,6 +323,9 @@ class Worker:
 
     def _end(self, event: RenderEnded) -> None:
         current = self._works.get(event.attempt)
+        if current is None or not current.is_gpu_free:
+            # What was being loaded was for this one.
+            self._update(load=None)
         if current is None or current.ended.done():
             return
         outcome = event.outcome
@@ -373,20 +394,29 @@ class Worker:
 
     def _kill_if_not_warm(self, child: ChildProcess) -> None:
         if child is self._child and not self._status.warm:
-            self._failure = f"it was not ready within {self._settings.load_deadline_s:g} s"
+            load = self._status.load
+            reason = f"it was not ready within {self._settings.load_deadline_s:g} s" + (f": {load}" if load is not None else "")
+            self._failure = LoadFailed(model=self._settings.warm_model, reason=reason, cause=StartCause.DEADLINE)
             child.kill()
 
-    def _count(self, end: Exit | OSError, *, lived_s: float) -> float:
-        """Counts a death that nobody asked for; returns the pause before the next start, in seconds."""
-        if isinstance(end, Exit) and end.asks_for_replacement and lived_s >= _BACKOFF_MIN_S:
+    def _count(self, end: Exit | OSError, *, is_starved: bool) -> float:
+        """Counts an end that nobody asked for; returns the pause before the next start, in seconds."""
+        if isinstance(end, Exit) and end.asks_for_replacement and self._streak.lived_s >= _MIN_LIFE_S:
             self._update(reason=_REPLACED)
             return 0.0
-        self._deaths = 1 if lived_s >= _PROVEN_S else self._deaths + 1
-        because = f" ({self._failure})" if self._failure else ""
-        self._failure = ""
-        _log.error("pipeline_died", end=str(end), because=because, deaths=self._deaths, lived_s=round(lived_s, 1))
-        self._update(healthy=self._deaths < _UNHEALTHY_AFTER, reason=f"the pipeline's process ended: {end}{because}")
-        return float(min(_BACKOFF_MIN_S * 2 ** (self._deaths - 1), _BACKOFF_MAX_S))
+        said, self._failure = self._failure, None
+        cause, reason = told_end(end, said, is_starved=is_starved)
+        lived_s = self._streak.lived_s
+        pause_s, failure = self._streak.died(cause, reason)
+        _log.error("pipeline_died", cause=cause, reason=reason, lived_s=round(lived_s, 1), pause_s=pause_s)
+        told = {"reason": reason} if failure is None else {"reason": str(failure), "failure": failure}
+        self._update(healthy=not self._streak.is_long, **told)
+        return pause_s
+
+    def _last_failure(self) -> str:
+        """Of a start, for operators; empty when the last one did not fail."""
+        failure = self._status.failure
+        return "" if failure is None else f"; try {failure.attempts} failed: {failure.reason}"
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -19,7 +19,15 @@ import numpy.typing as npt
 
 from runtime.fit.cost import ModelLadder
 from runtime.fit.placement import MemoryPhase
-from runtime.lane.renderer import HostWeights, LoadSettings, Pipeline, RenderCancelled, RenderJob
+from runtime.lane.renderer import (
+    HostWeights,
+    LoadSettings,
+    ModelFilesMissingError,
+    ModelFilesUnusableError,
+    Pipeline,
+    RenderCancelled,
+    RenderJob,
+)
 from tests.harness.lane_memory import FakeWeights, flat_ladder
 
 _WEIGHT_BYTES = 1000
@@ -106,7 +114,10 @@ class NumpyPipeline:
 
 
 class NumpyCatalog:
-    """Loads the pipelines above under the names of the real models. A file named `broken` in the models folder makes every load fail."""
+    """Loads the pipelines above under the names of the real models.
+
+    A file named `broken`, `missing` or `damaged` in the models folder makes every load fail in its way; `slow` makes the read hang halfway.
+    """
 
     def models(self) -> tuple[str, ...]:
         """The real names."""
@@ -122,6 +133,14 @@ class NumpyCatalog:
         if (settings.models_dir / "broken").exists():
             msg = "the weights are broken"
             raise RuntimeError(msg)
+        if (settings.models_dir / "missing").exists():
+            raise ModelFilesMissingError("no such folder")
+        if (settings.models_dir / "damaged").exists():
+            raise ModelFilesUnusableError("the header is cut off")
+        settings.on_read(_WEIGHT_BYTES // 2, _WEIGHT_BYTES)
+        while (settings.models_dir / "slow").exists():
+            time.sleep(0.01)
+            settings.on_read(_WEIGHT_BYTES // 2, _WEIGHT_BYTES)
         return FakeWeights(host_bytes=_WEIGHT_BYTES)
 
     def assemble(self, model: str, weights: HostWeights, settings: LoadSettings, on_stage: Callable[[str], None]) -> Pipeline:

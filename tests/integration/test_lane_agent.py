@@ -226,7 +226,7 @@ async def test_the_attempt_is_lost_and_a_fresh_process_serves_when_the_process_d
         lane.admission.wish(lease("renders", task="b"))
         assert (await lane.admission.until_ended("b")).HasField("result")
     assert outcome.failure.code == "lane_lost"
-    assert "signal SIGKILL" in outcome.memory.unmeasured_reason
+    assert "signal 9, SIGKILL" in outcome.memory.unmeasured_reason
 
 
 async def test_the_render_goes_on_when_admission_restarts(tmp_path: Path) -> None:

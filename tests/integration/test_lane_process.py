@@ -16,6 +16,7 @@ import grpc.aio
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from warmlane.generation.v1 import generation_pb2
 from warmlane.lane.v1 import inspection_service_pb2 as pb
 from warmlane.lane.v1.inspection_service_pb2_grpc import InspectionServiceStub
 
@@ -53,12 +54,12 @@ class LaneProcess:
 
 
 @asynccontextmanager
-async def lane_process(folder: Path) -> AsyncIterator[LaneProcess]:
+async def lane_process(folder: Path, module: str = "tests.harness.lane_process") -> AsyncIterator[LaneProcess]:
     """Starts it; ends it whatever happens."""
     (folder / "models").mkdir(exist_ok=True)
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "protos" / "gen"))),
         "WARMLANE_INSPECTION_BIND": "127.0.0.1:0",
         "WARMLANE_ADMISSION_ADDRESS": "127.0.0.1:1",
         "WARMLANE_LANE_ID": "lane-test",
@@ -68,7 +69,7 @@ async def lane_process(folder: Path) -> AsyncIterator[LaneProcess]:
         "WARMLANE_OBJECT_STORE_URL": (folder / "objects").as_uri(),
     }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.harness.lane_process", env=environment, stderr=asyncio.subprocess.PIPE, start_new_session=True
+        sys.executable, "-m", module, env=environment, stderr=asyncio.subprocess.PIPE, start_new_session=True
     )
     try:
         port, reading = await _port_of(process)
@@ -132,3 +133,47 @@ async def test_the_agent_answers_when_the_pipeline_is_killed(tmp_path: Path) -> 
         psutil.Process(first.pipeline_pid).kill()
         second = await lane.until(lambda status: status.report.cold_starts == 2 and status.report.warm)
     assert second.pipeline_pid != first.pipeline_pid
+
+
+async def test_the_load_is_told_while_it_goes_on_and_a_kill_ends_it(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "slow").touch()
+    async with lane_process(tmp_path) as lane:
+        status = await lane.until(lambda status: status.report.load.read_bytes > 0)
+        load = status.report.load
+        assert (load.model, load.stage, load.read_bytes, load.total_bytes) == ("anisora", "reading anisora", 500, 1000)
+        assert status.report.reason == "anisora is being loaded"
+        assert not await lane.is_serving(SERVICE_NAME)
+        psutil.Process(status.pipeline_pid).kill()
+        status = await lane.until(lambda status: status.report.HasField("start_failure"))
+        assert status.report.start_failure.cause == generation_pb2.START_FAILURE_CAUSE_PROCESS_DIED
+        assert "signal 9, SIGKILL" in status.report.start_failure.reason
+        assert "try 1 failed; the next at " in status.report.reason
+        assert not status.report.HasField("load")
+        (tmp_path / "models" / "slow").unlink()
+        status = await lane.until(lambda status: status.report.warm)
+    assert not status.report.HasField("start_failure")
+    assert status.report.reason == ""
+
+
+@pytest.mark.long
+@pytest.mark.torch
+async def test_the_lane_becomes_warm_without_a_restart_when_its_weights_come_into_place(tmp_path: Path) -> None:
+    from lane_anisora.tiny import build
+
+    folder, made = tmp_path / "models" / "anisora-tiny-v1", tmp_path / "made"
+    folder.mkdir(parents=True)
+    made.mkdir()
+    async with lane_process(tmp_path, "lane_anisora") as lane:
+        build(made)
+        status = await lane.until(lambda status: status.report.HasField("start_failure"))
+        assert status.report.start_failure.cause == generation_pb2.START_FAILURE_CAUSE_WEIGHTS_UNUSABLE
+        assert "anisora-tiny-v1" in status.report.start_failure.reason
+        assert not await lane.is_serving(SERVICE_NAME)
+        assert await lane.is_serving("")
+        # As `warmlane prepare` ends: at once, by a rename.
+        made.rename(folder)
+        status = await lane.until(lambda status: status.report.warm)
+        assert await lane.is_serving(SERVICE_NAME)
+    assert status.report.cold_starts >= 2
+    assert not status.report.HasField("start_failure")

@@ -31,6 +31,22 @@ def test_server_is_killed_when_it_does_not_end_on_terminate(monkeypatch: pytest.
 
 @pytest.mark.long
 @pytest.mark.torch
+def test_every_stage_of_a_cold_start_is_timed_when_its_benchmark_runs(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "benchmarks.cold_start", "--heads", "1", "--repetitions", "1", "--folder", str(tmp_path)]
+    subprocess.run([*command, "--json", str(figures)], cwd=root, check=True, capture_output=True, timeout=280)
+    report = json.loads(figures.read_text(encoding="utf-8"))
+    assert len(report["starts"]) == 5
+    stages = ("interpreter", "imports", "device", "ladder", "room and headers", "read", "assemble")
+    for row in report["starts"]:
+        assert sum(row[stage] for stage in stages) == pytest.approx(row["all"], abs=0.1)
+        # The weights are in memory once: the libraries take some 500 MiB beside them.
+        assert row["rss_peak_bytes"] < 1.2 * row["bytes"] + 700 * 1024**2
+
+
+@pytest.mark.long
+@pytest.mark.torch
 @pytest.mark.timeout(600)
 def test_memory_holds_when_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]

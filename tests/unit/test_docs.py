@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
+
+from command_line.plan_rows import Asked, make_rows
+from runtime.fit.gpus import GPUS, baseline_models
 
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -11,3 +15,19 @@ _DOCS = Path(__file__).resolve().parents[2] / "docs"
 def test_state_diagram_is_what_the_table_of_transitions_makes() -> None:
     made = runpy.run_path(str(_DOCS / "task_states.py"))["page"]()
     assert (_DOCS / "task-states.md").read_text(encoding="utf-8") == made, "run: .venv/bin/python docs/task_states.py"
+
+
+def test_placements_peaks_and_times_of_the_a10g_page_are_those_that_plan_predicts() -> None:
+    page = (_DOCS / "howto" / "first-clip-on-an-a10g.md").read_text(encoding="utf-8")
+    told = re.findall(
+        r"\| (\d+)x(\d+), (\d+) frames \| `(\w+)`, ([\d.]+) GiB \| (\d+) min (\d+) s \| `(\w+)`, ([\d.]+) GiB \| (\d+) min (\d+) s \|", page
+    )
+    assert len(told) == 6
+    for width, height, frames, *figures in told:
+        asked = Asked(model=None, mode="i2v", size=(int(width), int(height)), frames=int(frames))
+        for traced, (placement, peak, minutes, seconds) in zip(baseline_models(), (figures[:4], figures[4:]), strict=True):
+            (row,) = make_rows(traced.ladder("fp8"), GPUS["A10G"], asked)
+            assert row.choice is not None
+            assert row.least_s is not None
+            assert (row.choice.rung.placement, f"{row.choice.peak_bytes / 1024**3:.1f}") == (placement, peak)
+            assert int(row.least_s) == 60 * int(minutes) + int(seconds)

@@ -49,6 +49,11 @@ def host_available_bytes(cgroup: Path = _CGROUP_ROOT) -> int:
     return max(0, available_bytes)
 
 
+def oom_kill_count(vmstat: Path = Path("/proc/vmstat")) -> int:
+    """How many processes of the machine the kernel has killed because memory ran out, containers included; 0 where it does not tell."""
+    return _statistic(vmstat, "oom_kill")
+
+
 def _number(path: Path) -> int | None:
     """The number in a file; None when there is none (`max`) or no such file."""
     try:

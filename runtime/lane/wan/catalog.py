@@ -98,7 +98,7 @@ class WanCatalog:
         if settings.is_host_poor:
             on_stage("mapping the weights from disk")
             return map_weights(folder, modules)
-        return read_weights(folder, modules, settings.memory, lambda name: on_stage(f"loading {self._title(name)}"))
+        return read_weights(folder, modules, settings.memory, lambda name: on_stage(f"loading {self._title(name)}"), settings.on_read)
 
     def assemble(self, model: str, weights: HostWeights, settings: LoadSettings, on_stage: Callable[[str], None]) -> Pipeline:
         """Makes a pipeline of weights that `read` gave; nothing is on the device yet. Raises TypeError for any other weights."""

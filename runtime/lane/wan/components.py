@@ -12,6 +12,7 @@ import torch
 import transformers.utils.logging
 
 from runtime.fit.ladder import TEXT_ENCODER, TRANSFORMERS, VAE
+from runtime.lane.renderer import ModelFilesMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ TINY_PROFILE = "tiny"
 PREPARED_PROFILE = "a10g"
 
 
-class ModelFolderMissingError(Exception):
+class ModelFolderMissingError(ModelFilesMissingError):
     """The prepared checkpoint of a model is not on this machine."""
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from runtime.lane.renderer import ModelFilesUnusableError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -30,7 +32,7 @@ _DTYPES = {
 }
 
 
-class WeightsError(Exception):
+class WeightsError(ModelFilesUnusableError):
     """The weights of a model cannot be used; the message says which file or which tensors, for operators."""
 
 

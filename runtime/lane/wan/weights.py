@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runtime.lane.memory.port import DeviceMemory
+
+
+_READERS = 4
+_PIECE_BYTES = 8 * 1024 * 1024
+"""What one thread reads at a time: large enough for a disk, small enough that progress is told and that all threads end together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +96,15 @@ class _Run:
     size: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FilePiece:
+    """So many bytes of a file, from `start` on, and where they go."""
+
+    file: Path
+    start: int
+    target: memoryview
+
+
 def stored_layouts(folder: Path, modules: Mapping[str, torch.nn.Module]) -> dict[str, tuple[GroupLayout, ...]]:
     """The groups of every part, from the headers of the files alone.
 
@@ -103,24 +118,42 @@ def stored_layouts(folder: Path, modules: Mapping[str, torch.nn.Module]) -> dict
     return {name: _source(folder, name, module).layout for name, module in modules.items()}
 
 
-def read_weights(folder: Path, modules: Mapping[str, torch.nn.Module], memory: DeviceMemory, on_part: Callable[[str], None]) -> WanWeights:
+def read_weights(
+    folder: Path,
+    modules: Mapping[str, torch.nn.Module],
+    memory: DeviceMemory,
+    on_part: Callable[[str], None],
+    on_read: Callable[[int, int], None] = lambda _read, _total: None,
+) -> WanWeights:
     """Reads all weights into host memory, in the types in which they are stored.
+
+    A few threads read pieces of the files straight into their places, in the order of the files: one alone does not keep a disk busy while
+    the system zeroes the memory that it reads into. What was read stays in the page cache, which gives it up to whoever needs memory: a
+    process that is started again, and another lane of the machine, read it from there.
 
     Args:
         folder: holds a folder for each part.
         modules: the networks by part, on the meta device; they are not changed.
         memory: gives the buffers.
         on_part: told the name of each part before it is read.
+        on_read: told bytes read and bytes to read, after every piece.
 
     Raises:
         WeightsError: as for `stored_layouts`, or a file is shorter than it says. Nothing is left behind.
     """
     sources = {name: _source(folder, name, module) for name, module in modules.items()}
     buffers = iter(memory.host_buffers([group.size_bytes for source in sources.values() for group in source.layout]))
-    parts = {}
-    for name, source in sources.items():
-        on_part(name)
-        parts[name] = tuple(GroupWeights(layout=group, pieces=((0, _filled(next(buffers), group, source)),)) for group in source.layout)
+    filled = {name: [(group, next(buffers)) for group in source.layout] for name, source in sources.items()}
+    total_bytes = sum(tensor.size_bytes for source in sources.values() for tensor in source.found.values())
+    read_bytes = 0
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="weights") as readers:
+        for name, source in sources.items():
+            on_part(name)
+            pieces = [piece for group, buffer in filled[name] for piece in _pieces_of(buffer, group, source)]
+            for size in readers.map(_read, pieces):
+                read_bytes += size
+                on_read(read_bytes, total_bytes)
+    parts = {name: tuple(GroupWeights(layout=group, pieces=((0, buffer),)) for group, buffer in groups) for name, groups in filled.items()}
     return WanWeights(folder=folder, parts=parts, is_mapped=False)
 
 
@@ -169,22 +202,35 @@ def _runs(group: GroupLayout, source: _Source) -> list[_Run]:
     return runs
 
 
-def _filled(buffer: torch.Tensor, group: GroupLayout, source: _Source) -> torch.Tensor:
-    target = buffer.numpy().data
-    for run in _runs(group, source):
-        with run.file.open("rb", buffering=0) as content:
-            content.seek(run.start)
-            done = 0
-            while done < run.size:
-                count = content.readinto(target[run.offset + done : run.offset + run.size])
-                if not count:
-                    msg = f"{run.file} ended before its weights did"
-                    raise WeightsError(msg)
-                done += count
+def _pieces_of(buffer: torch.Tensor, group: GroupLayout, source: _Source) -> Iterator[_FilePiece]:
+    """What is to be read into a group's buffer; what is computed is put there at once."""
     for stored in group.tensors:
         if stored.name in source.computed:
             stored.view(buffer).copy_(source.computed[stored.name])
-    return buffer
+    target = buffer.numpy().data
+    for run in _runs(group, source):
+        for done in range(0, run.size, _PIECE_BYTES):
+            size = min(_PIECE_BYTES, run.size - done)
+            begin = run.offset + done
+            yield _FilePiece(file=run.file, start=run.start + done, target=target[begin : begin + size])
+
+
+def _read(piece: _FilePiece) -> int:
+    """Reads it; returns its size. Raises WeightsError."""
+    done, size = 0, len(piece.target)
+    try:
+        with piece.file.open("rb", buffering=0) as content:
+            content.seek(piece.start)
+            while done < size:
+                count = content.readinto(piece.target[done:])
+                if not count:
+                    msg = f"{piece.file} ended before its weights did"
+                    raise WeightsError(msg)
+                done += count
+    except OSError as error:
+        msg = f"{piece.file} cannot be read: {error}"
+        raise WeightsError(msg) from error
+    return size
 
 
 def _mapped(file: Path) -> torch.Tensor:

@@ -170,6 +170,25 @@ def test_lane_is_shown_with_its_reason_when_it_is_cold(run: Run, threaded_admiss
     assert "cold" in shown
 
 
+def test_load_is_shown_with_its_percent_and_bytes_when_a_lane_reads(run: Run, threaded_admission: Served) -> None:
+    load = generation_pb2.LoadProgress(model="anisora", stage="loading the VAE", read_bytes=7 * 1024**3, total_bytes=32 * 1024**3)
+    failure = generation_pb2.StartFailure(cause=generation_pb2.START_FAILURE_CAUSE_WEIGHTS_MISSING, reason="no folder", attempts=2)
+    lane = operator_service_pb2.LaneSnapshot(lane_id="lane-anisora", reason="anisora is being loaded", load=load, start_failure=failure)
+    threaded_admission.script.snapshot.lanes.append(lane)
+    assert "anisora is being loaded: loading the VAE, 21 % (7.0 of 32.0 GiB)" in run("lanes").stdout
+    [document] = json.loads(run("lanes", "--json").stdout)["lanes"]
+    assert document["load"] == {"model": "anisora", "stage": "loading the VAE", "read_bytes": 7 * 1024**3, "total_bytes": 32 * 1024**3}
+    assert document["start_failure"]["cause"] == "weights_missing"
+
+
+def test_stage_is_shown_alone_when_nothing_is_read_yet(run: Run, threaded_admission: Served) -> None:
+    load = generation_pb2.LoadProgress(stage="importing the libraries")
+    threaded_admission.script.snapshot.lanes.append(operator_service_pb2.LaneSnapshot(lane_id="lane-anisora", load=load))
+    shown = run("lanes").stdout
+    assert "importing the libraries" in shown
+    assert "%" not in shown
+
+
 def test_memory_is_shown_when_a_lane_has_said_what_it_has(run: Run, threaded_admission: Served) -> None:
     lane = operator_service_pb2.LaneSnapshot(
         lane_id="lane-anisora",

@@ -41,9 +41,19 @@ def test_every_model_mode_size_and_length_has_a_row_when_nothing_is_asked() -> N
 
 def test_placement_and_peak_are_told_when_a_request_fits() -> None:
     (row,) = _json("--model", "phr00t", "--mode", "i2v", "--width", "480", "--height", "832", "--frames", "81")["rows"]
-    assert (row["fits"], row["placement"], row["host"], row["predicted_s"]) == (True, "resident_tiled", "pinned", None)
+    assert (row["fits"], row["placement"], row["host"]) == (True, "resident_tiled", "pinned")
     # 16.37 GiB of weights and 32,760 tokens * 24 * 5120 bytes: 3.75 GiB.
     assert row["predicted_peak_bytes"] / GIB == pytest.approx(20.12, abs=0.01)
+
+
+def test_least_time_is_told_and_said_to_be_calculated() -> None:
+    words = ("--model", "anisora", "--mode", "i2v", "--width", "480", "--height", "832", "--frames", "81")
+    (row,) = _json(*words)["rows"]
+    # 8 passes of 1.68 PFLOP at 70 TFLOPS.
+    assert row["least_denoising_s"] == pytest.approx(192, rel=0.01)
+    told = _run(*words).stdout
+    assert "over 3 min 1" in told
+    assert "time: calculated, not measured" in told
 
 
 def test_what_fits_is_told_when_a_request_does_not() -> None:
@@ -72,7 +82,7 @@ def test_budget_and_assumptions_are_told_when_a_table_is_printed() -> None:
     assert "NVIDIA A10G, fp8 weights: 22.06 GiB that torch sees - 0.50 other - 0.50 margin = 21.06 GiB budget" in told
     assert "other: assumed: " in told
     assert "host: assumed: " in told
-    assert "not measured yet" in told
+    assert "time: calculated" in told
 
 
 def test_weights_are_said_to_be_mapped_when_the_host_is_too_small() -> None:

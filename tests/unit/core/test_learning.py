@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from admission.core.commands import RefusalCode
 from admission.core.excess import MOST
 from admission.core.lanes import Outcome
 from admission.core.learned import Place, everywhere
@@ -188,6 +189,69 @@ def test_time_of_a_switch_is_not_the_renders_own() -> None:
 def test_no_time_is_learned_when_the_render_had_to_begin_anew() -> None:
     world, lane = rig()
     render(world, lane, record(STREAMED, out_of_memory=[RESIDENT]))
+    assert world.core.state.times.seconds_per_token(ANISORA) is None
+
+
+def test_deadline_leaves_room_for_attention_when_a_clip_is_larger_than_any_measured() -> None:
+    world, lane = rig(budget_mib=100_000)
+    render(world, lane, record(RESIDENT), render_s=921.6)  # 0.3 s for each of 3072 tokens
+    world.submit(size=(512, 512, 17))  # 5120 tokens, of which each takes (29,760 + 5120) / (29,760 + 3072) of that
+    assert world.wishes[lane].render_deadline_s == pytest.approx(1.5 * 0.3 * 5120 * 34_880 / 32_832, rel=1e-3)
+
+
+def test_deadline_is_calculated_for_the_gpu_when_nothing_was_measured() -> None:
+    world = World()
+    a10g = world.attach("lane-anisora", ANISORA, memory=worker(100_000, ANISORA, gpu="NVIDIA A10G"))
+    other = world.attach("lane-phr00t", PHR00T, memory=worker(100_000, PHR00T, gpu="Unheard of"))
+    world.submit(size=(720, 1280, 81))
+    # 8 passes of 6.52 PFLOP at 35 % of 70 TFLOPS are 2131 s.
+    assert world.wishes[a10g].render_deadline_s == pytest.approx(1.5 * 2131, rel=1e-2)
+    world.submit(model=PHR00T, size=(720, 1280, 81))
+    assert world.wishes[other].render_deadline_s == 900.0
+
+
+def test_second_pass_of_a_step_counts_in_the_deadline() -> None:
+    world, lane = rig()
+    task = world.task(render(world, lane, record(RESIDENT), render_s=307.2))
+    times = world.core.state.times
+    plain_s = times.generous_s(task, HERE)
+    assert plain_s is not None
+    assert times.generous_s(replace(task, parameters={**task.parameters, "guidance_scale": 1.0}), HERE) == plain_s
+    assert times.generous_s(replace(task, parameters={**task.parameters, "guidance_scale": 3.5}), HERE) == 2 * plain_s
+
+
+def test_next_one_gets_a_longer_deadline_when_a_render_was_overdue() -> None:
+    world, lane = rig()
+    overdue = replace(failed(Failure(code=FailureCode.DEADLINE_EXCEEDED, message="")), memory=record(RESIDENT))
+    world.submit(size=LARGE)
+    assert world.wishes[lane].render_deadline_s == 900.0
+    world.works(lane, 60)
+    world.ends(lane, overdue)
+    world.submit(size=LARGE)
+    # 900 s for 60 %: 1500 s in all.
+    assert world.wishes[lane].render_deadline_s == pytest.approx(1.5 * 1500)
+
+
+def test_one_like_it_is_refused_when_a_render_was_overdue_at_the_longest_deadline() -> None:
+    world, lane = rig()
+    render(world, lane, record(RESIDENT), render_s=3000.0)
+    world.submit(size=LARGE)
+    assert world.wishes[lane].render_deadline_s == 3600.0
+    world.works(lane, 40)
+    world.ends(lane, replace(failed(Failure(code=FailureCode.DEADLINE_EXCEEDED, message="")), memory=record(RESIDENT)))
+    rate = world.learned[HERE].rate
+    assert rate is not None
+    # 9000 s, three tenths of the way from 3000.
+    assert rate.seconds_per_token * 3072 == pytest.approx(4800.0)
+    assert world.refused[world.submit(size=LARGE)].code is RefusalCode.DEADLINE_UNREACHABLE
+
+
+@pytest.mark.parametrize("progress", [0, 9])
+def test_nothing_is_learned_of_a_render_that_was_overdue_before_it_had_come_far(progress: int) -> None:
+    world, lane = rig()
+    world.submit(size=LARGE)
+    world.works(lane, progress)
+    world.ends(lane, replace(failed(Failure(code=FailureCode.DEADLINE_EXCEEDED, message="")), memory=record(RESIDENT)))
     assert world.core.state.times.seconds_per_token(ANISORA) is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def test_progress_goes_from_loading_to_encoding_when_a_clip_is_rendered(tmp_path
     outcome = bench.run()
     assert outcome.result is not None
     assert outcome.result.media_type == "video/webm"
-    assert [told.phase for told in bench.told[:2]] == [Phase.LOADING, Phase.INFERENCE]
+    assert [phase for phase, _ in groupby(bench.told, key=lambda told: told.phase)] == [Phase.LOADING, Phase.INFERENCE, Phase.ENCODING]
     # 0 once the model is there, 90 percent for four steps, then one per encoded part up to 99.
     assert [told.progress for told in bench.told if told.phase is Phase.INFERENCE] == [0, 22, 45, 67, 90]
     assert bench.told[-1].progress == 99
@@ -35,7 +36,7 @@ def test_the_agent_knows_that_the_load_is_over_when_the_first_step_has_not_ended
 
     bench = Bench(tmp_path, look)
     bench.run()
-    assert before_a_step == [Phase.LOADING, Phase.INFERENCE]
+    assert list(dict.fromkeys(before_a_step)) == [Phase.LOADING, Phase.INFERENCE]
 
 
 def test_inference_is_told_first_when_the_model_is_resident_already(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from runtime.lane.child import Commands, run
 from runtime.lane.child_protocol import (
     REPLACE_EXIT_CODE,
     Command,
+    LoadFailed,
+    Loading,
     Render,
     RenderEnded,
     ResidentChanged,
@@ -26,6 +28,7 @@ from runtime.lane.child_protocol import (
     encode_command,
     encode_event,
 )
+from runtime.lane.start_failure import StartCause
 from runtime.lane.state import Attempt
 from runtime.rules.check import check_request
 from runtime.rules.effective import effective
@@ -134,7 +137,16 @@ def test_limits_and_ladders_are_told_before_anything_is_loaded_when_the_process_
     assert run(commands) == 0
     commands.end()
     with ends.agent.makefile("rb") as lines:
-        events = [decode_event(line) for line in lines]
+        told = [decode_event(line) for line in lines]
+    stages = [event.progress.stage for event in told if isinstance(event, Loading)]
+    assert stages == [
+        "importing the libraries",
+        "opening the device",
+        "measuring what the placements need",
+        "making room in host memory",
+        "reading anisora",
+    ]
+    events = [event for event in told if not isinstance(event, Loading)]
     started = events[0]
     assert isinstance(started, Started)
     assert started.memory is not None
@@ -142,3 +154,57 @@ def test_limits_and_ladders_are_told_before_anything_is_loaded_when_the_process_
     assert [ladder.model for ladder in started.memory.ladders] == ["anisora", "phr00t"]
     assert events[1:] == [ResidentChanged(model="anisora"), ResidentChanged(model="")]
     assert asked == [{"budget_bytes": 123, "margin_bytes": 4, "pinned_limit_bytes": 5}]
+
+
+def start_of(folder: Path, **changes: object) -> Start:
+    """Of a lane that keeps anisora warm."""
+    fields: dict[str, object] = {
+        "catalog": "tests.harness.lane_catalog:catalog",
+        "profile": "tiny",
+        "models_dir": folder,
+        "device": "cpu",
+        "object_store_url": (folder / "objects").as_uri(),
+        "warm_model": "anisora",
+    }
+    return Start(**(fields | changes))  # type: ignore[arg-type]
+
+
+def failed_with(start: Start, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> LoadFailed:
+    """Why the process says that it could not become warm; it has ended."""
+    commands = Commands(ends.process)
+    monkeypatch.setattr(commands, "next", lambda *_: start)
+    assert run(commands) == 1
+    commands.end()
+    with ends.agent.makefile("rb") as lines:
+        (failed,) = [event for line in lines if isinstance(event := decode_event(line), LoadFailed)]
+    return failed
+
+
+@pytest.mark.parametrize(
+    ("file", "cause", "reason"),
+    [
+        ("missing", StartCause.WEIGHTS_MISSING, "ModelFilesMissingError: no such folder"),
+        ("damaged", StartCause.WEIGHTS_UNUSABLE, "ModelFilesUnusableError: the header is cut off"),
+        ("broken", StartCause.OTHER, "RuntimeError: the weights are broken"),
+    ],
+)
+def test_the_cause_is_told_when_the_model_cannot_be_loaded(
+    tmp_path: Path, ends: Ends, monkeypatch: pytest.MonkeyPatch, file: str, cause: StartCause, reason: str
+) -> None:
+    (tmp_path / file).touch()
+    assert failed_with(start_of(tmp_path), ends, monkeypatch) == LoadFailed(model="anisora", reason=reason, cause=cause)
+
+
+def test_the_device_is_the_cause_when_it_cannot_be_opened(tmp_path: Path, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = failed_with(start_of(tmp_path, device="abacus"), ends, monkeypatch)
+    assert failed.cause is StartCause.DEVICE
+    assert "not 'abacus'" in failed.reason
+
+
+def test_the_url_of_the_object_store_is_not_told_when_it_cannot_be_opened(
+    tmp_path: Path, ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = failed_with(start_of(tmp_path, object_store_url="nothing://key:secret@host/bucket"), ends, monkeypatch)
+    assert failed.cause is StartCause.OTHER
+    assert failed.reason.startswith("the object store cannot be opened (")
+    assert "secret" not in failed.reason

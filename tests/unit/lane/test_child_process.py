@@ -55,7 +55,7 @@ def test_keys_stay_behind_when_the_agent_has_them() -> None:
 
 
 def test_the_signal_is_named_when_a_process_died_of_it() -> None:
-    assert str(Exit(code=-signal.SIGSEGV)) == "signal SIGSEGV"
+    assert str(Exit(code=-signal.SIGSEGV)) == "signal 11, SIGSEGV"
 
 
 def test_the_text_says_what_is_not_known_when_a_process_was_killed() -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from warmlane.generation.v1 import generation_pb2
+
 from runtime.fit.cost import Activations, ModelLadder, PhaseCost, Rung, WorkerMemory
 from runtime.fit.placement import MemoryPhase
 from runtime.lane.convert import LaneIdentity, memory_message, report_message
+from runtime.lane.loading import LoadProgress
 from runtime.lane.outcome import MemoryRecord, OutOfMemory, PhasePeak, ResidencyChange, unmeasured
+from runtime.lane.start_failure import StartCause, StartFailure
 from runtime.lane.state import Attempt, LaneState, Wish, drained, wished
 from runtime.lane.work import WorkerStatus
 from tests.harness.lane_memory import FakeMemory
@@ -40,6 +46,22 @@ def test_the_report_has_limits_and_ladders_when_the_process_measured_them() -> N
 
 def test_the_report_has_no_memory_when_nothing_was_measured_yet() -> None:
     assert not report_message(IDENTITY, LaneState(), WorkerStatus(), seen_sequence=0).HasField("memory")
+
+
+def test_the_report_says_how_far_the_load_is_and_why_the_last_start_failed() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    status = WorkerStatus(
+        load=LoadProgress(model="anisora", stage="loading the VAE", read_bytes=3, total_bytes=4),
+        failure=StartFailure(cause=StartCause.HOST_MEMORY, reason="no memory", attempts=2, next_attempt_at=at),
+    )
+    report = report_message(IDENTITY, LaneState(), status, seen_sequence=0)
+    assert (report.load.model, report.load.stage, report.load.read_bytes, report.load.total_bytes) == ("anisora", "loading the VAE", 3, 4)
+    assert report.start_failure.cause == generation_pb2.START_FAILURE_CAUSE_HOST_MEMORY
+    assert (report.start_failure.reason, report.start_failure.attempts) == ("no memory", 2)
+    assert report.start_failure.next_attempt_at.ToDatetime(UTC) == at
+    quiet = report_message(IDENTITY, LaneState(), WorkerStatus(), seen_sequence=0)
+    assert not quiet.HasField("load")
+    assert not quiet.HasField("start_failure")
 
 
 def test_a_record_tells_everything_when_it_becomes_a_message() -> None:

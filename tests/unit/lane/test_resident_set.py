@@ -12,8 +12,10 @@ import pytest
 from runtime.fit.cost import ModelLadder
 from runtime.lane.child_protocol import Release
 from runtime.lane.ladders import Ladders
-from runtime.lane.renderer import HostWeights, LoadSettings, Pipeline, RenderJob
+from runtime.lane.loading import LoadProgress
+from runtime.lane.renderer import HostWeights, LoadSettings, ModelFilesMissingError, Pipeline, RenderJob
 from runtime.lane.resident_set import LoadError, MemoryNotReturnedError, ResidentSet
+from runtime.lane.start_failure import StartCause
 from tests.harness.lane_memory import FakeMemory, FakeWeights, flat_ladder
 
 
@@ -315,3 +317,46 @@ def test_everything_is_dropped_when_the_set_is_closed() -> None:
     assert memory.alive_bytes == 0
     resident.ensure("a", ignore)
     assert len(catalog.read_models) == 2
+
+
+class ReadingCatalog(FakeCatalog):
+    """Tells of the read as real ones do."""
+
+    def read(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> HostWeights:
+        """In two halves; the first is read within the time in which nothing is told again."""
+        on_stage("loading the VAE")
+        settings.on_read(50, 100)
+        on_stage("loading the transformer")
+        settings.on_read(100, 100)
+        return super().read(model, settings, on_stage)
+
+
+def test_agent_and_attempt_hear_how_far_a_load_is() -> None:
+    memory = FakeMemory()
+    catalog, heard, shown = ReadingCatalog(memory), list[LoadProgress](), list[str]()
+    settings = LoadSettings(profile="tiny", models_dir=Path("models"), memory=memory)
+    resident = ResidentSet(catalog, settings, Ladders(catalog, settings), ignore, heard.append)
+    resident.ensure("a", ignore)
+    heard.clear()
+    resident.ensure("b", shown.append)
+    assert shown == ["releasing a", "making room in host memory", "loading the VAE", "loading the transformer, 50 %"]
+    assert [str(progress) for progress in heard] == shown
+    assert {progress.model for progress in heard} == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ModelFilesMissingError("no folder"), StartCause.WEIGHTS_MISSING),
+        (MemoryError(), StartCause.HOST_MEMORY),
+        (RuntimeError("CUDA error: out of memory"), StartCause.GPU_MEMORY),
+    ],
+)
+@pytest.mark.parametrize("model", ["unread", "broken"])
+def test_the_load_error_has_the_cause_wherever_the_load_fails(model: str, error: Exception, cause: StartCause) -> None:
+    memory = FakeMemory()
+    catalog = FakeCatalog(memory)
+    catalog.error = error
+    with pytest.raises(LoadError) as caught:
+        resident_set(catalog, memory).ensure(model, ignore)
+    assert caught.value.cause is cause

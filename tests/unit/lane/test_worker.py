@@ -15,6 +15,8 @@ from runtime.lane.child_process import ChildProcess
 from runtime.lane.child_protocol import (
     REPLACE_EXIT_CODE,
     LimitsChanged,
+    LoadFailed,
+    Loading,
     Progressed,
     Release,
     Render,
@@ -23,7 +25,9 @@ from runtime.lane.child_protocol import (
     ResidentChanged,
     Started,
 )
+from runtime.lane.loading import LoadProgress
 from runtime.lane.outcome import Failure, FailureCode, Outcome, OutOfMemory, Phase, unmeasured
+from runtime.lane.start_failure import StartCause
 from runtime.lane.state import Attempt, StopReason
 from runtime.lane.work import Order, WorkerSettings
 from runtime.lane.worker import Worker
@@ -38,10 +42,15 @@ LOAD_DEADLINE_S = 1800.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """A worker whose first process runs."""
+    """A worker whose first process runs.
+
+    Attributes:
+        told: phase, progress and sentence of everything that it told of an attempt.
+    """
 
     worker: Worker
     children: Children
+    told: list[tuple[Phase, int, str]]
 
     @property
     def child(self) -> FakeChild:
@@ -72,11 +81,17 @@ async def running_worker(children: Children, *, warm_model: str = "") -> AsyncIt
         cancel_grace_s=GRACE_S,
         load_deadline_s=LOAD_DEADLINE_S,
     )
-    worker = Worker(settings, on_change=lambda: None, on_progress=lambda *_: None, on_gpu_free=lambda _: None)
+    told: list[tuple[Phase, int, str]] = []
+    worker = Worker(
+        settings,
+        on_change=lambda: None,
+        on_progress=lambda _attempt, *progress: told.append(progress),
+        on_gpu_free=lambda _: None,
+    )
     running = asyncio.create_task(worker.run(), name="worker")
     try:
         await asyncio.sleep(0)
-        yield Bench(worker=worker, children=children)
+        yield Bench(worker=worker, children=children, told=told)
     finally:
         running.cancel()
         await asyncio.wait({running})
@@ -328,3 +343,101 @@ async def test_limits_are_those_of_now_when_another_process_took_memory(children
         bench.child.says(LimitsChanged(limits=less))
         await bench.at(1)
         assert bench.worker.status.memory == replace(memory, limits=less)
+
+
+def loading(read_bytes: int, *, model: str = "anisora") -> Loading:
+    """The process is so far, of 100 bytes."""
+    return Loading(progress=LoadProgress(model=model, stage="loading the VAE", read_bytes=read_bytes, total_bytes=100))
+
+
+@in_virtual_time
+async def test_the_load_is_shown_while_it_goes_on_when_the_process_tells_of_it(children: Children) -> None:
+    async with running_worker(children, warm_model="anisora") as bench:
+        bench.child.says(loading(41))
+        await bench.at(1)
+        assert str(bench.worker.status.load) == "loading the VAE, 41 %"
+        bench.child.says(ResidentChanged(model="anisora"))
+        await bench.at(2)
+        assert bench.worker.status.load is None
+
+
+@pytest.mark.parametrize("end", ["died", "failed", "rendered"])
+@in_virtual_time
+async def test_no_load_is_shown_when_it_came_to_nothing(children: Children, end: str) -> None:
+    async with running_worker(children) as bench:
+        rendering = bench.render()
+        bench.child.says(Started(device="cpu"))
+        bench.child.says(loading(41))
+        await bench.at(1)
+        before = bench.worker.status
+        assert before.load is not None
+        match end:
+            case "died":
+                bench.child.exits(-9)
+            case "failed":
+                bench.child.says(LoadFailed(model="anisora", reason="no folder", cause=StartCause.WEIGHTS_MISSING))
+            case _:
+                bench.child.says(cancelled())
+        await bench.at(1.1)
+        assert bench.worker.status.load is None
+        bench.child.says(cancelled())
+        await rendering
+
+
+@in_virtual_time
+async def test_the_attempt_shows_the_load_when_it_waits_for_it(children: Children) -> None:
+    async with running_worker(children) as bench:
+        rendering = bench.render()
+        bench.child.says(loading(41, model="phr00t"))
+        bench.child.says(told(Phase.INFERENCE))
+        await bench.at(1)
+        # What comes after the load is over, a late word of it, is not shown.
+        bench.child.says(loading(42, model="phr00t"))
+        await bench.at(2)
+        assert bench.told == [(Phase.LOADING, 0, "loading the VAE, 41 %"), (Phase.INFERENCE, 0, "")]
+        bench.child.says(cancelled())
+        await rendering
+
+
+@in_virtual_time
+async def test_the_reason_is_kept_through_the_next_tries_when_the_lane_cannot_become_warm(children: Children) -> None:
+    async with running_worker(children, warm_model="anisora") as bench:
+        bench.child.says(LoadFailed(model="anisora", reason="no folder", cause=StartCause.WEIGHTS_MISSING))
+        bench.child.exits(1)
+        await bench.at(0.4)
+        failure = bench.worker.status.failure
+        assert failure is not None
+        assert (failure.cause, failure.reason, failure.attempts) == (StartCause.WEIGHTS_MISSING, "no folder", 1)
+        assert bench.worker.status.reason.startswith("no folder (try 1 failed; the next at ")
+        await bench.at(0.6)
+        bench.child.says(Started(device="cpu"))
+        await bench.at(0.7)
+        assert bench.worker.status.reason == "anisora is being loaded; try 1 failed: no folder"
+        retried = bench.worker.status
+        assert retried.failure == failure
+        bench.child.says(ResidentChanged(model="anisora"))
+        await bench.at(0.8)
+        assert (bench.worker.status.reason, bench.worker.status.failure, bench.worker.status.warm) == ("", None, True)
+
+
+@in_virtual_time
+async def test_no_start_has_failed_when_the_process_dies_that_was_warm(children: Children) -> None:
+    async with running_worker(children, warm_model="anisora") as bench:
+        bench.child.says(Started(device="cpu"))
+        bench.child.says(ResidentChanged(model="anisora"))
+        await bench.at(1)
+        bench.child.exits(-11)
+        await bench.at(1.1)
+        assert bench.worker.status.failure is None
+        assert "signal 11, SIGSEGV" in bench.worker.status.reason
+
+
+@in_virtual_time
+async def test_the_lane_says_how_far_the_load_was_when_the_deadline_passes(children: Children) -> None:
+    async with running_worker(children, warm_model="anisora") as bench:
+        bench.child.says(Started(device="cpu"))
+        bench.child.says(loading(41))
+        await bench.at(LOAD_DEADLINE_S + 0.1)
+        failure = bench.worker.status.failure
+        assert failure is not None
+        assert (failure.cause, failure.reason) == (StartCause.DEADLINE, "it was not ready within 1800 s: loading the VAE, 41 %")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from runtime.lane.memory.process import host_available_bytes, host_memory_bytes, host_rss_bytes, host_rss_peak_bytes
+from runtime.lane.memory.process import host_available_bytes, host_memory_bytes, host_rss_bytes, host_rss_peak_bytes, oom_kill_count
 
 _MIB = 1024 * 1024
 
@@ -38,3 +38,9 @@ def test_the_peak_is_at_least_what_is_resident_when_a_process_runs() -> None:
     now, peak = host_rss_bytes(), host_rss_peak_bytes()
     assert now > 0
     assert peak is None or peak > 0
+
+
+def test_processes_that_were_killed_for_memory_are_counted_where_the_system_tells(tmp_path: Path) -> None:
+    (tmp_path / "vmstat").write_text("pgfault 12\noom_kill 3\noom_kill_other 9\n")
+    assert oom_kill_count(tmp_path / "vmstat") == 3
+    assert oom_kill_count(tmp_path / "absent") == 0

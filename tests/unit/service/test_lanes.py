@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 import pytest
-from google.protobuf import duration_pb2
+from google.protobuf import duration_pb2, timestamp_pb2
 from warmlane.generation.v1 import generation_pb2
 from warmlane.lane.v1 import dispatch_service_pb2 as pb
 from warmlane.lane.v1 import memory_pb2
 from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 
 from admission.core import measured
-from admission.core.lanes import Lease, Wish
+from admission.core.lanes import Lease, LoadProgress, StartCause, StartFailure, Wish
 from admission.core.tasks import FailureCode, LaneMode, Stage, TaskState
 from admission.engine_types import InvalidReportError, LaneWish, SessionEndedError
 from admission.service import convert_lanes
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Call = grpc.aio.StreamStreamCall[pb.AttachRequest, pb.AttachResponse]
 PREFIX = attempt_prefix(TASK_ID, 2)
+_NO_TIME = timestamp_pb2.Timestamp(seconds=2**60)
 
 
 def _report(**changes: object) -> pb.LaneReport:
@@ -225,6 +226,11 @@ async def test_stream_ends_when_the_lane_is_silent() -> None:
         ({"resident_model": "phr00t"}, "resident_model"),
         ({"seen_sequence": -1}, "seen_sequence"),
         ({"cold_starts": -1}, "cold_starts"),
+        ({"load": generation_pb2.LoadProgress(model="phr00t")}, "load.model"),
+        ({"load": generation_pb2.LoadProgress(read_bytes=2, total_bytes=1)}, "load.read_bytes"),
+        ({"load": generation_pb2.LoadProgress(read_bytes=-1)}, "load.read_bytes"),
+        ({"start_failure": generation_pb2.StartFailure()}, "start_failure.attempts"),
+        ({"start_failure": generation_pb2.StartFailure(attempts=1, next_attempt_at=_NO_TIME)}, "start_failure.next_attempt_at"),
         ({"work": pb.Work(task_id="x", attempt=1, phase=pb.WORK_PHASE_LOADING)}, "work.task_id"),
         ({"work": pb.Work(task_id=TASK_ID, attempt=0, phase=pb.WORK_PHASE_LOADING)}, "work.attempt"),
         ({"work": pb.Work(task_id=TASK_ID, attempt=1)}, "work.phase"),
@@ -242,6 +248,17 @@ async def test_stream_ends_when_the_lane_is_silent() -> None:
 def test_report_is_refused_by_field_when_it_makes_no_sense(changes: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidReportError, match=f"^{field} "):
         convert_lanes.report(_report(**changes), 1)
+
+
+def test_load_and_failed_start_are_taken_whole_when_a_lane_is_not_warm() -> None:
+    load = generation_pb2.LoadProgress(model="anisora", stage="s" * 300, read_bytes=1, total_bytes=2)
+    # A cause of a newer lane is another one here.
+    failure = generation_pb2.StartFailure(cause=99, reason="r" * 600, attempts=3)  # type: ignore[arg-type]
+
+    report = convert_lanes.report(_report(load=load, start_failure=failure), 1)
+
+    assert report.load == LoadProgress(model="anisora", stage="s" * 200, read_bytes=1, total_bytes=2)
+    assert report.start_failure == StartFailure(cause=StartCause.OTHER, reason="r" * 500, attempts=3)
 
 
 def test_result_is_taken_whole_when_an_attempt_is_done() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import replace
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 import grpc.aio
@@ -12,8 +13,9 @@ import pytest
 from warmlane.admission.v1 import operator_service_pb2 as pb
 from warmlane.admission.v1 import task_pb2
 from warmlane.admission.v1.operator_service_pb2_grpc import OperatorServiceStub
+from warmlane.generation.v1 import generation_pb2
 
-from admission.core.lanes import Availability, LaneSpec
+from admission.core.lanes import Availability, LaneSpec, LoadProgress, StartCause, StartFailure
 from admission.core.tasks import Event, FallbackReason, LaneId, LaneMode, MemoryRecord, Model
 from admission.engine_types import WorkView
 from admission.service import convert
@@ -81,10 +83,24 @@ def test_busy_lane_is_shown_whole() -> None:
     assert (shown.last_report_age.ToMilliseconds(), shown.last_memory.residency_change.released_bytes) == (250, 5)
 
 
+def test_lane_that_cannot_become_warm_is_shown_with_its_load_and_why() -> None:
+    lane = a_lane(
+        load=LoadProgress(model="anisora", stage="loading the VAE", read_bytes=3, total_bytes=4),
+        start_failure=StartFailure(cause=StartCause.WEIGHTS_MISSING, reason="no folder", attempts=2, next_attempt_at=AT),
+    )
+
+    shown = convert.lane(lane)
+
+    assert (shown.load.model, shown.load.stage, shown.load.read_bytes, shown.load.total_bytes) == ("anisora", "loading the VAE", 3, 4)
+    assert shown.start_failure.cause == generation_pb2.START_FAILURE_CAUSE_WEIGHTS_MISSING
+    assert (shown.start_failure.reason, shown.start_failure.attempts) == ("no folder", 2)
+    assert shown.start_failure.next_attempt_at.ToDatetime(UTC) == AT
+
+
 def test_lane_that_was_never_heard_of_has_no_figures() -> None:
     shown = convert.snapshot(replace(ControllerDouble().snapshot(), lanes=(a_lane(),), queues=(a_queue(),)), AT)
 
-    assert not any(shown.lanes[0].HasField(name) for name in ("last_report_age", "last_memory"))
+    assert not any(shown.lanes[0].HasField(name) for name in ("last_report_age", "last_memory", "load", "start_failure"))
     assert (shown.lanes[0].gpu, shown.lanes[0].memory_budget_bytes) == ("", 0)
     assert (shown.lanes[0].reason, shown.lanes[0].task_id, shown.lanes[0].drained) == ("never seen", "", False)
     [queue] = shown.queues

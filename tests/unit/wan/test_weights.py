@@ -36,6 +36,13 @@ def tensors_of(weights: Any, name: str = "transformer") -> dict[str, Any]:
     return {key: tensor for group in weights.parts[name] for key, tensor in group.tensors().items()}
 
 
+def same(tensors: dict[str, Any], others: dict[str, Any]) -> bool:
+    """Bit for bit."""
+    import torch
+
+    return tensors.keys() == others.keys() and all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
+
+
 @pytest.mark.parametrize("is_mapped", [False, True])
 @pytest.mark.parametrize("is_sharded", [False, True])
 def test_every_tensor_is_that_of_the_file_when_read_or_mapped(saved: Path, tmp_path: Path, is_mapped: bool, is_sharded: bool) -> None:
@@ -71,6 +78,25 @@ def test_types_stay_as_stored_when_they_are_mixed(saved: Path, tmp_path: Path, i
     assert tensors["blocks.3.attn1.norm_q.weight"].dtype == torch.bfloat16
     assert tensors["blocks.3.attn1.to_k.weight"].dtype == torch.float32
     assert torch.equal(tensors["vace_blocks.1.attn1.to_q.weight"], build_vace().vace_blocks[1].attn1.to_q.weight.to(torch.float8_e4m3fn))
+
+
+def test_bytes_are_told_piece_by_piece_when_a_part_is_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runtime.lane.wan import weights as module
+
+    monkeypatch.setattr(module, "_PIECE_BYTES", 1000)
+    told: list[tuple[int, int]] = []
+    weights = module.read_weights(
+        saved, {"transformer": skeleton(saved)}, HostMemory(), lambda _name: None, lambda *read: told.append(read)
+    )
+
+    # All of the file but its header, of 8 bytes and of the length that they tell.
+    content = (saved / "transformer" / FILE).read_bytes()
+    total_bytes = len(content) - 8 - int.from_bytes(content[:8], "little")
+    sizes = [after - before for (before, _), (after, _) in zip([(0, 0), *told], told, strict=False)]
+    assert told[-1] == (total_bytes, total_bytes)
+    assert len(told) > total_bytes // 1000
+    assert all(0 < size <= 1000 for size in sizes)
+    assert same(tensors_of(weights), tensors_of(read(saved)))
 
 
 def test_nothing_is_copied_to_host_memory_when_mapped(saved: Path) -> None:
@@ -237,3 +263,18 @@ def test_no_buffer_is_left_when_a_file_ends_too_early(saved: Path, tmp_path: Pat
 
     assert given
     assert [buffer for buffer in given if buffer() is not None] == []
+
+
+def test_the_file_is_named_when_it_cannot_be_read_any_more(saved: Path, tmp_path: Path) -> None:
+    from runtime.lane.wan.headers import WeightsError
+    from runtime.lane.wan.weights import read_weights
+
+    folder = copy(saved, tmp_path / "model")
+
+    class Removing(HostMemory):
+        def host_buffers(self, sizes_bytes: Any) -> Any:
+            (folder / "transformer" / FILE).unlink()
+            return super().host_buffers(sizes_bytes)
+
+    with pytest.raises(WeightsError, match=rf"{FILE} cannot be read: .*No such file"):
+        read_weights(folder, {"transformer": skeleton(folder)}, Removing(), lambda _name: None)

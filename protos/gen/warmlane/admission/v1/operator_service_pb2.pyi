@@ -402,6 +402,8 @@ class LaneSnapshot(_message.Message):
     GPU_FIELD_NUMBER: _builtins.int
     MEMORY_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
     RETIRED_PLACEMENTS_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    START_FAILURE_FIELD_NUMBER: _builtins.int
     FINISHING_FIELD_NUMBER: _builtins.int
     lane_id: _builtins.str
     """Chosen by the lane's configuration, such as `lane-anisora`."""
@@ -448,6 +450,14 @@ class LaneSnapshot(_message.Message):
         """Placements that ran out of memory too often: out of use until the lane is restarted."""
 
     @_builtins.property
+    def load(self) -> _generation_pb2.LoadProgress:
+        """What it is loading; unset when nothing is."""
+
+    @_builtins.property
+    def start_failure(self) -> _generation_pb2.StartFailure:
+        """That it cannot become warm, and why; unset otherwise."""
+
+    @_builtins.property
     def finishing(self) -> Global___FinishingTask:
         """An earlier task whose video is written and stored beside the task in work; unset: none."""
 
@@ -472,11 +482,13 @@ class LaneSnapshot(_message.Message):
         gpu: _builtins.str = ...,
         memory_budget_bytes: _builtins.int = ...,
         retired_placements: _abc.Iterable[Global___RetiredPlacement] | None = ...,
+        load: _generation_pb2.LoadProgress | None = ...,
+        start_failure: _generation_pb2.StartFailure | None = ...,
         finishing: Global___FinishingTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finishing", b"finishing", "last_memory", b"last_memory", "last_report_age", b"last_report_age"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finishing", b"finishing", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "load", b"load", "start_failure", b"start_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "availability", b"availability", "cold_starts", b"cold_starts", "device", b"device", "drained", b"drained", "finishing", b"finishing", "gpu", b"gpu", "lane_id", b"lane_id", "lane_mode", b"lane_mode", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "memory_budget_bytes", b"memory_budget_bytes", "models", b"models", "progress", b"progress", "reason", b"reason", "resident_model", b"resident_model", "retired_placements", b"retired_placements", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "availability", b"availability", "cold_starts", b"cold_starts", "device", b"device", "drained", b"drained", "finishing", b"finishing", "gpu", b"gpu", "lane_id", b"lane_id", "lane_mode", b"lane_mode", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "load", b"load", "memory_budget_bytes", b"memory_budget_bytes", "models", b"models", "progress", b"progress", "reason", b"reason", "resident_model", b"resident_model", "retired_placements", b"retired_placements", "start_failure", b"start_failure", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

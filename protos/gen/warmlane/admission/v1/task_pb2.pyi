@@ -279,7 +279,7 @@ class TaskEvent(_message.Message):
     reason: _builtins.str
     """Why."""
     attempt: _builtins.int
-    """Attempt that it concerns; 0 when none."""
+    """Attempt that it concerns; 0 when none. For `cold_start_failed`: which try it was, counted since the lane was warm last."""
     lane_id: _builtins.str
     """Lane that it concerns; empty when none."""
     sequence: _builtins.int

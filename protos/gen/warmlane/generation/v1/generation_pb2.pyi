@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,54 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _StartFailureCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StartFailureCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StartFailureCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    START_FAILURE_CAUSE_UNSPECIFIED: _StartFailureCause.ValueType  # 0
+    """Never sent."""
+    START_FAILURE_CAUSE_WEIGHTS_MISSING: _StartFailureCause.ValueType  # 1
+    """The folder of the model's weights is not there."""
+    START_FAILURE_CAUSE_WEIGHTS_UNUSABLE: _StartFailureCause.ValueType  # 2
+    """They are there and cannot be used: damaged, of another model, unreadable."""
+    START_FAILURE_CAUSE_HOST_MEMORY: _StartFailureCause.ValueType  # 3
+    """The host's memory ran out."""
+    START_FAILURE_CAUSE_GPU_MEMORY: _StartFailureCause.ValueType  # 4
+    """The GPU's memory ran out."""
+    START_FAILURE_CAUSE_DEVICE: _StartFailureCause.ValueType  # 5
+    """The GPU cannot be opened or does not answer."""
+    START_FAILURE_CAUSE_DEADLINE: _StartFailureCause.ValueType  # 6
+    """It was not ready in time and was killed."""
+    START_FAILURE_CAUSE_PROCESS_DIED: _StartFailureCause.ValueType  # 7
+    """The process died: the reason has its exit code or signal."""
+    START_FAILURE_CAUSE_OTHER: _StartFailureCause.ValueType  # 8
+    """Anything else: the reason says what."""
+
+class StartFailureCause(_StartFailureCause, metaclass=_StartFailureCauseEnumTypeWrapper):
+    """Why a pipeline's process could not start or its model could not become warm."""
+
+START_FAILURE_CAUSE_UNSPECIFIED: StartFailureCause.ValueType  # 0
+"""Never sent."""
+START_FAILURE_CAUSE_WEIGHTS_MISSING: StartFailureCause.ValueType  # 1
+"""The folder of the model's weights is not there."""
+START_FAILURE_CAUSE_WEIGHTS_UNUSABLE: StartFailureCause.ValueType  # 2
+"""They are there and cannot be used: damaged, of another model, unreadable."""
+START_FAILURE_CAUSE_HOST_MEMORY: StartFailureCause.ValueType  # 3
+"""The host's memory ran out."""
+START_FAILURE_CAUSE_GPU_MEMORY: StartFailureCause.ValueType  # 4
+"""The GPU's memory ran out."""
+START_FAILURE_CAUSE_DEVICE: StartFailureCause.ValueType  # 5
+"""The GPU cannot be opened or does not answer."""
+START_FAILURE_CAUSE_DEADLINE: StartFailureCause.ValueType  # 6
+"""It was not ready in time and was killed."""
+START_FAILURE_CAUSE_PROCESS_DIED: StartFailureCause.ValueType  # 7
+"""The process died: the reason has its exit code or signal."""
+START_FAILURE_CAUSE_OTHER: StartFailureCause.ValueType  # 8
+"""Anything else: the reason says what."""
+Global___StartFailureCause: _TypeAlias = StartFailureCause  # noqa: Y015
 
 @_typing.final
 class GenerationRequest(_message.Message):
@@ -343,6 +392,76 @@ class Failure(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Failure: _TypeAlias = Failure  # noqa: Y015
+
+@_typing.final
+class LoadProgress(_message.Message):
+    """How far a load is. Told while it goes on, at most twice a second."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    READ_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model; empty while the process itself starts and nothing is read yet."""
+    stage: _builtins.str
+    """What is being done, a short sentence: `importing the libraries`, `loading the high-noise expert`."""
+    read_bytes: _builtins.int
+    """Of the model's weights, in host memory by now; 0 before they are read."""
+    total_bytes: _builtins.int
+    """To read; 0 before it is known, and where nothing is read."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        stage: _builtins.str = ...,
+        read_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "read_bytes", b"read_bytes", "stage", b"stage", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadProgress: _TypeAlias = LoadProgress  # noqa: Y015
+
+@_typing.final
+class StartFailure(_message.Message):
+    """That a lane cannot become warm. Its lane keeps trying, with a pause that doubles up to 30 s."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_AT_FIELD_NUMBER: _builtins.int
+    cause: Global___StartFailureCause.ValueType
+    """What kind of failure the last try was."""
+    reason: _builtins.str
+    """A sentence for operators."""
+    attempts: _builtins.int
+    """Tries that failed in a row."""
+    @_builtins.property
+    def next_attempt_at(self) -> _timestamp_pb2.Timestamp:
+        """When the next one begins, or began."""
+
+    def __init__(
+        self,
+        *,
+        cause: Global___StartFailureCause.ValueType = ...,
+        reason: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        next_attempt_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_attempt_at", b"next_attempt_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "next_attempt_at", b"next_attempt_at", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartFailure: _TypeAlias = StartFailure  # noqa: Y015
 
 @_typing.final
 class MemoryRecord(_message.Message):

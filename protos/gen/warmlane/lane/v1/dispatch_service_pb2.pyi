@@ -148,6 +148,8 @@ class LaneReport(_message.Message):
     COLD_STARTS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    START_FAILURE_FIELD_NUMBER: _builtins.int
     FINISHING_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol that the lane speaks: 1."""
@@ -186,6 +188,14 @@ class LaneReport(_message.Message):
         """What fits here. Unset until the lane has measured; admission then goes by what it knows of the lane from before."""
 
     @_builtins.property
+    def load(self) -> _generation_pb2.LoadProgress:
+        """What is being loaded; unset when nothing is."""
+
+    @_builtins.property
+    def start_failure(self) -> _generation_pb2.StartFailure:
+        """Set from the first failed start of the pipeline's process until it is warm."""
+
+    @_builtins.property
     def finishing(self) -> Global___Work:
         """An earlier attempt that is finished beside `work`: its GPU is free, its files are being written, or it ended and is not yet acknowledged.
         Set only after `DesiredState.finishing` named it.
@@ -209,11 +219,13 @@ class LaneReport(_message.Message):
         cold_starts: _builtins.int = ...,
         device: _builtins.str = ...,
         memory: _memory_pb2.WorkerMemory | None = ...,
+        load: _generation_pb2.LoadProgress | None = ...,
+        start_failure: _generation_pb2.StartFailure | None = ...,
         finishing: Global___Work | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finishing", b"finishing", "memory", b"memory", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finishing", b"finishing", "load", b"load", "memory", b"memory", "start_failure", b"start_failure", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cold_starts", b"cold_starts", "device", b"device", "draining", b"draining", "finishing", b"finishing", "healthy", b"healthy", "kind", b"kind", "lane_id", b"lane_id", "memory", b"memory", "models", b"models", "protocol_version", b"protocol_version", "reason", b"reason", "resident_model", b"resident_model", "seen_sequence", b"seen_sequence", "warm", b"warm", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cold_starts", b"cold_starts", "device", b"device", "draining", b"draining", "finishing", b"finishing", "healthy", b"healthy", "kind", b"kind", "lane_id", b"lane_id", "load", b"load", "memory", b"memory", "models", b"models", "protocol_version", b"protocol_version", "reason", b"reason", "resident_model", b"resident_model", "seen_sequence", b"seen_sequence", "start_failure", b"start_failure", "warm", b"warm", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""What the measurement of cold starts is made of."""
