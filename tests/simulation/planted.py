@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from tests.simulation.faults import answers, durability, endings, fitting, leases, queues
+from tests.simulation.faults import answers, durability, endings, fitting, leases, overlap, queues
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,12 @@ FAULTS = (
     Fault("operators_forgotten_at_restart", endings.operators_forgotten_at_restart, "forgot what was said", seed=16),
     Fault("memory_recorded_twice", leases.memory_recorded_twice, "two memory records"),
     Fault("memory_of_lost_lane_missing", leases.memory_of_lost_lane_missing, "has no memory record"),
+    Fault("finishing_forgotten_when_its_lane_is_lost", overlap.finishing_forgotten_when_its_lane_is_lost, "and stands in []"),
+    Fault("finishing_forgotten_at_restart", overlap.finishing_forgotten_at_restart, "and stands in []"),
+    Fault("gpu_given_twice", overlap.gpu_given_twice, "while its GPU is busy"),
+    Fault("overtaken_word_is_believed", overlap.overtaken_word_is_believed, "while its GPU is busy"),
+    Fault("outcome_goes_to_the_other", overlap.outcome_goes_to_the_other, "is committed with"),
+    Fault("third_attempt_given", overlap.third_attempt_given, ""),
     Fault("depth_26", queues.depth_26, "are held and"),
     Fault("six_rescued", queues.six_rescued, "rescued"),
     Fault("expiry_does_not_win", queues.expiry_does_not_win, "is held for"),
