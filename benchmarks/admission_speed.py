@@ -2,6 +2,7 @@
 
 * Durable acceptance over gRPC, with 64 requests in flight and with one, against a no-op grpc.aio unary server and a bare fsync.
 * Submit to done of a job that takes no time: SubmitTask, lease, result, WatchTask, with a stub lane that answers each lease at once.
+* What counting for `/metrics` takes of it: pairs of measurements with metrics on and off, one right after the other.
 * Acceptances while 2,000 requests a second are refused with `queue_overloaded`.
 
 Each server is a process of its own; the load comes from this one, so two cores are busy.
@@ -43,6 +44,9 @@ _FSYNCS = 500
 _REFUSALS_PER_S = 2_000
 _REFUSALS_AT_ONCE = 32
 _ACCEPTANCES_PER_S = 50
+_PAIRS = 20
+
+_PARTS = ("acceptance", "metrics", "done", "overload")
 
 Figures = dict[str, float]
 
@@ -241,6 +245,26 @@ async def _acceptance(folder: Path, seconds: float) -> Figures:
     return figures
 
 
+async def _metrics(folder: Path, seconds: float) -> Figures:
+    """Acceptances a second with metrics off and on, pair by pair, so that what else the machine does falls on both; the first changes."""
+    async with contextlib.AsyncExitStack() as stack:
+        calls: dict[str, Callable[[], Awaitable[object]]] = {}
+        for kind in ("admission", "admission-uncounted"):
+            channel = await stack.enter_async_context(_channel(stack.enter_context(_server(kind, folder / f"metrics-{kind}"))))
+            await stack.enter_async_context(_lane(channel, _ANISORA, busy=True))
+            calls[kind] = _acceptance_of(rpc.AdmissionServiceStub(channel))
+            await _rate(calls[kind], 64, 0.5)
+        shares = []
+        for pair in range(_PAIRS):
+            rates = {kind: (await _rate(calls[kind], 64, seconds / 8))[0] for kind in sorted(calls, reverse=pair % 2 == 0)}
+            shares.append(1 - rates["admission"] / rates["admission-uncounted"])
+    return {"metrics_cost_percent": 100 * statistics.median(shares)}
+
+
+def _acceptance_of(stub: rpc.AdmissionServiceAsyncStub) -> Callable[[], Awaitable[object]]:
+    return lambda: stub.SubmitTask(_request(), timeout=_CALL_S)
+
+
 async def _submit_to_done(folder: Path, seconds: float) -> Figures:
     with _server("admission", folder / "done") as port:
         async with _channel(port) as channel, _lane(channel, _ANISORA, busy=False):
@@ -339,7 +363,7 @@ async def _overload(folder: Path, seconds: float) -> Figures:
 async def measure(folder: Path, seconds: float, parts: frozenset[str]) -> Figures:
     """All figures of these parts; each measurement lasts about so long."""
     figures: Figures = {}
-    for name, part in (("acceptance", _acceptance), ("done", _submit_to_done), ("overload", _overload)):
+    for name, part in (("acceptance", _acceptance), ("metrics", _metrics), ("done", _submit_to_done), ("overload", _overload)):
         if name in parts:
             figures |= await part(folder, seconds)
     return figures
@@ -350,9 +374,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
-    parser.add_argument("--part", action="append", choices=["acceptance", "done", "overload"], help="only this; may be repeated")
+    parser.add_argument("--part", action="append", choices=_PARTS, help="only this; may be repeated")
     arguments = parser.parse_args()
-    parts = frozenset(arguments.part or ["acceptance", "done", "overload"])
+    parts = frozenset(arguments.part or _PARTS)
     if "overload" in parts and shutil.which("h2load") is None:
         print("The overload is left out: it needs h2load (Debian: apt-get install nghttp2-client).", file=sys.stderr)
         parts -= {"overload"}

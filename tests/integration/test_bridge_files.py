@@ -154,6 +154,7 @@ async def test_process_ends_with_code_0_when_it_is_told_to_stop_after_serving(tm
         environment = {
             **os.environ,
             "WARMLANE_HTTP_BIND": "127.0.0.1:0",
+            "WARMLANE_METRICS_BIND": "127.0.0.1:0",
             "WARMLANE_ADMISSION_ADDRESS": address,
             "WARMLANE_API_KEY": KEY,
             "WARMLANE_LOG_FORMAT": "json",

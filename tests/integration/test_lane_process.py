@@ -60,6 +60,7 @@ async def lane_process(folder: Path) -> AsyncIterator[LaneProcess]:
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "WARMLANE_INSPECTION_BIND": "127.0.0.1:0",
+        "WARMLANE_METRICS_BIND": "127.0.0.1:0",
         "WARMLANE_ADMISSION_ADDRESS": "127.0.0.1:1",
         "WARMLANE_LANE_ID": "lane-test",
         "WARMLANE_DEVICE": "cpu",
