@@ -28,11 +28,11 @@ def _listed(names: Iterable[str]) -> str:
 
 _HEAD = f"""# Metrics
 
-Made from the catalogues in the code by `python docs/metrics.py`. Every process serves them to Prometheus at `/metrics` on a port of its own, on
-loopback unless `WARMLANE_METRICS_BIND` says otherwise; [how to scrape them](../howto/operate.md#metrics).
+Made from the catalogues in the code by `python docs/metrics.py`. Every process serves them to Prometheus at `/metrics` on a port of its
+own, on loopback unless `WARMLANE_METRICS_BIND` says otherwise; [how to scrape them](../howto/operate.md#metrics).
 
-Names, labels and the values of labels are stable: dashboards and alerts may depend on them. Units are seconds and bytes. Counts are since the
-start of the process. No label holds anything of a request: no task, prompt, key or person.
+Names, labels and the values of labels are stable: dashboards and alerts may depend on them. Units are seconds and bytes. Counts are since
+the start of the process. No label holds anything of a request: no task, prompt, key or person.
 
 | label | values |
 |---|---|
