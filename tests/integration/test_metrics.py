@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -80,3 +82,14 @@ def test_every_series_is_of_the_catalogues_when_real_processes_are_asked(rendere
         assert family.type == known[name].kind
         for sample in family.samples:
             assert set(sample.labels) - {"le"} == set(known[name].labels) <= LABELS
+
+
+@pytest.mark.parametrize("process", [ADMISSION, LANE, HTTP_BRIDGE])
+def test_promtool_finds_nothing_when_it_checks_a_page(rendered: tuple[str, str, dict[str, Page]], process: str) -> None:
+    # Debian: apt-get install prometheus. Where it is not there, tests/unit/metrics/test_names.py holds the metrics to the same rules.
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    page = rendered[2][process].text
+    checked = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, text=True, check=False, timeout=30)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")

@@ -78,8 +78,8 @@ async def test_request_is_counted_without_a_code_when_its_client_leaves_before_t
         begun.set()
         await asyncio.Event().wait()
 
-    async def nothing(*_: Any) -> None:
-        return
+    async def nothing(*_: Any) -> Any:
+        return None
 
     serving = asyncio.create_task(Measured(hang, HttpMetrics(registry))({"type": "http", "method": "POST"}, nothing, nothing))
     await begun.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -39,7 +40,7 @@ class Servicer:
 
 
 def _add(servicer: Servicer, server: grpc.aio.Server) -> None:
-    kinds = {
+    kinds: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "GetTask": grpc.unary_unary_rpc_method_handler(
             servicer.GetTask, request_deserializer=pb.GetTaskRequest.FromString, response_serializer=pb.GetTaskResponse.SerializeToString
         ),
