@@ -47,16 +47,16 @@ class HttpMetrics:
         self._requests = REQUESTS.counter(registry)
         self._seconds = SECONDS.histogram(registry)
         self._sent = SENT.counter(registry)
-        RUNNING.gauge(registry).set_function(lambda: self.running)
+        RUNNING.gauge(registry, lambda: self.running)
 
     def ended(self, scope: Scope, status: int, *, sent_bytes: int, seconds: float) -> None:
         """A request ended; status 0: without a reply."""
         route = scope.get("route")
         path = route.path if isinstance(route, Route) else _OTHER
         method = scope["method"] if scope["method"] in _METHODS else _OTHER
-        self._requests.labels(path, method, str(status) if status else "none").inc()
-        self._seconds.labels(path, method).observe(seconds)
-        self._sent.labels(path).inc(sent_bytes)
+        self._requests.add((path, method, str(status) if status else "none"))
+        self._seconds.observe(seconds, (path, method))
+        self._sent.add((path,), sent_bytes)
 
 
 class Measured:

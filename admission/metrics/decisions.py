@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, assert_never
 
 from admission.core.commands import OverloadCause, RefusalCode, ReplyOverloaded, ReplyRefused
@@ -13,11 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from prometheus_client import CollectorRegistry, Counter, Histogram
+    from prometheus_client import CollectorRegistry
 
     from admission.core.tasks import Event, Task
-
-_OF_A_LANE = (catalogue.LEASES, catalogue.LOST_LANES, catalogue.RETURNED_LEASES, catalogue.MEMORY_RECORDS)
 
 
 class DecisionMetrics:
@@ -29,40 +26,48 @@ class DecisionMetrics:
 
     def __init__(self, registry: CollectorRegistry, models: Iterable[str]) -> None:
         """In this registry; `models`: that can be asked for."""
-        self._counters = {one.name: one.counter(registry) for one in catalogue.COUNTED if not one.buckets}
-        self._histograms = {one.name: one.histogram(registry) for one in catalogue.COUNTED if one.buckets}
-        # To look a series up costs more than to count, and this is done in the middle of every decision.
-        self._inc = cache(lambda name, *labels: self._counters[name].labels(*labels).inc)
-        self._observe = cache(lambda name, *labels: self._histograms[name].labels(*labels).observe)
-        self._commit: Histogram = self._histograms[catalogue.COMMIT.name]
-        self._batch: Histogram = self._histograms[catalogue.BATCH.name]
-        self._failures: Counter = self._counters[catalogue.STORE_FAILURES.name]
+        self._acceptances = catalogue.ACCEPTANCES.counter(registry)
+        self._acceptance_wait = catalogue.ACCEPTANCE_WAIT.histogram(registry)
+        self._rejections = catalogue.REJECTIONS.counter(registry)
+        self._leases = catalogue.LEASES.counter(registry)
+        self._lease_wait = catalogue.LEASE_WAIT.histogram(registry)
+        self._retries = catalogue.RETRIES.counter(registry)
+        self._lost_lanes = catalogue.LOST_LANES.counter(registry)
+        self._returned_leases = catalogue.RETURNED_LEASES.counter(registry)
+        self._fallbacks = catalogue.FALLBACKS.counter(registry)
+        self._fallback_period = catalogue.FALLBACK_PERIOD.histogram(registry)
+        self._ends = catalogue.ENDS.counter(registry)
+        self._memory_records = catalogue.MEMORY_RECORDS.counter(registry)
+        self._events = catalogue.EVENTS.counter(registry)
+        self._commit = catalogue.COMMIT.histogram(registry)
+        self._batch = catalogue.BATCH.histogram(registry)
+        self._store_failures = catalogue.STORE_FAILURES.counter(registry)
         for model in models:
             self._begin(model)
 
     def recorded(self, event: Event, task: Task | None) -> None:
         """See `Observer`."""
-        self._inc(catalogue.EVENTS.name, event.event_type)()
+        self._events.add((event.event_type,))
         model, lane = event.model or "", event.lane_id or ""
         match event.event_type:
             case "accepted":
-                self._inc(catalogue.ACCEPTANCES.name, model, event.value)()
+                self._acceptances.add((model, event.value))
                 if task is not None:
-                    self._observe(catalogue.ACCEPTANCE_WAIT.name, model, event.value)(_between(task.created_at, task.queued_at))
+                    self._acceptance_wait.observe(_between(task.created_at, task.queued_at), (model, event.value))
             case "attempt_started":
                 self._started(event, task)
             case "fallback_activated":
-                self._inc(catalogue.FALLBACKS.name, model, event.reason)()
+                self._fallbacks.add((model, event.reason))
             case "lane_lost":
-                self._inc(catalogue.LOST_LANES.name, lane, model)()
+                self._lost_lanes.add((lane, model))
             case "lease_returned":
-                self._inc(catalogue.RETURNED_LEASES.name, lane, model)()
+                self._returned_leases.add((lane, model))
             case "memory_record":
-                self._inc(catalogue.MEMORY_RECORDS.name, lane, event.value)()
+                self._memory_records.add((lane, event.value))
             case "ended":
-                self._inc(catalogue.ENDS.name, model, event.reason or event.value)()
+                self._ends.add((model, event.reason or event.value))
             case "model_fallback_ended":
-                self._observe(catalogue.FALLBACK_PERIOD.name, model, event.reason)(float(event.value))
+                self._fallback_period.observe(float(event.value), (model, event.reason))
             case "lane_forgotten":
                 self._forget(lane)
             case _:
@@ -72,9 +77,9 @@ class DecisionMetrics:
         """See `Observer`."""
         match reply:
             case ReplyOverloaded(model=model, cause=cause):
-                self._inc(catalogue.REJECTIONS.name, model, cause)()
+                self._rejections.add((model, cause))
             case ReplyRefused(model=model, refusal=refusal):
-                self._inc(catalogue.REJECTIONS.name, model, refusal.code)()
+                self._rejections.add((model, refusal.code))
             case _:
                 assert_never(reply)
 
@@ -85,36 +90,35 @@ class DecisionMetrics:
 
     def not_committed(self) -> None:
         """See `Observer`."""
-        self._failures.inc()
+        self._store_failures.add()
 
     def _started(self, event: Event, task: Task | None) -> None:
         model, lane = event.model or "", event.lane_id or ""
         mode = "" if task is None else task.lane_mode or ""
-        self._inc(catalogue.LEASES.name, lane, mode, model)()
+        self._leases.add((lane, mode, model))
         if event.attempt > 1:
-            self._inc(catalogue.RETRIES.name, model)()
+            self._retries.add((model,))
         if task is not None:
-            self._observe(catalogue.LEASE_WAIT.name, model, mode)(_between(task.queued_at, task.leased_at))
+            self._lease_wait.observe(_between(task.queued_at, task.leased_at), (model, mode))
 
     def _begin(self, model: str) -> None:
-        self._inc(catalogue.RETRIES.name, model)
+        self._retries.add((model,), 0)
         for mode in LaneMode:
-            self._inc(catalogue.ACCEPTANCES.name, model, mode)
-            self._observe(catalogue.ACCEPTANCE_WAIT.name, model, mode)
-            self._observe(catalogue.LEASE_WAIT.name, model, mode)
+            self._acceptances.add((model, mode), 0)
+            self._acceptance_wait.begin((model, mode))
+            self._lease_wait.begin((model, mode))
         for reason in FallbackReason:
-            self._inc(catalogue.FALLBACKS.name, model, reason)
-            self._observe(catalogue.FALLBACK_PERIOD.name, model, reason)
+            self._fallbacks.add((model, reason), 0)
+            self._fallback_period.begin((model, reason))
         for cause in (*OverloadCause, *RefusalCode):
-            self._inc(catalogue.REJECTIONS.name, model, cause)
+            self._rejections.add((model, cause), 0)
         for code in (TaskState.DONE, *FailureCode):
-            self._inc(catalogue.ENDS.name, model, code)
+            self._ends.add((model, code), 0)
 
     def _forget(self, lane: str) -> None:
-        for one in _OF_A_LANE:
-            self._counters[one.name].remove_by_labels({"lane": lane})
-        # It may come back: its series must then be made anew.
-        self._inc.cache_clear()
+        """Of the counters by lane; the lane is their first label."""
+        for counts in (self._leases, self._lost_lanes, self._returned_leases, self._memory_records):
+            counts.forget(lambda labels: labels[0] == lane)
 
 
 def _between(since: datetime | None, until: datetime | None) -> float:

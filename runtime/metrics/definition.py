@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from runtime.metrics.counts import Counts, Spreads
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prometheus_client import CollectorRegistry
 
 PREFIX = "warmlane_"
@@ -40,17 +44,21 @@ class Definition:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
-    def counter(self, registry: CollectorRegistry) -> Counter:
+    def counter(self, registry: CollectorRegistry) -> Counts:
         """The counter, in this registry."""
-        return Counter(self.name, self.meaning, self.labels, registry=registry)
+        counts = Counts(self)
+        registry.register(counts)
+        return counts
 
-    def gauge(self, registry: CollectorRegistry) -> Gauge:
-        """The gauge, in this registry."""
-        return Gauge(self.name, self.meaning, self.labels, registry=registry)
+    def gauge(self, registry: CollectorRegistry, read: Callable[[], float]) -> None:
+        """A gauge without labels, in this registry; `read` gives its value when somebody asks."""
+        Gauge(self.name, self.meaning, registry=registry).set_function(read)
 
-    def histogram(self, registry: CollectorRegistry) -> Histogram:
+    def histogram(self, registry: CollectorRegistry) -> Spreads:
         """The histogram, in this registry."""
-        return Histogram(self.name, self.meaning, self.labels, buckets=self.buckets, registry=registry)
+        spreads = Spreads(self)
+        registry.register(spreads)
+        return spreads
 
     def gauges(self) -> GaugeMetricFamily:
         """For values that are read when they are asked for: `add_metric` them."""

@@ -31,19 +31,13 @@ ALL = (BUILD, *PROCESS)
 
 
 class Registry(CollectorRegistry):
-    """Every metric of a process. Leaves out the times at which series began: a series more for each, for one that nobody reads."""
+    """Every metric of a process."""
 
     def __init__(self, process: str) -> None:
         """Holds what is told of every process; `process` is its name."""
         super().__init__()
         self.register(_Build(process))
         self.register(_Process())
-
-    def collect(self) -> Iterable[Metric]:
-        """The metrics as they stand, one at a time."""
-        for family in super().collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-            yield family
 
 
 class _Process:

@@ -102,10 +102,10 @@ class AttemptMetrics:
             self._count(one, model, by=0)
 
     def _count(self, one: Definition, *labels: str, by: float = 1) -> None:
-        self._counters[one.name].labels(*self._labels, *labels).inc(by)
+        self._counters[one.name].add((*self._labels, *labels), by)
 
     def _observe(self, one: Definition, value: float, *labels: str) -> None:
-        self._histograms[one.name].labels(*self._labels, *labels).observe(value)
+        self._histograms[one.name].observe(value, (*self._labels, *labels))
 
 
 class LastRecord:

@@ -48,7 +48,7 @@ class Collector:
 
 async def test_metrics_are_answered_when_they_are_asked_for() -> None:
     registry = Registry("test")
-    counter("tests_total", "Tests that were counted.").counter(registry).inc(3)
+    counter("tests_total", "Tests that were counted.").counter(registry).add(by=3)
     async with MetricsServer(ANY, registry) as server:
         status, body = await ask(server, "GET /metrics?name=x HTTP/1.1")
         head = await ask(server, "HEAD /metrics HTTP/1.0")
