@@ -1,6 +1,6 @@
 """Counters and histograms that cost next to nothing where they count: one event loop counts and reads them, so nothing locks.
 
-The library's own take a lock and look a series up in several steps: some 3 us for a series with labels, where these take a tenth of that.
+The library's own take a lock and look a series up in several steps: some 3 us for a series with labels, where these take a fraction.
 """
 
 from __future__ import annotations
