@@ -9,14 +9,14 @@ from pydantic import Field, field_validator
 
 from admission.retention import Keep
 from runtime.fit.gpus import BASELINE, GPUS
-from runtime.logs import LogSettings
+from runtime.metrics.settings import MetricsSettings
 
 # A call makes a few hundred objects and no cycles, so collections find nothing: with Python's thresholds (700, 10, 10) they take about a
 # quarter of the time under load (benchmarks/admission_speed.py), with these a few percent, for a few MiB.
 GC_THRESHOLDS = (20_000, 50, 100)
 
 
-class AdmissionSettings(LogSettings):
+class AdmissionSettings(MetricsSettings):
     """Settings of one admission process; each is WARMLANE_ and the name in upper case.
 
     Attributes:
@@ -29,6 +29,7 @@ class AdmissionSettings(LogSettings):
         object_store_url: where input images and results live, `file:///folder` or `s3://bucket/prefix`; the same for every process.
     """
 
+    metrics_bind: str = Field(default="127.0.0.1:9101", description="host:port of /metrics; empty turns it off.")
     admission_bind: str = Field(default="127.0.0.1:50051", description="host:port that admission listens on; loopback only.")
     database_url: str = Field(default="sqlite:///warmlane-data/admission.db", description="Where task state lives.")
     keep_done_days: float = Field(default=0, ge=0, description="Days for which finished tasks and their videos are kept; 0: until deleted.")

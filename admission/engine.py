@@ -65,6 +65,7 @@ from admission.fitting import shape_key
 from admission.journal import Journal
 from admission.lane_session import EngineLaneSession, LaneSessions
 from admission.object_sweeper import ObjectSweeper
+from admission.observer import SILENT, Observer
 from admission.store.port import EventPage, EventQuery, StaleEpochError, Store, StoreUnavailableError, TaskPage, TaskQuery
 from admission.submissions import Asking, Submissions
 from admission.watching import Watching
@@ -101,11 +102,13 @@ class Engine:
         limits: Limits | None = None,
         fit_rules: FitRules | None = None,
         new_id: Callable[[], str] | None = None,
+        observer: Observer = SILENT,
     ) -> None:
         """The store must be open. Without rules of Fit nothing is refused for its size before a lane was seen. `new_id` makes task ids;
         tests that must come out the same name their own."""
         self._store = store
         self._clock = clock
+        self._observer = observer
         self._limits = limits or Limits()
         self._core = QueueState(self._limits, [Model(model) for model in MODELS], self._now(), fit_rules)
         self._sweeper = ObjectSweeper(objects)
@@ -128,7 +131,9 @@ class Engine:
         self._epoch = await self._store.claim_epoch()
         tasks, lanes, policies = await self._store.unfinished(), await self._store.lanes(), await self._store.policies()
         learned = await self._store.learned()
-        self._journal = Journal(self._store, self._epoch, self._carry_out, self._watching.recorded, self._acceptances_not_stored)
+        self._journal = Journal(
+            self._store, self._epoch, self._carry_out, self._recorded, self._acceptances_not_stored, observer=self._observer
+        )
         self._shown = {task.task_id: task for task in tasks}
         self._journal.append(self._core.restore(tasks, lanes, self._now(), policies, learned))
         self._writer = asyncio.create_task(self._journal.run(), name="admission-journal")
@@ -318,8 +323,10 @@ class Engine:
             case ReplyAccepted(task=task):
                 self._submissions.answer(task.task_id, task)
             case ReplyOverloaded(task_id=task_id):
+                self._observer.refused(command)
                 self._submissions.answer(task_id, OverloadedError(command))
             case ReplyRefused(task_id=task_id, refusal=refusal):
+                self._observer.refused(command)
                 self._submissions.answer(task_id, RefusedError(refusal))
             case Publish(task=task):
                 self._publish(task)
@@ -344,6 +351,11 @@ class Engine:
         else:
             self._shown[task.task_id] = task
         self._watching.task_changed(task.task_id)
+
+    def _recorded(self, event: Event, sequence: int) -> None:
+        self._watching.recorded(event, sequence)
+        # What a decision says of a task is shown before what it records of it.
+        self._observer.recorded(event, None if event.task_id is None else self._shown.get(event.task_id))
 
     async def _is_wanted(self, task_id: TaskId, attempt: int) -> bool:
         """The store, not the core, knows whether an attempt was committed: the core forgets ended tasks."""

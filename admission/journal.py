@@ -25,6 +25,7 @@ from admission.core.commands import (
 from admission.core.lanes import KnownLane, ModelPolicy
 from admission.core.learned import Learned, Place
 from admission.core.tasks import Event, LaneId, Model, Task, TaskId
+from admission.observer import SILENT, Observer
 from admission.store.port import Batch, RequestTakenError, Store, StoreUnavailableError
 
 _log = structlog.get_logger()
@@ -83,6 +84,8 @@ class Journal:
         carry_out: Callable[[Command], None],
         recorded: Callable[[Event, int], None],
         not_stored: Callable[[frozenset[TaskId]], None],
+        *,
+        observer: Observer = SILENT,
     ) -> None:
         """`carry_out` is called for each command with an effect beside its write, `recorded` for each event that is on disk, with its
         number, `not_stored` for acceptances that the store refused."""
@@ -91,6 +94,7 @@ class Journal:
         self._carry_out = carry_out
         self._recorded = recorded
         self._not_stored = not_stored
+        self._observer = observer
         self._pending = _Pending()
         self._is_writing = False
 
@@ -122,9 +126,7 @@ class Journal:
             self._is_writing = True
             try:
                 if any(entry.writes for entry in entries):
-                    batch = _merged(entries)
-                    last_sequence = await self._store.write(self._epoch, batch)
-                    numbers = count(last_sequence - len(batch.events) + 1)
+                    numbers = await self._write(entries)
             except RequestTakenError as error:
                 # A caller said that its key was new, and it was not. Sent again, it will be looked for.
                 _log.warning("request_id_taken", error=str(error))
@@ -133,6 +135,7 @@ class Journal:
                 self._give_up_acceptances(entries)
                 continue
             except StoreUnavailableError as error:
+                self._observer.not_committed()
                 _log.warning("store_unavailable", error=str(error), cause=str(error.__cause__), waiting=len(entries))
                 if self._give_up_acceptances(entries):
                     await asyncio.sleep(retry_s)
@@ -142,6 +145,14 @@ class Journal:
                 self._is_writing = False
             retry_s = _FIRST_RETRY_S
             self._take_effect(entries, numbers)
+
+    async def _write(self, entries: Sequence[_Entry]) -> Iterator[int]:
+        """One transaction; the numbers of its events."""
+        batch, loop = _merged(entries), asyncio.get_running_loop()
+        started_s = loop.time()
+        last_sequence = await self._store.write(self._epoch, batch)
+        self._observer.committed(decisions=len(entries), seconds=loop.time() - started_s)
+        return count(last_sequence - len(batch.events) + 1)
 
     async def _gather(self) -> None:
         """Waits for a lull in what comes in."""

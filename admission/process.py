@@ -12,6 +12,9 @@ from admission.config import AdmissionSettings
 from admission.core.limits import Limits
 from admission.engine import Engine
 from admission.fitting import fit_rules
+from admission.metrics.decisions import DecisionMetrics
+from admission.metrics.state import StateCollector
+from admission.observer import SILENT
 from admission.retention import Keeper
 from admission.service.doors import Doors
 from admission.service.errors import translate
@@ -19,9 +22,13 @@ from admission.service.mount import NAMES, services
 from admission.store.factory import open_store
 from admission.store.port import Store
 from runtime.clock import SystemClock
+from runtime.metrics.registry import Registry
+from runtime.metrics.rpc import RpcMetrics
+from runtime.metrics.server import MetricsServer
 from runtime.objects import open_object_store
 from runtime.process import stop_event
 from runtime.rpc import OVERALL, GrpcServer
+from runtime.rules.catalogue import MODELS
 
 # Time for downloads and single calls in work to end; waits and streams are ended at once.
 _GRACE_S = 3.0
@@ -38,30 +45,41 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
         on_serving: told the port once calls are answered.
     """
     stop, doors, clock = stop_event(), Doors(), SystemClock()
+    registry, is_counted = Registry("admission"), bool(settings.metrics_bind)
     objects, store = open_object_store(settings.object_store_url), open_store(settings.database_url)
-    engine = Engine(store=store, clock=clock, objects=objects, limits=limits, fit_rules=fit_rules(settings.baseline_gpu))
+    engine = Engine(
+        store=store,
+        clock=clock,
+        objects=objects,
+        limits=limits,
+        fit_rules=fit_rules(settings.baseline_gpu),
+        observer=DecisionMetrics(registry, MODELS) if is_counted else SILENT,
+    )
+    registry.register(StateCollector(engine.snapshot))
     server = GrpcServer(
         settings.admission_bind,
         services(controller=engine, sessions=store, objects=objects, clock=clock, doors=doors),
         translate=translate,
+        observer=RpcMetrics(registry) if is_counted else None,
     )
-    # The port comes first: a second admission must not claim the epoch of one that serves.
-    await server.start()
-    _log.info("listening", port=server.port)
-    try:
-        await store.open()
-        await engine.start()
-        doors.open()
-        # What is there now stays: no collection need look at it.
-        gc.freeze()
-        await _set_serving(server, True)
-        _log.info("serving", port=server.port)
-        if on_serving is not None:
-            on_serving(server.port)
-        keeper = Keeper(store=store, objects=objects, clock=clock, keep=settings.keep(), used=engine.inputs_in_use)
-        await _until_stopped(stop, engine, keeper)
-    finally:
-        await _take_down(server, doors, engine, store)
+    async with MetricsServer(settings.metrics_bind, registry):
+        # The ports come first: a second admission must not claim the epoch of one that serves.
+        await server.start()
+        _log.info("listening", port=server.port)
+        try:
+            await store.open()
+            await engine.start()
+            doors.open()
+            # What is there now stays: no collection need look at it.
+            gc.freeze()
+            await _set_serving(server, True)
+            _log.info("serving", port=server.port)
+            if on_serving is not None:
+                on_serving(server.port)
+            keeper = Keeper(store=store, objects=objects, clock=clock, keep=settings.keep(), used=engine.inputs_in_use)
+            await _until_stopped(stop, engine, keeper)
+        finally:
+            await _take_down(server, doors, engine, store)
 
 
 async def _until_stopped(stop: asyncio.Event, engine: Engine, keeper: Keeper) -> None:

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.admission_process noop|noop-tuned|admission FOLDER`: a server to measure, in a process of its own; prints its port.
+"""`python -m benchmarks.admission_process KIND FOLDER`: a server to measure, in a process of its own; prints its port.
 
 `noop` is a plain grpc.aio server whose SubmitTask answers the same small message at once; `noop-tuned` is the same one with the event loop
 and the collector's thresholds that admission uses. `admission` is the product's own process, its database and objects in FOLDER, with one
-difference: its model queues do not close at 25 tasks, so that many acceptances can be measured.
+difference: its model queues do not close at 25 tasks, so that many acceptances can be measured. `admission-uncounted` is that with its
+metrics off.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ async def _noop() -> None:
     await server.stop(0)
 
 
-async def _admission(folder: Path) -> None:
+async def _admission(folder: Path, *, is_counted: bool) -> None:
     settings = AdmissionSettings(
+        metrics_bind="127.0.0.1:0" if is_counted else "",
         admission_bind="127.0.0.1:0",
         database_url=f"sqlite:///{folder / 'admission.db'}",
         object_store_url=(folder / "objects").as_uri(),
@@ -65,4 +67,4 @@ if __name__ == "__main__":
         asyncio.run(_noop())
     else:
         gc.set_threshold(*GC_THRESHOLDS)
-        uvloop.run(_noop() if kind == "noop-tuned" else _admission(folder))
+        uvloop.run(_noop() if kind == "noop-tuned" else _admission(folder, is_counted=kind == "admission"))

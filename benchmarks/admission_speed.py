@@ -2,6 +2,8 @@
 
 * Durable acceptance over gRPC, with 64 requests in flight and with one, against a no-op grpc.aio unary server and a bare fsync.
 * Submit to done of a job that takes no time: SubmitTask, lease, result, WatchTask, with a stub lane that answers each lease at once.
+* What counting for `/metrics` takes of it, in throughput and in processor time: pairs of measurements with
+  metrics on and off, one right after the other.
 * Acceptances while 2,000 requests a second are refused with `queue_overloaded`.
 
 Each server is a process of its own; the load comes from this one, so two cores are busy.
@@ -26,6 +28,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import grpc.aio
+import psutil
 from warmlane.admission.v1 import admission_service_pb2 as pb
 from warmlane.admission.v1 import admission_service_pb2_grpc as rpc
 from warmlane.admission.v1 import operator_service_pb2 as operators
@@ -43,6 +46,9 @@ _FSYNCS = 500
 _REFUSALS_PER_S = 2_000
 _REFUSALS_AT_ONCE = 32
 _ACCEPTANCES_PER_S = 50
+_PAIRS = 20
+
+_PARTS = ("acceptance", "metrics", "done", "overload")
 
 Figures = dict[str, float]
 
@@ -50,13 +56,20 @@ Figures = dict[str, float]
 @contextlib.contextmanager
 def _server(kind: str, folder: Path) -> Iterator[int]:
     """The port of a server that lives as long as the block."""
+    with _process(kind, folder) as (port, _):
+        yield port
+
+
+@contextlib.contextmanager
+def _process(kind: str, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
+    """The port and the process of a server that lives as long as the block."""
     folder.mkdir()
     command = [sys.executable, "-m", "benchmarks.admission_process", kind, str(folder)]
     environment = {**os.environ, "GRPC_VERBOSITY": "NONE"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
         try:
             assert process.stdout is not None
-            yield int(process.stdout.readline())
+            yield int(process.stdout.readline()), psutil.Process(process.pid)
         finally:
             _end(process)
 
@@ -242,6 +255,34 @@ async def _acceptance(folder: Path, seconds: float) -> Figures:
     return figures
 
 
+async def _metrics(folder: Path, seconds: float) -> Figures:
+    """Acceptances with metrics off and on, pair by pair, so that what else the machine does falls on both; which is first changes."""
+    counted, uncounted = "admission", "admission-uncounted"
+    async with contextlib.AsyncExitStack() as stack:
+        servers: dict[str, tuple[rpc.AdmissionServiceAsyncStub, psutil.Process]] = {}
+        for kind in (counted, uncounted):
+            port, process = stack.enter_context(_process(kind, folder / f"metrics-{kind}"))
+            channel = await stack.enter_async_context(_channel(port))
+            await stack.enter_async_context(_lane(channel, _ANISORA, busy=True))
+            servers[kind] = rpc.AdmissionServiceStub(channel), process
+            await _costs(*servers[kind], 0.5)
+        slower, dearer = [], []
+        for pair in range(_PAIRS):
+            costs = {kind: await _costs(*servers[kind], seconds / 8) for kind in sorted(servers, reverse=pair % 2 == 0)}
+            (rate, processor_s), (rate_without, processor_without_s) = costs[counted], costs[uncounted]
+            slower.append(1 - rate / rate_without)
+            dearer.append(processor_s / processor_without_s - 1)
+    return {"metrics_cost_percent": 100 * statistics.median(slower), "metrics_processor_percent": 100 * statistics.median(dearer)}
+
+
+async def _costs(stub: rpc.AdmissionServiceAsyncStub, process: psutil.Process, seconds: float) -> tuple[float, float]:
+    """Acceptances a second, and the server's processor seconds for each."""
+    before = process.cpu_times()
+    rate, took = await _rate(lambda: stub.SubmitTask(_request(), timeout=_CALL_S), 64, seconds)
+    after = process.cpu_times()
+    return rate, (after.user + after.system - before.user - before.system) / len(took)
+
+
 async def _submit_to_done(folder: Path, seconds: float) -> Figures:
     with _server("admission", folder / "done") as port:
         async with _channel(port) as channel, _lane(channel, _ANISORA, busy=False):
@@ -340,7 +381,7 @@ async def _overload(folder: Path, seconds: float) -> Figures:
 async def measure(folder: Path, seconds: float, parts: frozenset[str]) -> Figures:
     """All figures of these parts; each measurement lasts about so long."""
     figures: Figures = {}
-    for name, part in (("acceptance", _acceptance), ("done", _submit_to_done), ("overload", _overload)):
+    for name, part in (("acceptance", _acceptance), ("metrics", _metrics), ("done", _submit_to_done), ("overload", _overload)):
         if name in parts:
             figures |= await part(folder, seconds)
     return figures
@@ -351,9 +392,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
-    parser.add_argument("--part", action="append", choices=["acceptance", "done", "overload"], help="only this; may be repeated")
+    parser.add_argument("--part", action="append", choices=_PARTS, help="only this; may be repeated")
     arguments = parser.parse_args()
-    parts = frozenset(arguments.part or ["acceptance", "done", "overload"])
+    parts = frozenset(arguments.part or _PARTS)
     if "overload" in parts and shutil.which("h2load") is None:
         print("The overload is left out: it needs h2load (Debian: apt-get install nghttp2-client).", file=sys.stderr)
         parts -= {"overload"}

@@ -17,7 +17,11 @@ from pydantic import ValidationError
 from http_bridge.app import create_app
 from http_bridge.client import AdmissionClient
 from http_bridge.config import BridgeSettings, split_bind
+from http_bridge.metrics import HttpMetrics
+from runtime.addresses import BindError
 from runtime.logs import configure_logging
+from runtime.metrics.registry import Registry
+from runtime.metrics.server import MetricsServer
 from runtime.objects import open_object_store
 from runtime.process import stop_event
 from runtime.settings import problems
@@ -81,14 +85,17 @@ def http_server(app: FastAPI, bind: str) -> HttpServer:
 async def serve(settings: BridgeSettings) -> None:
     """Serves until SIGTERM or SIGINT; requests that run are ended, held ones are told to come again."""
     stop = stop_event()
-    app = create_app(settings, AdmissionClient(settings.admission_address), open_object_store(settings.object_store_url))
+    registry = Registry("http-bridge")
+    metrics = HttpMetrics(registry) if settings.metrics_bind else None
+    app = create_app(settings, AdmissionClient(settings.admission_address), open_object_store(settings.object_store_url), metrics)
     server = http_server(app, settings.http_bind)
-    stopper = asyncio.create_task(_stop_when(stop, app, server), name="stop-server")
-    try:
-        await server.serve()
-    finally:
-        stopper.cancel()
-        await asyncio.gather(stopper, return_exceptions=True)
+    async with MetricsServer(settings.metrics_bind, registry):
+        stopper = asyncio.create_task(_stop_when(stop, app, server), name="stop-server")
+        try:
+            await server.serve()
+        finally:
+            stopper.cancel()
+            await asyncio.gather(stopper, return_exceptions=True)
     _LOG.info("http_stopped")
 
 
@@ -110,7 +117,11 @@ def main() -> None:
     if settings.api_key is None:
         _LOG.warning("api_key_missing", setting="WARMLANE_API_KEY", serves_everyone=settings.allow_unauthenticated)
     _LOG.info("http_starting", bind=settings.http_bind, admission=settings.admission_address)
-    uvloop.run(serve(settings))
+    try:
+        uvloop.run(serve(settings))
+    except BindError as error:
+        _LOG.error("cannot_listen", reason=str(error))
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

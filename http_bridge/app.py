@@ -13,6 +13,7 @@ from http_bridge.bodies import LargeBodies
 from http_bridge.context import Bridge
 from http_bridge.convert import Links
 from http_bridge.errors import install_handlers
+from http_bridge.metrics import HttpMetrics, Measured
 from http_bridge.middleware import CORS_METHODS, CORS_REPLY_HEADERS, CORS_REQUEST_HEADERS, Cors, Edge
 from http_bridge.routes import gallery, generate, health, media, models, sessions, tasks
 from http_bridge.routes.docs import docs_router
@@ -43,8 +44,9 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore) -> FastAPI:
+def create_app(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore, metrics: HttpMetrics | None = None) -> FastAPI:
     """The application. Its lifespan opens the client and closes it; the object store needs no closing.
+    With `metrics`, requests are counted.
 
     The connections are in `app.state.bridge`; set its `stopping` before the server stops, and held requests end at once.
     """
@@ -92,4 +94,6 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
         allow_headers=CORS_REQUEST_HEADERS,
         expose_headers=CORS_REPLY_HEADERS,
     )
+    if metrics is not None:
+        app.add_middleware(Measured, metrics=metrics)
     return app

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
-from runtime.logs import LogSettings
+from runtime.metrics.settings import MetricsSettings
 
 # Where the frontend's development server runs; always allowed, as today.
 _DEVELOPMENT_ORIGINS = ("http://localhost:5173", "http://127.0.0.1:5173")
@@ -20,7 +20,7 @@ def _default_object_store_url() -> str:
     return Path("warmlane-data/objects").absolute().as_uri()
 
 
-class BridgeSettings(LogSettings):
+class BridgeSettings(MetricsSettings):
     """What the bridge is told at its start.
 
     Attributes:
@@ -40,6 +40,7 @@ class BridgeSettings(LogSettings):
         body_timeout_s: how long a client may take to send its body.
     """
 
+    metrics_bind: str = Field(default="127.0.0.1:9100", description="host:port of /metrics; empty turns it off.")
     http_bind: str = Field(default="127.0.0.1:8080", description="host:port of the HTTP server; port 0 picks a free one.")
     admission_address: str = Field(default="127.0.0.1:50051", description="host:port of admission's gRPC.")
     object_store_url: str = Field(

@@ -18,11 +18,23 @@ class BindError(Exception):
         super().__init__(f"cannot listen on {bind}: {reason}")
 
 
+def check_address(bind: str) -> None:
+    """Raises BindError unless `bind` is `host:port`."""
+    host, port = _split(bind)
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > _LAST_PORT:
+        raise BindError(repr(bind), "the address must be host:port")
+
+
+def split_address(bind: str) -> tuple[str, int]:
+    """Host and port of a `bind` that was checked."""
+    host, port = _split(bind)
+    return host, int(port)
+
+
 def check_loopback(bind: str) -> None:
     """Raises BindError unless `bind` is `host:port` on loopback."""
-    host, port = _split(bind)
-    if not host or not port.isdigit() or int(port) > _LAST_PORT:
-        raise BindError(repr(bind), "the address must be host:port")
+    check_address(bind)
+    host, _ = _split(bind)
     try:
         on_loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -33,9 +45,9 @@ def check_loopback(bind: str) -> None:
 
 def check_free(bind: str) -> None:
     """Raises BindError when the port is taken; gRPC would find it as well, and tell it in lines of its own."""
-    host, port = _split(bind)
+    host, port = split_address(bind)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         with socket.socket(family, kind, protocol) as trial:
             # As gRPC does: connections that are still closing hold no port.
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from runtime.addresses import TAKEN, BindError, check_free, check_loopback
 from runtime.errors import ErrorCode, ServiceError
 from runtime.rpc_errors import RpcContext, abort
+from runtime.rpc_observer import RpcObserver, observed_call, observed_stream
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 OVERALL = ""
@@ -72,6 +73,7 @@ class GrpcServer:
         services: Mapping[str, Callable[[grpc.aio.Server], None]],
         *,
         translate: Translate | None = None,
+        observer: RpcObserver | None = None,
     ) -> None:
         """Prepares a server; it listens from `start` on.
 
@@ -79,6 +81,7 @@ class GrpcServer:
             bind: `host:port` on loopback; port 0 picks a free one.
             services: full name of each service, and what adds it to the server.
             translate: the process's own errors as what clients are told.
+            observer: counts the calls.
 
         Raises:
             BindError: the address is not on loopback.
@@ -86,7 +89,7 @@ class GrpcServer:
         check_loopback(bind)
         self._bind = bind
         self._services = dict(services)
-        self._translate = translate
+        self._told = Told(translate, observer)
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
         self._port = 0
@@ -107,7 +110,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
             ),
         )
-        plain = cast("grpc.aio.Server", _PlainServer(server, Told(self._translate)))
+        plain = cast("grpc.aio.Server", _PlainServer(server, self._told))
         for add in self._services.values():
             add(plain)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, plain)
@@ -182,9 +185,10 @@ class Told:
     ServiceError and what `translate` knows are told as they are; anything else is logged and told as INTERNAL with an id to find it by.
     """
 
-    def __init__(self, translate: Translate | None = None) -> None:
-        """Keeps the translation of the process's own errors."""
+    def __init__(self, translate: Translate | None = None, observer: RpcObserver | None = None) -> None:
+        """Keeps the translation of the process's own errors, and who counts the calls."""
         self._translate = translate
+        self._observer = observer
 
     def wrap(self, handler: grpc.RpcMethodHandler[_In, _Out], method: str) -> object:
         """The handler, with its errors told."""
@@ -192,16 +196,19 @@ class Told:
             behaviour = getattr(handler, kind)
             if behaviour is None:
                 continue
+            ended = None if self._observer is None else self._observer.method(method)
             if inspect.isasyncgenfunction(behaviour):
-                wrapped: object = self._wrap_stream(behaviour, method)
+                stream = self._wrap_stream(behaviour, method)
+                wrapped: object = stream if ended is None else observed_stream(stream, ended)
             elif inspect.iscoroutinefunction(behaviour):
-                wrapped = self._wrap_call(behaviour, method)
+                call = self._wrap_call(behaviour, method)
+                wrapped = call if ended is None else observed_call(call, ended)
             else:
                 return handler
             return make(wrapped, handler.request_deserializer, handler.response_serializer)
         return handler
 
-    def _wrap_call(self, behaviour: Callable[..., Awaitable[object]], method: str) -> object:
+    def _wrap_call(self, behaviour: Callable[..., Awaitable[object]], method: str) -> Callable[..., Awaitable[object]]:
         async def call(request: object, context: RpcContext) -> object:
             try:
                 return await behaviour(request, context)
@@ -212,7 +219,7 @@ class Told:
 
         return call
 
-    def _wrap_stream(self, behaviour: Callable[..., AsyncIterator[object]], method: str) -> object:
+    def _wrap_stream(self, behaviour: Callable[..., AsyncIterator[object]], method: str) -> Callable[..., AsyncIterator[object]]:
         async def stream(request: object, context: RpcContext) -> AsyncIterator[object]:
             answers = behaviour(request, context)
             try:

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from admission.core.lanes import KnownLane, ModelPolicy, Wish
 from admission.core.learned import Learned
-from admission.core.tasks import Event, LaneId, Task, TaskId
+from admission.core.tasks import Event, LaneId, Model, Task, TaskId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +82,7 @@ class ReplyOverloaded:
     """
 
     task_id: TaskId
+    model: Model
     cause: OverloadCause
     depth: int
     max_depth: int
@@ -124,6 +125,7 @@ class ReplyRefused:
     """Tell the caller that no lane could serve this. Written nowhere."""
 
     task_id: TaskId
+    model: Model
     refusal: Refusal
 
 

@@ -49,7 +49,7 @@ def admit(turn: Turn, task: Task, waited_s: float) -> None:
     state, limits = turn.state, turn.state.limits
     key = shape_key(task)
     if (found := refusal(state, task.model, key)) is not None:
-        _refuse_for_good(turn, task.task_id, found)
+        _refuse_for_good(turn, task.task_id, task.model, found)
         return
     take_held(turn, task.model)
     reason = route(state, task.model, turn.now_s, key)
@@ -75,7 +75,7 @@ def is_closed(state: State, model: Model, key: ShapeKey | None, now_s: float) ->
 def turn_away(turn: Turn, event: RequestTurnedAway) -> None:
     """Refuses a request to which everything is closed, as `admit` would."""
     if (found := refusal(turn.state, event.model, event.shape)) is not None:
-        _refuse_for_good(turn, event.task_id, found)
+        _refuse_for_good(turn, event.task_id, event.model, found)
         return
     _note_fallback(turn, event.model)
     is_over = event.waited_s >= turn.state.limits.degraded_wait_s
@@ -179,8 +179,8 @@ def _enqueue(turn: Turn, task: Task) -> None:
     turn.emit(ReplyAccepted(task=queued))
 
 
-def _refuse_for_good(turn: Turn, task_id: TaskId, found: Refusal) -> None:
-    turn.emit(ReplyRefused(task_id=task_id, refusal=found))
+def _refuse_for_good(turn: Turn, task_id: TaskId, model: Model, found: Refusal) -> None:
+    turn.emit(ReplyRefused(task_id=task_id, model=model, refusal=found))
 
 
 def _refuse(turn: Turn, task_id: TaskId, model: Model, cause: OverloadCause, *, waited_s: float) -> None:
@@ -195,6 +195,7 @@ def _refuse(turn: Turn, task_id: TaskId, model: Model, cause: OverloadCause, *, 
     turn.emit(
         ReplyOverloaded(
             task_id=task_id,
+            model=model,
             cause=cause,
             depth=state.degraded_depth,
             max_depth=limits.degraded_depth,

@@ -12,6 +12,7 @@ from command_line.failures import CommandError
 from command_line.program import program
 
 LOOPBACK = "127.0.0.1"
+_METRICS = "-metrics"
 HTTP_OPTION = "--http-port"
 GRPC_OPTION = "--grpc-port"
 
@@ -21,8 +22,8 @@ class Ports:
     """The ports of one stack.
 
     Attributes:
-        by_process: port of each process that listens.
-        picked: processes whose port was picked free here: a lost race for it is ended by picking again.
+        by_process: port of each process that listens; that of its metrics under `metrics_of` it.
+        picked: those of these names whose port was picked free here: a lost race for it is ended by picking again.
     """
 
     by_process: Mapping[str, int]
@@ -34,7 +35,7 @@ class Listener:
     """A process that listens.
 
     Attributes:
-        process: its name.
+        process: its name; `metrics_of` it for the port of its metrics.
         default: its port when nothing else is said.
         option: the option of `warmlane up` that moves it.
         named: what the option said: a port, 0 for any free one, None when it was not given (or the option names another process's port).
@@ -44,6 +45,16 @@ class Listener:
     default: int
     option: str
     named: int | None
+
+
+def metrics_of(process: str) -> str:
+    """Under which name the port of the process's metrics is listed."""
+    return process + _METRICS
+
+
+def owner_of(name: str) -> str:
+    """The process that listens on the port of this name."""
+    return name.removesuffix(_METRICS)
 
 
 def plan_ports(listeners: Iterable[Listener], *, side_by_side: bool) -> Ports:

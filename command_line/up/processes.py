@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from command_line.up.folder import DataFolder
-from command_line.up.ports import GRPC_OPTION, HTTP_OPTION, LOOPBACK, Listener, Ports
+from command_line.up.ports import GRPC_OPTION, HTTP_OPTION, LOOPBACK, Listener, Ports, metrics_of
 
 ADMISSION = "admission"
 HTTP_BRIDGE = "http-bridge"
@@ -21,6 +21,13 @@ ALL_PROCESSES = (ADMISSION, *LANES, HTTP_BRIDGE)
 
 # The design's default ports.
 _DEFAULT_PORTS: Mapping[str, int] = {ADMISSION: 50051, "lane-anisora": 50061, "lane-phr00t": 50062, DEGRADED_POOL: 50063, HTTP_BRIDGE: 8080}
+_DEFAULT_METRICS_PORTS: Mapping[str, int] = {
+    HTTP_BRIDGE: 9100,
+    ADMISSION: 9101,
+    "lane-anisora": 9102,
+    "lane-phr00t": 9103,
+    DEGRADED_POOL: 9104,
+}
 
 
 class StopStage(IntEnum):
@@ -70,7 +77,7 @@ class StackOptions:
 def listeners(processes: Sequence[str], *, http_port: int | None, grpc_port: int | None) -> list[Listener]:
     """Who of the processes listens where, by the options as given."""
     named = {ADMISSION: grpc_port, HTTP_BRIDGE: http_port}
-    return [
+    services = [
         Listener(
             process=name,
             default=_DEFAULT_PORTS[name],
@@ -79,6 +86,10 @@ def listeners(processes: Sequence[str], *, http_port: int | None, grpc_port: int
         )
         for name in processes
     ]
+    metrics = [
+        Listener(process=metrics_of(name), default=_DEFAULT_METRICS_PORTS[name], option=GRPC_OPTION, named=None) for name in processes
+    ]
+    return services + metrics
 
 
 def admission_address(options: StackOptions, ports: Ports, inherited: Mapping[str, str]) -> str:
@@ -141,5 +152,6 @@ def _process(name: str, shared: Mapping[str, str], options: StackOptions, ports:
         # Nobody else needs the keys, so nobody else has them.
         environment.pop("WARMLANE_API_KEY", None)
         environment.pop("WARMLANE_ADMIN_KEY", None)
+    own["WARMLANE_METRICS_BIND"] = f"{LOOPBACK}:{ports.by_process[metrics_of(name)]}"
     command = (sys.executable, "-m", name.replace("-", "_"))
     return Process(name=name, command=command, environment=environment | own, stop_stage=stage)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from command_line.client import AdmissionClient, admission_client
 from command_line.failures import CommandError, ExitCode
 from command_line.up.folder import DataFolder
-from command_line.up.ports import Listener, Ports, is_taken, plan_ports
+from command_line.up.ports import Listener, Ports, is_taken, owner_of, plan_ports
 from command_line.up.processes import Process
 from command_line.up.readiness import Wanted, missing
 from command_line.up.screen import Screen
@@ -113,7 +113,7 @@ async def _until_ready(plan: Plan, signals: _Signals, supervisor: Supervisor, cl
 def _lost_port(ports: Ports, supervisor: Supervisor) -> bool:
     """Whether a process that died, and does not run now, had picked a port that somebody else holds."""
     return any(
-        supervisor.deaths(name) > 0 and supervisor.pid(name) is None and is_taken(ports.by_process[name])
+        supervisor.deaths(owner_of(name)) > 0 and supervisor.pid(owner_of(name)) is None and is_taken(ports.by_process[name])
         for name in ports.picked
         if name in ports.by_process
     )

@@ -14,6 +14,7 @@ import structlog
 from runtime.lane import state as lane
 from runtime.lane.attachment import Attachment, StreamEndedError, Talk
 from runtime.lane.convert import LaneIdentity, report_message, wish_of
+from runtime.lane.observer import SILENT, LaneObserver
 from runtime.lane.outcome import Failure, FailureCode, MemoryRecord, Outcome, Phase, unmeasured
 from runtime.lane.scratch import remove_abandoned
 from runtime.lane.state import Attempt, Ended, ForgetOutcome, Idle, LaneState, StartAttempt, StopAttempt, StopReason, Working
@@ -66,6 +67,7 @@ class Agent:
         worker_settings: WorkerSettings,
         stub: DispatchServiceAsyncStub,
         on_change: Callable[[], None] = lambda: None,
+        observer: LaneObserver = SILENT,
     ) -> None:
         """Starts nothing yet.
 
@@ -75,6 +77,7 @@ class Agent:
             worker_settings: what the pipeline's process is for.
             stub: of admission's DispatchService.
             on_change: called when the process's status changed.
+            observer: counts what the worker and the attempts do.
         """
         self._identity = identity
         self._settings = settings
@@ -82,6 +85,7 @@ class Agent:
         self._stub = stub
         self._worker = Worker(worker_settings, on_change=self._worker_changed, on_progress=self._progressed, on_gpu_free=self._gpu_freed)
         self._listener = on_change
+        self._observer = observer
         self._state = LaneState()
         self._activity_changed = asyncio.Event()
         self._wished_interval_s = settings.report_interval_s
@@ -239,6 +243,7 @@ class Agent:
             _log.exception("attempt_broken", task=attempt.task_id, attempt=attempt.number)
             outcome = _refused("The lane failed.", "the lane's agent failed")
         self._records.append(outcome.memory)
+        self._observer.attempt_ended(lease.request.model, lease.request.steps, outcome)
         code = outcome.failure.code if outcome.failure is not None else "done"
         _log.info("attempt_ended", task=attempt.task_id, attempt=attempt.number, end=code, render_s=outcome.render_s)
         if (change := outcome.memory.residency_change) is not None:
@@ -276,6 +281,7 @@ class Agent:
 
     def _worker_changed(self) -> None:
         self._nudge(urgent=True)
+        self._observer.status_changed(self._worker.status)
         self._listener()
 
     def _become(self, state: LaneState) -> None:

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from runtime.logs import LogSettings
+from runtime.metrics.settings import MetricsSettings
 
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class LaneSettings(LogSettings):
+class LaneSettings(MetricsSettings):
     """Base of the three lanes' settings; each adds the defaults of its names.
 
     Attributes:

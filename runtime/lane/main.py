@@ -18,8 +18,15 @@ from runtime.lane.agent import Agent, AgentSettings
 from runtime.lane.config import LaneSettings
 from runtime.lane.convert import LaneIdentity
 from runtime.lane.inspection import SERVICE_NAME, InspectionService
+from runtime.lane.metrics.attempts import AttemptMetrics
+from runtime.lane.metrics.catalogue import LaneLabels
+from runtime.lane.metrics.state import LaneCollector
+from runtime.lane.observer import SILENT
 from runtime.lane.work import WorkerSettings
 from runtime.logs import configure_logging
+from runtime.metrics.registry import Registry
+from runtime.metrics.rpc import RpcMetrics
+from runtime.metrics.server import MetricsServer
 from runtime.process import stop_event
 from runtime.rpc import OVERALL, GrpcServer, create_channel
 from runtime.settings import problems
@@ -57,16 +64,25 @@ async def serve(settings: LaneSettings, identity: LaneIdentity) -> None:
     """Serves until a stop signal; raises what goes wrong inside the lane, so that its supervisor starts it anew."""
     stop = stop_event()
     changed = asyncio.Event()
-    async with create_channel(settings.admission_address) as channel:
+    registry = Registry(settings.lane_id)
+    labels = LaneLabels(settings.lane_id, "dedicated" if identity.is_dedicated else "degraded_shared")
+    is_counted = bool(settings.metrics_bind)
+    async with create_channel(settings.admission_address) as channel, MetricsServer(settings.metrics_bind, registry):
         agent = Agent(
             identity,
             AgentSettings(report_interval_s=settings.report_interval_s, stream_life_s=settings.stream_life_s),
             _worker_settings(settings, identity),
             DispatchServiceStub(channel),
             changed.set,
+            AttemptMetrics(registry, labels, identity.models) if is_counted else SILENT,
         )
+        registry.register(LaneCollector(agent, labels))
         service = InspectionService(agent, datetime.now(UTC))
-        server = GrpcServer(settings.inspection_bind, {SERVICE_NAME: lambda to: add_InspectionServiceServicer_to_server(service, to)})
+        server = GrpcServer(
+            settings.inspection_bind,
+            {SERVICE_NAME: lambda to: add_InspectionServiceServicer_to_server(service, to)},
+            observer=RpcMetrics(registry) if is_counted else None,
+        )
         await server.start()
         _log.info("lane_started", lane=identity.lane_id, boot=identity.boot_id, port=server.port, models=identity.models)
         running = asyncio.create_task(agent.run(), name="agent")

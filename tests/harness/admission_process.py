@@ -50,6 +50,7 @@ async def start_admission(folder: Path, bind: str = "127.0.0.1:0") -> Admission:
     """Starts it on the data of the folder."""
     settings = {
         "WARMLANE_ADMISSION_BIND": bind,
+        "WARMLANE_METRICS_BIND": "127.0.0.1:0",
         "WARMLANE_DATABASE_URL": f"sqlite:///{folder / 'admission.db'}",
         "WARMLANE_OBJECT_STORE_URL": (folder / "objects").as_uri(),
         "WARMLANE_LOG_FORMAT": "json",

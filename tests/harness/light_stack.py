@@ -262,6 +262,7 @@ class LightStack:
         return clean | {
             "WARMLANE_LOG_FORMAT": "json",
             "WARMLANE_ADMISSION_BIND": self.grpc_address,
+            "WARMLANE_METRICS_BIND": "127.0.0.1:0",
             "WARMLANE_ADMISSION_ADDRESS": self.grpc_address,
             "WARMLANE_DATABASE_URL": f"sqlite:///{self.database}",
             "WARMLANE_OBJECT_STORE_URL": self.objects.as_uri(),

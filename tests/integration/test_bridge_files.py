@@ -154,6 +154,7 @@ async def test_process_ends_with_code_0_when_it_is_told_to_stop_after_serving(tm
         environment = {
             **os.environ,
             "WARMLANE_HTTP_BIND": "127.0.0.1:0",
+            "WARMLANE_METRICS_BIND": "127.0.0.1:0",
             "WARMLANE_ADMISSION_ADDRESS": address,
             "WARMLANE_API_KEY": KEY,
             "WARMLANE_LOG_FORMAT": "json",
@@ -174,5 +175,7 @@ async def test_process_ends_with_code_0_when_it_is_told_to_stop_after_serving(tm
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    assert [event["event"] for event in events] == ["http_starting", "http_serving", "http_request", "http_stopping", "http_stopped"]
+    assert [event["event"] for event in events] == [
+        "http_starting", "metrics_listening", "http_serving", "http_request", "http_stopping", "http_stopped",
+    ]  # fmt: skip
     assert KEY not in json.dumps(events)

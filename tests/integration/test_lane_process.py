@@ -61,6 +61,7 @@ async def lane_process(folder: Path, module: str = "tests.harness.lane_process")
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "protos" / "gen"))),
         "WARMLANE_INSPECTION_BIND": "127.0.0.1:0",
+        "WARMLANE_METRICS_BIND": "127.0.0.1:0",
         "WARMLANE_ADMISSION_ADDRESS": "127.0.0.1:1",
         "WARMLANE_LANE_ID": "lane-test",
         "WARMLANE_DEVICE": "cpu",

@@ -125,6 +125,19 @@ def test_probe_asks_where_the_process_listens_when_it_is_a_grpc_server(services:
         assert bind is None or service["healthcheck"]["test"][4] == bind, name
 
 
+def test_processes_that_run_together_have_metrics_ports_of_their_own_when_they_share_a_network(services: Mapping[str, Any]) -> None:
+    for profile in ("tiny", "gpu"):
+        together = [one for name, one in services.items() if name != "pod" and one.get("profiles", [profile]) == [profile]]
+        binds = [one["environment"]["WARMLANE_METRICS_BIND"] for one in together]
+        assert sorted(binds) == [f"127.0.0.1:{port}" for port in range(9100, 9105)]
+
+
+def test_default_ports_of_metrics_are_those_of_the_design_when_nothing_is_set() -> None:
+    assert [settings.model_fields["metrics_bind"].default for settings in _settings()] == [
+        f"127.0.0.1:{port}" for port in (9101, 9100, 9102, 9103, 9104)
+    ]
+
+
 def test_only_the_pod_has_a_network_when_grpc_is_loopback_only(services: Mapping[str, Any]) -> None:
     assert [name for name, service in services.items() if "ports" in service] == ["pod"]
     assert {service.get("network_mode") for name, service in services.items() if name != "pod"} == {"service:pod"}

@@ -31,3 +31,8 @@ def test_placements_peaks_and_times_of_the_a10g_page_are_those_that_plan_predict
             assert row.least_s is not None
             assert (row.choice.rung.placement, f"{row.choice.peak_bytes / 1024**3:.1f}") == (placement, peak)
             assert int(row.least_s) == 60 * int(minutes) + int(seconds)
+
+
+def test_reference_of_metrics_is_what_the_catalogues_make() -> None:
+    made = runpy.run_path(str(_DOCS / "metrics.py"))["page"]()
+    assert (_DOCS / "reference" / "metrics.md").read_text(encoding="utf-8") == made, "run: .venv/bin/python docs/metrics.py"

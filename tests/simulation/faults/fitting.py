@@ -46,8 +46,8 @@ def refused_is_kept() -> AbstractContextManager[object]:
     """A refused request is held all the same."""
     refuse = routing._refuse_for_good
 
-    def sticky(turn: Turn, task_id: TaskId, found: Refusal) -> None:
-        refuse(turn, task_id, found)
+    def sticky(turn: Turn, task_id: TaskId, model: Model, found: Refusal) -> None:
+        refuse(turn, task_id, model, found)
         known = next(iter(turn.state.tasks.values()), None)
         if known is not None:
             turn.state.tasks[task_id] = replace(known, task_id=task_id)

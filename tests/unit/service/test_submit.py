@@ -13,6 +13,7 @@ from warmlane.admission.v1 import task_pb2
 from warmlane.generation.v1 import generation_pb2
 
 from admission.core.commands import OverloadCause, Refusal, RefusalCode, ReplyOverloaded
+from admission.core.tasks import Model
 from admission.engine_types import OverloadedError, RefusedError, RequestReusedError
 from admission.store.port import StoreUnavailableError
 from runtime.objects import input_key
@@ -67,7 +68,9 @@ async def test_request_with_an_image_is_accepted_when_it_was_uploaded(stack: Sta
 
 @pytest.mark.parametrize("cause", list(OverloadCause))
 async def test_bounds_and_retry_are_told_when_the_queue_is_overloaded(stack: Stack, cause: OverloadCause) -> None:
-    reply = ReplyOverloaded(task_id=TASK_ID, cause=cause, depth=25, max_depth=25, waited_s=30.0, max_wait_s=30.0, retry_after_s=12.25)
+    reply = ReplyOverloaded(
+        task_id=TASK_ID, model=Model("anisora"), cause=cause, depth=25, max_depth=25, waited_s=30.0, max_wait_s=30.0, retry_after_s=12.25
+    )
     stack.controller.answer = OverloadedError(reply)
 
     error = await error_of(client(stack).SubmitTask(a_submission(), timeout=5))

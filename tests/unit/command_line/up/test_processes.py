@@ -10,10 +10,12 @@ import pytest
 from command_line.failures import CommandError
 from command_line.up.folder import DataFolder
 from command_line.up.gpus import assign_gpus
-from command_line.up.ports import Ports
+from command_line.up.ports import Ports, metrics_of
 from command_line.up.processes import ALL_PROCESSES, Process, StackOptions, admission_address, stack_processes
 
-PORTS = Ports(by_process={name: 50_000 + index for index, name in enumerate(ALL_PROCESSES)}, picked=frozenset())
+PORTS = Ports(
+    by_process={name: 50_000 + index for index, name in enumerate((*ALL_PROCESSES, *map(metrics_of, ALL_PROCESSES)))}, picked=frozenset()
+)
 
 
 def _options(profile: str = "tiny", processes: tuple[str, ...] = ALL_PROCESSES) -> StackOptions:
@@ -36,6 +38,12 @@ def test_every_client_dials_admission_when_ports_are_planned(folder: DataFolder)
     assert {one.environment["WARMLANE_ADMISSION_ADDRESS"] for one in table.values()} == {"127.0.0.1:50000"}
     assert table["lane-phr00t"].environment["WARMLANE_INSPECTION_BIND"] == "127.0.0.1:50002"
     assert table["http-bridge"].environment["WARMLANE_HTTP_BIND"] == "127.0.0.1:50004"
+
+
+def test_each_process_has_its_own_port_for_metrics_when_the_caller_set_one_for_all(folder: DataFolder) -> None:
+    table = _table(folder, {"WARMLANE_METRICS_BIND": "127.0.0.1:9"})
+    binds = {name: process.environment["WARMLANE_METRICS_BIND"] for name, process in table.items()}
+    assert binds == {name: f"127.0.0.1:{50_005 + index}" for index, name in enumerate(ALL_PROCESSES)}
 
 
 def test_keys_reach_the_bridge_only_when_they_are_set(folder: DataFolder) -> None:

@@ -1,0 +1,48 @@
+"""Who is told what admission decides and writes, to count it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from admission.core.commands import ReplyOverloaded, ReplyRefused
+    from admission.core.tasks import Event, Task
+
+
+class Observer(Protocol):
+    """Is told on the event loop, in the middle of every decision: quick, and never raises."""
+
+    def recorded(self, event: Event, task: Task | None) -> None:
+        """The event is on disk. `task`: the one that it concerns as the same decision made it; None: it has ended, or it concerns none."""
+        ...
+
+    def refused(self, reply: ReplyOverloaded | ReplyRefused) -> None:
+        """A valid request was not taken."""
+        ...
+
+    def committed(self, *, decisions: int, seconds: float) -> None:
+        """So many decisions reached the disk in one transaction, which took so long."""
+        ...
+
+    def not_committed(self) -> None:
+        """The store could not take a transaction."""
+        ...
+
+
+class _Silent:
+    """Counts nothing."""
+
+    def recorded(self, event: Event, task: Task | None) -> None:
+        """Nothing."""
+
+    def refused(self, reply: ReplyOverloaded | ReplyRefused) -> None:
+        """Nothing."""
+
+    def committed(self, *, decisions: int, seconds: float) -> None:
+        """Nothing."""
+
+    def not_committed(self) -> None:
+        """Nothing."""
+
+
+SILENT: Observer = _Silent()
