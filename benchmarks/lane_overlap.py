@@ -31,7 +31,6 @@ from warmlane.generation.v1.generation_pb2 import GenerationRequest
 from tests.harness.light_stack import LightStack
 from tests.harness.stack import Stack
 
-_SETTING = "WARMLANE_OVERLAP"
 _POLL_S = 0.02
 _PATIENCE_S = 600.0
 _ENDED = (task_pb2.TASK_STATE_DONE, task_pb2.TASK_STATE_FAILED, task_pb2.TASK_STATE_CANCELLED)
@@ -80,20 +79,13 @@ def _row(kind: str, clip: dict[str, Any], count: int, render_s: float | None) ->
 @contextmanager
 def _served(kind: str, folder: Path, *, overlap: bool) -> Iterator[str]:
     """Address of an admission with one lane of this kind, ready."""
-    setting = "true" if overlap else "false"
+    setting = {"WARMLANE_OVERLAP": "true" if overlap else "false"}
     if kind == "waiting":
-        with LightStack(folder, processes=("admission", "lane-anisora"), environment={_SETTING: setting}) as light:
+        with LightStack(folder, processes=("admission", "lane-anisora"), environment=setting) as light:
             yield light.grpc_address
-        return
-    before = os.environ.get(_SETTING)
-    os.environ[_SETTING] = setting
-    try:
-        with Stack(folder, without=("lane-phr00t", "degraded-pool", "http-bridge")) as stack:
+    else:
+        with Stack(folder, without=("lane-phr00t", "degraded-pool", "http-bridge"), environment=setting) as stack:
             yield stack.grpc_address
-    finally:
-        os.environ.pop(_SETTING)
-        if before is not None:
-            os.environ[_SETTING] = before
 
 
 def _seconds(address: str, clip: dict[str, Any], count: int) -> float:
