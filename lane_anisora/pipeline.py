@@ -44,6 +44,10 @@ def make_scheduler() -> UniPCMultistepScheduler:
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=params.FLOW_SHIFT)
 
 
+scheduler_with_most_state = make_scheduler
+"""Memory is predicted with it. There is no other."""
+
+
 class AnisoraModel:
     """What makes a Wan model AniSora."""
 
@@ -54,7 +58,10 @@ class AnisoraModel:
             "transformer_2": PartSource(title="the low-noise expert", part_class=WanTransformer3DModel),
         }
     )
-    recipe = AnisoraRecipe()
+
+    def make_recipe(self, variant: str) -> AnisoraRecipe:  # all variants are sampled alike
+        """How requests become calls."""
+        return AnisoraRecipe()
 
     def build_tiny(self, folder: Path) -> None:
         """Saves tiny parts into an empty folder."""
@@ -65,7 +72,7 @@ class AnisoraModel:
         # Imported here, after the libraries were silenced: the base class's module prints advice about a package that it does not need.
         from lane_anisora.conditioning import KeyframeVideoPipeline
 
-        return KeyframeVideoPipeline(scheduler=make_scheduler(), boundary_ratio=params.BOUNDARY_RATIO, **components)
+        return KeyframeVideoPipeline(scheduler=None, boundary_ratio=params.BOUNDARY_RATIO, **components)
 
 
 catalog: Catalog = WanCatalog(AnisoraModel())

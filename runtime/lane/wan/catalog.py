@@ -18,6 +18,7 @@ from runtime.lane.wan.parts import part_of
 from runtime.lane.wan.placing import PlacedPart, Placer
 from runtime.lane.wan.skeleton import make_diffusers_part, make_text_encoder, set_compute
 from runtime.lane.wan.traces import activations_of
+from runtime.lane.wan.variant import checkpoint_variant
 from runtime.lane.wan.weights import WanWeights, map_weights, read_weights, stored_layouts
 
 if TYPE_CHECKING:
@@ -52,9 +53,8 @@ class WanModel(Protocol):
         """By part name: `transformer`, and `transformer_2` where there are two experts."""
         ...
 
-    @property
-    def recipe(self) -> Recipe:
-        """How its jobs become calls."""
+    def make_recipe(self, variant: str) -> Recipe:
+        """How jobs become calls, with a checkpoint of this variant; empty: of none. Raises ValueError for a variant that is not served."""
         ...
 
     def build_tiny(self, folder: Path) -> None:
@@ -115,7 +115,8 @@ class WanCatalog:
             set_compute(module, torch.device(settings.memory.device), types[name])
         tokenizer = PreTrainedTokenizerFast.from_pretrained(weights.folder / "tokenizer", local_files_only=True)
         pipe = self._model.make_pipeline({"tokenizer": tokenizer, **modules})
-        return LoadedWanPipeline(pipe, self._model.recipe, Placer(settings.memory, placed), settings.memory)
+        recipe = self._model.make_recipe(checkpoint_variant(weights.folder))
+        return LoadedWanPipeline(pipe, recipe, Placer(settings.memory, placed), settings.memory)
 
     def _folder(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> Path:
         self._check(model)

@@ -138,8 +138,12 @@ class LoadedWanPipeline:
     def _denoise(self, pipe: Any, job: RenderJob, preparation: Preparation, **tensors: torch.Tensor | None) -> torch.Tensor:
         request = job.request
 
-        def on_step_end(_pipe: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-            job.on_step(step + 1, request.steps)
+        evaluations_a_step, evaluations = pipe.scheduler.order, len(evaluated_timesteps(pipe, request.steps))
+
+        def on_step_end(_pipe: Any, evaluation: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            whole_steps, more = divmod(evaluation + 1, evaluations_a_step)
+            if more == 0 or evaluation + 1 == evaluations:
+                job.on_step(whole_steps + (more > 0), request.steps)
             return values
 
         passes = denoising_passes(pipe, request.steps, preparation.passes_per_step)
@@ -171,16 +175,22 @@ class LoadedWanPipeline:
 
 def denoising_passes(pipe: Any, steps: int, passes_per_step: int) -> tuple[str, ...]:
     """The transformer of each forward pass of a call, in order: diffusers' rule, the high-noise expert from the boundary up."""
-    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    scheduler.set_timesteps(steps)
     high, low = TRANSFORMERS
     ratio = pipe.config.boundary_ratio
-    boundary = None if ratio is None else ratio * scheduler.config.num_train_timesteps
+    boundary = None if ratio is None else ratio * pipe.scheduler.config.num_train_timesteps
     return tuple(
         high if boundary is None or timestep >= boundary else low
-        for timestep in scheduler.timesteps.tolist()
+        for timestep in evaluated_timesteps(pipe, steps)
         for _ in range(passes_per_step)
     )
+
+
+def evaluated_timesteps(pipe: Any, steps: int) -> list[float]:
+    """The timesteps at which a call evaluates the network; more than there are steps where the scheduler's are of several evaluations."""
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(steps)
+    timesteps: list[float] = scheduler.timesteps.tolist()
+    return timesteps
 
 
 def blocks_of(pipe: Any) -> Iterator[torch.nn.Module]:
