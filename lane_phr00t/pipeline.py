@@ -82,5 +82,8 @@ class Phr00tModel:
 
         return KeyframeVacePipeline(scheduler=None, **components)
 
+    def make_text_to_video(self, components: Mapping[str, Any]) -> None:
+        """None: the transformer is for every mode."""
+
 
 catalog: Catalog = WanCatalog(Phr00tModel())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from runtime.fit.ladder import TEXT_ENCODER, TRANSFORMERS, VAE
+from runtime.fit.ladder import TEXT_ENCODER, TEXT_TO_VIDEO_TRANSFORMERS, TRANSFORMERS, VAE
 from runtime.fit.placement import MemoryPhase
 from runtime.lane.wan.forwards import replaced_forwards
 from runtime.lane.wan.latents import decode_frames
@@ -69,10 +69,23 @@ class Recipe(Protocol):
 class LoadedWanPipeline:
     """A diffusers Wan pipeline with its weights. Implements `runtime.lane.renderer.Pipeline`."""
 
-    def __init__(self, pipe: DiffusionPipeline, recipe: Recipe, placer: Placer, memory: DeviceMemory) -> None:
-        """Takes over a pipeline whose networks the placer places: nobody else may hold a reference to either."""
-        pipe.set_progress_bar_config(disable=True)
+    def __init__(
+        self, pipe: DiffusionPipeline, recipe: Recipe, placer: Placer, memory: DeviceMemory, text_to_video: DiffusionPipeline | None = None
+    ) -> None:
+        """Takes over a pipeline whose networks the placer places: nobody else may hold a reference to either.
+
+        Args:
+            pipe: renders every mode, or every mode but `t2v`.
+            recipe: of the model.
+            placer: has the parts of both pipelines.
+            memory: of the device.
+            text_to_video: renders `t2v`, with `TEXT_TO_VIDEO_TRANSFORMERS`, where the model's folder has these.
+        """
+        for one in (pipe, text_to_video):
+            if one is not None:
+                one.set_progress_bar_config(disable=True)
         self._pipe: Any = pipe
+        self._text_to_video: Any = text_to_video
         self._recipe = recipe
         self._placer = placer
         self._memory = memory
@@ -84,7 +97,7 @@ class LoadedWanPipeline:
             msg = "the pipeline was released"
             raise RuntimeError(msg)
         try:
-            preparation = self._recipe.prepare(self._pipe, job)
+            preparation = self._recipe.prepare(self._pipe_for(job), job)
             with self._memory.counting(), torch.inference_mode():
                 frames = self._render(job, preparation)
         except BaseException as error:
@@ -103,11 +116,14 @@ class LoadedWanPipeline:
     def release(self) -> None:
         """Drops the pipeline and what it has on the device; calling it again does nothing. Cycles go with the next `gc.collect()`."""
         if self._pipe is not None:
-            self._pipe = None
+            self._pipe = self._text_to_video = None
             self._placer.release()
 
+    def _pipe_for(self, job: RenderJob) -> Any:
+        return self._text_to_video if job.request.mode == "t2v" and self._text_to_video is not None else self._pipe
+
     def _render(self, job: RenderJob, preparation: Preparation) -> npt.NDArray[np.uint8]:
-        pipe, placer = self._pipe, self._placer
+        pipe, placer = self._pipe_for(job), self._placer
         pipe.vae.use_tiling = job.placement.is_vae_tiled
         try:
             placer.set_weights(job.placement.weights, lambda: job.on_phase(MemoryPhase.LOAD))
@@ -151,7 +167,8 @@ class LoadedWanPipeline:
             for name in dict.fromkeys(passes):
                 transformer = getattr(pipe, name)
                 stack.enter_context(leaner(transformer, lazy_hints=job.placement.has_lazy_hints, chunked=job.placement.is_chunked))
-            stack.enter_context(self._placer.passing(passes))
+            parts = dict(zip(TRANSFORMERS, TEXT_TO_VIDEO_TRANSFORMERS if pipe is self._text_to_video else TRANSFORMERS, strict=True))
+            stack.enter_context(self._placer.passing([parts[name] for name in passes]))
             stack.enter_context(_checked(blocks_of_transformers(pipe), job.check))
             latents: torch.Tensor = pipe(
                 **tensors,
