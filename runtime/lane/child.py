@@ -128,7 +128,9 @@ def run(commands: Commands) -> int:
             pinned_limit_bytes=start.pinned_limit_bytes,
         )
         catalog = _catalog(start.catalog)
-        settings = LoadSettings(profile=start.profile, models_dir=start.models_dir, memory=memory)
+        settings = LoadSettings(
+            profile=start.profile, models_dir=start.models_dir, memory=memory, attention_backend=start.attention_backend
+        )
         ladders = Ladders(catalog, settings)
         # Before anything is loaded, so that all that is in use now is in use by others.
         worker_memory = ladders.measure()

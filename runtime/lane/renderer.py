@@ -31,12 +31,14 @@ class LoadSettings:
         models_dir: folder that holds the model folders; tiny ones are made there when missing.
         memory: of the device to work on; weights get there by it only.
         is_host_poor: weights stay mapped from disk instead of being copied to host memory.
+        attention_backend: kernel of the transformers' attention, by diffusers' name; `auto`: what the GPU and the packages offer.
     """
 
     profile: str
     models_dir: Path
     memory: DeviceMemory
     is_host_poor: bool = False
+    attention_backend: str = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,20 @@ import torch
 from diffusers import AutoencoderKLWan
 from transformers import PreTrainedTokenizerFast
 
-from runtime.fit.ladder import TEXT_ENCODER, TEXT_TO_VIDEO_TRANSFORMERS, TRANSFORMERS, VAE, ModelParts, build_ladder
+from runtime.fit.ladder import (
+    ALL_TRANSFORMERS,
+    TEXT_ENCODER,
+    TEXT_TO_VIDEO_TRANSFORMERS,
+    TRANSFORMERS,
+    VAE,
+    ModelParts,
+    build_ladder,
+)
+from runtime.lane.wan.attention import choose_backend, offer_of, set_backend
 from runtime.lane.wan.components import compute_types, model_folder, silence_libraries
 from runtime.lane.wan.headers import WeightsError
 from runtime.lane.wan.lean import cast_at_use
-from runtime.lane.wan.loaded import LoadedWanPipeline
+from runtime.lane.wan.loaded import LoadedWanPipeline, Pipes
 from runtime.lane.wan.parts import part_of
 from runtime.lane.wan.placing import PlacedPart, Placer
 from runtime.lane.wan.skeleton import make_diffusers_part, make_text_encoder, set_compute
@@ -127,10 +136,15 @@ class WanCatalog:
             set_compute(module, torch.device(settings.memory.device), types[name])
         tokenizer = PreTrainedTokenizerFast.from_pretrained(weights.folder / "tokenizer", local_files_only=True)
         pair = {name: modules.pop(part) for name, part in zip(TRANSFORMERS, TEXT_TO_VIDEO_TRANSFORMERS, strict=True) if part in modules}
-        pipe = self._model.make_pipeline({"tokenizer": tokenizer, **modules})
+        main = self._model.make_pipeline({"tokenizer": tokenizer, **modules})
         text_to_video = self._model.make_text_to_video({"tokenizer": tokenizer, **modules, **pair}) if pair else None
+        set_backend(
+            (part.module for name, part in placed.items() if name in ALL_TRANSFORMERS),
+            choose_backend(settings.attention_backend, offer_of(torch.device(settings.memory.device), types[TRANSFORMERS[0]])),
+        )
         recipe = self._model.make_recipe(checkpoint_variant(weights.folder))
-        return LoadedWanPipeline(pipe, recipe, Placer(settings.memory, placed), settings.memory, text_to_video)
+        pipes = Pipes(main=main, text_to_video=text_to_video)
+        return LoadedWanPipeline(pipes, recipe, Placer(settings.memory, placed), settings.memory, weights.embeddings)
 
     def _folder(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> Path:
         self._check(model)
