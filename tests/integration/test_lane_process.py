@@ -58,7 +58,8 @@ async def lane_process(folder: Path) -> AsyncIterator[LaneProcess]:
     (folder / "models").mkdir(exist_ok=True)
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
+        # This tree's generated code, too: another may be installed.
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos' / 'gen'}",
         "WARMLANE_INSPECTION_BIND": "127.0.0.1:0",
         "WARMLANE_ADMISSION_ADDRESS": "127.0.0.1:1",
         "WARMLANE_LANE_ID": "lane-test",
