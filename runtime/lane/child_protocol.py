@@ -36,6 +36,7 @@ class Start:
         memory_budget_bytes: what the device has for this process, if not all its own; 0: that.
         memory_margin_bytes: kept free of predictions; None: the device's default.
         pinned_limit_bytes: host memory that may be pinned; None: the device's default.
+        attention_backend: of transformers; `auto`: what the GPU and the installed packages offer.
     """
 
     kind: Literal["start"] = "start"
@@ -48,6 +49,7 @@ class Start:
     memory_budget_bytes: int = 0
     memory_margin_bytes: int | None = None
     pinned_limit_bytes: int | None = None
+    attention_backend: str = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

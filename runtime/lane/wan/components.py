@@ -11,7 +11,7 @@ import diffusers.utils.logging
 import torch
 import transformers.utils.logging
 
-from runtime.fit.ladder import TEXT_ENCODER, TRANSFORMERS, VAE
+from runtime.fit.ladder import ALL_TRANSFORMERS, TEXT_ENCODER, VAE
 from runtime.lane.renderer import ModelFilesMissingError
 
 if TYPE_CHECKING:
@@ -85,4 +85,4 @@ def compute_types(profile: str, memory: DeviceMemory) -> dict[str, torch.dtype]:
         others = text = torch.bfloat16
         if torch.device(memory.device).type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             others, text = torch.float16, torch.float32
-    return {TEXT_ENCODER: text, VAE: others} | dict.fromkeys(TRANSFORMERS, others)
+    return {TEXT_ENCODER: text, VAE: others} | dict.fromkeys(ALL_TRANSFORMERS, others)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.fit.ladder import ALL_TRANSFORMERS
 from runtime.fit.placement import PLACEMENTS
 from runtime.lane.memory.host import HostMemory
 from tests.unit.pipelines.jobs import inner, make_job, make_request
@@ -79,9 +80,7 @@ def test_float16_is_computed_in_when_the_gpu_has_no_bfloat16(
 
     types = compute_types("a10g", OldGpu())
 
-    assert types == {name: getattr(torch, others) for name in ("vae", "transformer", "transformer_2")} | {
-        "text_encoder": getattr(torch, text)
-    }
+    assert types == {name: getattr(torch, others) for name in ("vae", *ALL_TRANSFORMERS)} | {"text_encoder": getattr(torch, text)}
     assert set(compute_types("tiny", OldGpu()).values()) == {torch.float32}
 
 
