@@ -116,7 +116,6 @@ class Planned(_Message):
 
     Attributes:
         ignored: tensors of the sources that no network has and that are known by name.
-        resumes_at_bytes: of the weights, what an earlier run has written already.
     """
 
     event: Literal["planned"] = "planned"
@@ -127,7 +126,6 @@ class Planned(_Message):
     sources: tuple[SourceDocument, ...]
     parts: tuple[PartDocument, ...]
     ignored: tuple[str, ...]
-    resumes_at_bytes: int
 
 
 class Progress(_Message):

@@ -82,7 +82,7 @@ class WanCatalog:
 
         Raises:
             ValueError: another model, or an unknown profile.
-            ModelFolderMissingError: its checkpoint is not there.
+            ModelFolderError: its checkpoint is not there, or not whole, or another's.
             WeightsError: its files are not what the networks need.
         """
         folder = self._folder(model, settings, _ignore)

@@ -12,6 +12,7 @@ import torch
 import transformers.utils.logging
 
 from runtime.fit.ladder import TEXT_ENCODER, TRANSFORMERS, VAE
+from runtime.lane.wan.manifest import ManifestError, open_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +23,12 @@ TINY_PROFILE = "tiny"
 PREPARED_PROFILE = "a10g"
 
 
-class ModelFolderMissingError(Exception):
-    """The prepared checkpoint of a model is not on this machine."""
+class ModelFolderError(Exception):
+    """The prepared checkpoint of a model cannot be used; the message says why and what to do, for operators."""
+
+
+class ModelFolderMissingError(ModelFolderError):
+    """It is not on this machine."""
 
 
 def silence_libraries() -> None:
@@ -40,6 +45,7 @@ def model_folder(
 
     Raises:
         ModelFolderMissingError: the profile needs a prepared checkpoint and there is none.
+        ModelFolderError: there is one, and it is not whole, of another model, or of a format that this program does not know.
         ValueError: the profile is unknown.
     """
     if profile == TINY_PROFILE:
@@ -51,8 +57,13 @@ def model_folder(
     if profile == PREPARED_PROFILE:
         folder = models_dir / model
         if not folder.is_dir():
-            msg = f"the weights of {model} are missing: {folder} is not a folder. `warmlane prepare`, of a later release, makes it"
+            msg = f"the weights of {model} are missing: {folder} is not a folder. `warmlane prepare {model}` makes it"
             raise ModelFolderMissingError(msg)
+        try:
+            open_folder(folder, model)
+        except ManifestError as error:
+            msg = f"the weights of {model} cannot be used: {error}"
+            raise ModelFolderError(msg) from error
         return folder
     msg = f"the profile must be {TINY_PROFILE} or {PREPARED_PROFILE}, not {profile!r}"
     raise ValueError(msg)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 FILE_NAME = "manifest.json"
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 """Of the folder: parts, names, types. A lane opens no other; a change that an older lane would misread gets the next number."""
 
 PUBLISHED_SIZES = "published"
@@ -119,7 +119,9 @@ def open_folder(folder: Path, model: str) -> Manifest:
         raise ManifestError(msg)
     wrong = [text for entry in manifest.files if (text := size_difference(folder, entry))]
     if wrong:
-        msg = f"{folder} is not whole: {'; '.join(wrong[:3])}. Prepare {model} again with `--replace`"
+        msg = (
+            f"{folder} is not whole: {'; '.join(wrong[:3])}. `warmlane prepare {model} --check` names everything, `--replace` makes it anew"
+        )
         raise ManifestError(msg)
     return manifest
 
