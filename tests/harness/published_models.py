@@ -87,7 +87,12 @@ def build_networks(model: str, seed: int = 5, *, with_t2v: bool = False) -> dict
         for name, network in made.items():
             if "transformer" in name:
                 sharpen(network)
-    return {name: network.eval().requires_grad_(False).to(torch.bfloat16) for name, network in made.items()}
+    for network in made.values():
+        network.eval().requires_grad_(False)
+        # Not `network.to`: position tables, which no file holds, are computed in float32 whatever the weights are in.
+        for parameter in network.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return made
 
 
 def write_published(model: str, folder: Path, style: Format = Format.BF16, *, seed: int = 5, with_t2v: bool = False) -> PublishedModel:

@@ -45,6 +45,10 @@ def run_prepare(model: str, read_checkpoint: Callable[[], Checkpoint]) -> int:
         return PrepareExit.FAILED
     except KeyboardInterrupt:
         return PrepareExit.INTERRUPTED
+    except ModuleNotFoundError as error:
+        return _fail(
+            Failed(cause="not_installed", text=f"{error.name} is not installed here: `pip install warmlane[lane]`, or `make install`")
+        )
     except Exception as error:
         traceback.print_exc()
         return _fail(Failed(cause="internal", text=f"an error that nobody foresaw: {type(error).__name__}: {error}"))

@@ -64,17 +64,10 @@ def source_files(located: LocatedSource) -> tuple[SourceFile, ...]:
     Raises:
         PrepareError: one is missing.
     """
-    source = located.source
-    if source.kind is SourceKind.WEIGHTS:
-        paths = list(weight_files(located.root))
-    else:
-        if not located.root.is_dir():
-            msg = f"{located.root} is not a folder; --{source.name} names {source.title}: a folder with {listed(source.subfolders)}"
-            raise PrepareError(Cause.MISSING_SOURCE, msg)
-        paths = []
-        for subfolder in source.subfolders:
-            paths += _tokenizer_files(located.root / TOKENIZER) if subfolder == TOKENIZER else weight_files(located.root / subfolder)
-    return tuple(_source_file(located, path) for path in paths)
+    try:
+        return tuple(_source_file(located, path) for path in _paths(located))
+    except PrepareError as error:
+        raise PrepareError(error.cause, f"--{located.source.name}, {located.source.title}: {error.text}", error.details) from error
 
 
 def check_names(checkpoint: Checkpoint, variant: str, files: tuple[SourceFile, ...]) -> None:
@@ -130,6 +123,19 @@ def check_unchanged(files: tuple[SourceFile, ...]) -> None:
     for file in files:
         if _mark(file.path) != file.mark:
             raise PrepareError(Cause.DAMAGED_SOURCE, f"{file.path} was changed while it was read. Run this again when nobody writes it")
+
+
+def _paths(located: LocatedSource) -> tuple[Path, ...]:
+    source = located.source
+    if source.kind is SourceKind.WEIGHTS:
+        return weight_files(located.root)
+    if not located.root.is_dir():
+        msg = f"{located.root} is not a folder; one with {listed(source.subfolders)} is needed"
+        raise PrepareError(Cause.MISSING_SOURCE, msg)
+    paths: list[Path] = []
+    for subfolder in source.subfolders:
+        paths += _tokenizer_files(located.root / TOKENIZER) if subfolder == TOKENIZER else weight_files(located.root / subfolder)
+    return tuple(paths)
 
 
 def _source_file(located: LocatedSource, path: Path) -> SourceFile:
