@@ -88,22 +88,23 @@ class Journal:
         """SHA-256 of a file that was read again and compared."""
         return self._verified.get(path)
 
-    def add_group(self, path: str, group: WrittenGroup) -> None:
-        """Tells that it is on disk."""
-        self._add({"path": path, "end": group.end, "sums": list(group.sums)})
+    def add_groups(self, path: str, groups: list[WrittenGroup]) -> None:
+        """Tells that they are on disk."""
+        self._add([{"path": path, "end": group.end, "sums": list(group.sums)} for group in groups])
 
     def add_verified(self, path: str, sha256: str) -> None:
         """Tells that the file was read again."""
-        self._add({"path": path, "sha256": sha256})
+        self._add([{"path": path, "sha256": sha256}])
 
     def forget(self, path: str) -> None:
         """The file must be written again."""
-        self._add({"path": path, "forgotten": True})
+        self._add([{"path": path, "forgotten": True}])
 
-    def _add(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+    def _add(self, lines: list[dict[str, Any]]) -> None:
+        self._file.writelines(json.dumps(line) + "\n" for line in lines)
         self._sync()
-        self._take(line)
+        for line in lines:
+            self._take(line)
 
     def _take(self, line: dict[str, Any]) -> None:
         path = line["path"]
@@ -148,9 +149,15 @@ def held(models_dir: Path, model: str) -> Iterator[None]:
         yield
 
 
+def sync_tree(folder: Path) -> None:
+    """Brings everything below a folder to disk, and then its names."""
+    for path in (*sorted(folder.rglob("*"), reverse=True), folder):
+        sync_folder(path)
+
+
 def sync_folder(folder: Path) -> None:
-    """Brings the names in a folder to disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Brings the names in a folder to disk; of a file, its content."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

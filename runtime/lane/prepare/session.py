@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 from runtime.lane.prepare.check import file_hash
 from runtime.lane.prepare.checkpoint import Checkpoint, Part
 from runtime.lane.prepare.failures import Cause, PrepareError, listed
-from runtime.lane.prepare.journal import Journal, Workshop, held, sync_folder
+from runtime.lane.prepare.journal import Journal, Workshop, held, sync_folder, sync_tree
 from runtime.lane.prepare.locate import chosen_sources, locate, remove_downloads
 from runtime.lane.prepare.plan import Making, PartPlan, Plan, make_plan
 from runtime.lane.prepare.published import read_published
@@ -121,7 +120,7 @@ def _make(work: _Work, order: Order, target: Path, teller: Teller) -> Manifest:
             teller.begin(Stage.VERIFY, work.plan.size_bytes)
             verify_weights(work.plan, workshop.folder, journal, teller.add)
             manifest = _manifest(work, order, hashes, _write_small(work, workshop.folder, journal))
-            _write_synced(workshop.folder / FILE_NAME, manifest.text().encode())
+            (workshop.folder / FILE_NAME).write_text(manifest.text(), encoding="utf-8")
         finally:
             journal.close()
         _put_in_place(workshop, target)
@@ -148,13 +147,11 @@ def _write_small(work: _Work, folder: Path, journal: Journal) -> tuple[FileEntry
         _write_config(part, folder / part.part.folder)
         entries.append(FileEntry(path=part.path, size_bytes=part.size_bytes, sha256=journal.verified(part.path) or ""))
         entries.append(_entry(folder, f"{part.part.folder}/config.json"))
-        sync_folder(folder / part.part.folder)
     (folder / TOKENIZER).mkdir(exist_ok=True)
     for file in work.files:
         if file.located.source.name == work.checkpoint.tokenizer_source and file.path.parent.name == TOKENIZER:
-            _write_synced(folder / TOKENIZER / file.path.name, file.path.read_bytes())
+            (folder / TOKENIZER / file.path.name).write_bytes(file.path.read_bytes())
             entries.append(_entry(folder, f"{TOKENIZER}/{file.path.name}"))
-    sync_folder(folder / TOKENIZER)
     return tuple(entries)
 
 
@@ -168,13 +165,6 @@ def _write_config(part: PartPlan, folder: Path) -> None:
 
 def _entry(folder: Path, path: str) -> FileEntry:
     return FileEntry(path=path, size_bytes=(folder / path).stat().st_size, sha256=file_hash(folder / path))
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _manifest(work: _Work, order: Order, hashes: Mapping[Path, str], entries: tuple[FileEntry, ...]) -> Manifest:
@@ -204,7 +194,7 @@ def _manifest(work: _Work, order: Order, hashes: Mapping[Path, str], entries: tu
 
 def _put_in_place(workshop: Workshop, target: Path) -> None:
     """Renames the folder; one that was there goes only now."""
-    sync_folder(workshop.folder)
+    sync_tree(workshop.folder)
     replaced = target.with_name(f".{target.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():

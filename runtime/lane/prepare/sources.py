@@ -78,14 +78,14 @@ def check_names(checkpoint: Checkpoint, variant: str, files: tuple[SourceFile, .
     """
     for file in files:
         source = file.located.source
-        words = _words(file.name)
-        if source.says_not and source.says_not in words and source.says not in words:
+        if source.says_not and _said(file.name, {source.says, source.says_not}) == {source.says_not}:
             msg = (
                 f"{file.name} is named as {source.says_not} noise and is given as --{source.name}, {source.title}. Both experts have the "
                 "same tensors and shapes, so a name is all that tells them apart: were they swapped? If the name is wrong, rename the file"
             )
             raise PrepareError(Cause.WRONG_SOURCE, msg)
-        said = {other for word, other in checkpoint.says_variant.items() if word in words and source.kind is SourceKind.WEIGHTS}
+        words = _said(file.name, set(checkpoint.says_variant)) if source.kind is SourceKind.WEIGHTS else set()
+        said = {checkpoint.says_variant[word] for word in words}
         if said and variant not in said:
             msg = f"{file.name} is named as {min(said)}, and {variant} is prepared: name the other file, or give --variant {min(said)}"
             raise PrepareError(Cause.WRONG_SOURCE, msg)
@@ -158,9 +158,12 @@ def _tokenizer_files(folder: Path) -> list[Path]:
     return present
 
 
-def _words(name: str) -> set[str]:
-    """Of the file's name and its folder's: what is said about this file, and not about where people keep things."""
-    return set(re.split(r"[^a-z0-9]+", "/".join(Path(name).parts[-2:]).lower()))
+def _said(name: str, words: set[str]) -> set[str]:
+    """Which of the words the file's name has, or, where it has none, its folder's: farther up it is about where people keep things."""
+    for part in reversed(Path(name).parts[-2:]):
+        if found := words & set(re.split(r"[^a-z0-9]+", part.lower())):
+            return found
+    return set()
 
 
 def _hash(path: Path, on_bytes: Callable[[str, int], None]) -> str:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, BinaryIO
 import torch
 
 from runtime.lane.prepare.failures import Cause, PrepareError
-from runtime.lane.prepare.journal import Journal, WrittenGroup, sync_folder
+from runtime.lane.prepare.journal import Journal, WrittenGroup
 from runtime.lane.prepare.values import SourceReader, stored_slices
 
 if TYPE_CHECKING:
     from runtime.lane.prepare.plan import PartPlan, Plan, TensorPlan
 
 _READ_BYTES = 8 * 1024 * 1024
+_SYNC_BYTES = 64 * 1024 * 1024
+"""What is written between two waits for the disk, at least: a block of a real transformer is five times that. A kill costs as much at most."""
 
 OnBytes = Callable[[str, int], None]
 """Told the item, and how many bytes more of the stage are done."""
@@ -71,8 +73,12 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 def _write_part(part: PartPlan, folder: Path, journal: Journal, on_bytes: OnBytes) -> None:
     path = folder / part.path
-    done = journal.groups(part.path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    done = journal.groups(part.path)
+    if done and (not path.is_file() or path.stat().st_size < done[-1].end):
+        # The machine stopped before the disk had the file's name or all of its bytes.
+        journal.forget(part.path)
+        done = []
     end = done[-1].end if done else len(part.header)
     # Bytes behind the last line of the journal may be anything.
     with SourceReader() as reader, path.open("r+b" if done else "wb") as file:
@@ -82,14 +88,17 @@ def _write_part(part: PartPlan, folder: Path, journal: Journal, on_bytes: OnByte
         else:
             file.write(part.header)
             on_bytes(part.path, len(part.header))
-        for group in part.groups[len(done) :]:
+        written: list[WrittenGroup] = []
+        synced = end
+        for number, group in enumerate(part.groups[len(done) :], start=len(done) + 1):
             sums = tuple(_write_tensor(tensor, reader, file, lambda count: on_bytes(part.path, count)) for tensor in group)
-            file.flush()
-            os.fsync(file.fileno())
-            if not done and group is part.groups[0]:
-                sync_folder(path.parent)
             end += sum(tensor.size_bytes for tensor in group)
-            journal.add_group(part.path, WrittenGroup(end=end, sums=sums))
+            written.append(WrittenGroup(end=end, sums=sums))
+            if end - synced >= _SYNC_BYTES or number == len(part.groups):
+                file.flush()
+                os.fsync(file.fileno())
+                journal.add_groups(part.path, written)
+                written, synced = [], end
 
 
 def _write_tensor(tensor: TensorPlan, reader: SourceReader, file: BinaryIO, on_count: Callable[[int], None]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -11,6 +12,13 @@ import pytest
 if TYPE_CHECKING:
     from tests.harness.published_layouts import Format
     from tests.harness.published_models import PublishedModel
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here can see what a machine that loses its power would keep, and a disk that others use takes up to a second a time."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+
 
 Publisher = Callable[[str, "Format"], "PublishedModel"]
 
