@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 8 * 1024 * 1024
 _SYNC_BYTES = 64 * 1024 * 1024
-"""What is written between two waits for the disk, at least: a block of a real transformer is five times that. A kill costs as much at most."""
+"""What is written between two waits for the disk, at least. A block of a real transformer is five times that."""
 
 OnBytes = Callable[[str, int], None]
 """Told the item, and how many bytes more of the stage are done."""

@@ -53,7 +53,8 @@ def stored_tensors(models_dir: Path, model: str, part: str) -> dict[str, torch.T
     from safetensors.torch import load_file
 
     (file,) = (models_dir / model / part).glob("*.safetensors")
-    return load_file(file)
+    tensors: dict[str, torch.Tensor] = load_file(file)
+    return tensors
 
 
 def reference_pipeline(published: PublishedModel, storage: str) -> tuple[Any, Any]:
@@ -105,13 +106,13 @@ def reference_latents(published: PublishedModel, storage: str, mode: str) -> tor
 def lane_latents(pipeline: Pipeline, model: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """What the lane denoises, on its way to the decoder."""
     from runtime.lane.wan import loaded
+    from runtime.lane.wan.latents import decode_frames
 
     seen: list[torch.Tensor] = []
-    decode = loaded.decode_frames
 
     def record(vae: Any, latents: torch.Tensor) -> Any:
         seen.append(latents.clone())
-        return decode(vae, latents)
+        return decode_frames(vae, latents)
 
     monkeypatch.setattr(loaded, "decode_frames", record)
     pipeline.render(make_job(request_for(model, mode)))
