@@ -39,6 +39,11 @@ class Workshop:
         """One JSON object a line; the first says what is being made."""
         return self.root / "journal.jsonl"
 
+    def tidy(self) -> None:
+        """Removes what a run left that was stopped after its folder was in place; what another one goes on with stays."""
+        if not self.folder.exists():
+            shutil.rmtree(self.root, ignore_errors=True)
+
     @property
     def hashes(self) -> Path:
         """SHA-256 of sources, by what tells whether they changed."""
@@ -69,10 +74,13 @@ class Journal:
             self._take(line)
         # What a kill left of the last line goes.
         self._file = workshop.journal.open("w", encoding="utf-8")
-        for line in lines or [made_of]:
-            self._file.write(json.dumps(line) + "\n")
-        self._sync()
-        sync_folder(workshop.root)
+        try:
+            self._file.writelines(json.dumps(line) + "\n" for line in lines or [made_of])
+            self._sync()
+            sync_folder(workshop.root)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Nothing is lost by not calling it."""

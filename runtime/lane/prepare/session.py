@@ -63,6 +63,7 @@ def prepare(order: Order, checkpoint: Checkpoint, teller: Teller) -> None:
     downloads_dir = order.downloads_dir or order.models_dir / ".downloads"
     with held(order.models_dir, checkpoint.model):
         if target.exists() and not order.replace:
+            _workshop(order).tidy()
             _tell_present(target, order, variant, sizes, parts, teller)
             return
         located = locate(sources, order, variant, downloads_dir, teller)
@@ -101,7 +102,7 @@ def _decide(
 
 
 def _make(work: _Work, order: Order, target: Path, teller: Teller) -> Manifest:
-    workshop = Workshop(order.models_dir / f".{work.checkpoint.model}.unfinished")
+    workshop = _workshop(order)
     with disk_errors(order.models_dir):
         teller.begin(Stage.HASH, sum(file.size_bytes for file in work.files))
         hashes = hash_files(work.files, workshop.hashes, teller.add)
@@ -125,6 +126,10 @@ def _make(work: _Work, order: Order, target: Path, teller: Teller) -> Manifest:
             journal.close()
         _put_in_place(workshop, target)
     return manifest
+
+
+def _workshop(order: Order) -> Workshop:
+    return Workshop(order.models_dir / f".{order.model}.unfinished")
 
 
 def _made_of(work: _Work, order: Order, hashes: Mapping[Path, str]) -> dict[str, Any]:
@@ -195,13 +200,12 @@ def _manifest(work: _Work, order: Order, hashes: Mapping[Path, str], entries: tu
 def _put_in_place(workshop: Workshop, target: Path) -> None:
     """Renames the folder; one that was there goes only now."""
     sync_tree(workshop.folder)
-    replaced = target.with_name(f".{target.name}.replaced")
+    replaced = workshop.root / "replaced"
     shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
         target.rename(replaced)
     workshop.folder.rename(target)
     sync_folder(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
     shutil.rmtree(workshop.root, ignore_errors=True)
 
 

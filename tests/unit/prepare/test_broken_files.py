@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,7 @@ OF_PHR00T = [
 ]
 
 
-def both(style: Format, cases: list[tuple[damage.Damage, str]]) -> Iterator[Any]:
+def both(style: Format, cases: Sequence[tuple[damage.Damage, str]]) -> Iterator[Any]:
     """Each with both models in the long form, with the models in turn in the short one."""
     for number, (harm, sentence) in enumerate(cases):
         for model in BOTH:
@@ -83,7 +83,7 @@ def both(style: Format, cases: list[tuple[damage.Damage, str]]) -> Iterator[Any]
             yield pytest.param(model, style, harm, sentence, marks=marks, id=f"{model}-{harm.__qualname__}-{number}")
 
 
-def one(model: str, cases: list[tuple[damage.Damage, str]]) -> Iterator[Any]:
+def one(model: str, cases: Sequence[tuple[damage.Damage, str]]) -> Iterator[Any]:
     """Each with one model."""
     return (pytest.param(model, Format.BF16, *case, id=f"{model}-{case[0].__qualname__}") for case in cases)
 
