@@ -97,7 +97,9 @@ class PrepareScreen:
         if finished.was_there:
             self._line(f"{finished.folder} is there already: {what}. `--check` reads it entirely, `--replace` makes it anew.")
             return
-        self._line(f"{finished.folder} is whole: {what}. Most memory used: {finished.peak_memory_bytes / _MIB:,.0f} MiB.")
+        peak = finished.peak_memory_bytes
+        memory = "" if peak is None else f". Most memory used: {peak / _MIB:,.0f} MiB"
+        self._line(f"{finished.folder} is whole: {what}{memory}")
         self._line("A lane of the profile a10g opens it: `warmlane up --profile a10g`")
 
     def _show_checked(self, checked: Checked) -> None:

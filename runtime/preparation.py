@@ -151,14 +151,14 @@ class Finished(_Message):
     Attributes:
         was_there: nothing was made: it was there already, of the same model, variant, storage and sizes.
         manifest: as in the folder.
-        peak_memory_bytes: the most that the process held in memory.
+        peak_memory_bytes: the most that the process held in memory; None where the system does not tell.
     """
 
     event: Literal["finished"] = "finished"
     folder: Path
     was_there: bool
     manifest: Mapping[str, object]
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
 
 
 class Checked(_Message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from runtime.lane.memory.process import host_rss_peak_bytes
 from runtime.lane.prepare.check import file_hash
 from runtime.lane.prepare.checkpoint import Checkpoint, Part
 from runtime.lane.prepare.failures import Cause, PrepareError, listed
@@ -273,9 +273,8 @@ def _tell_plan(work: _Work, order: Order, teller: Teller) -> None:
 
 
 def _finished(target: Path, manifest: Manifest, *, was_there: bool) -> Finished:
-    # Linux counts in KiB.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Finished(folder=target, was_there=was_there, manifest=manifest.model_dump(mode="json"), peak_memory_bytes=peak)
+    document = manifest.model_dump(mode="json")
+    return Finished(folder=target, was_there=was_there, manifest=document, peak_memory_bytes=host_rss_peak_bytes())
 
 
 def _tool() -> str:
