@@ -19,7 +19,6 @@ _TITLES = {
     Stage.WRITE: "writing the weights",
     Stage.VERIFY: "reading them again",
 }
-_GB = 1e9
 _MIB = 1024**2
 
 
@@ -65,12 +64,12 @@ class PrepareScreen:
     def _show_plan(self, plan: Planned) -> None:
         sizes = "" if plan.sizes == "published" else f", sizes {plan.sizes!r}: not the published model"
         self._line(f"{plan.model} {plan.variant}, stored as {plan.storage.value}{sizes}")
-        sources = _table("source", "file", "GB", "licence", "from", right=(2,))
+        sources = _table("source", "file", "size", "licence", "from", right=(2,))
         for source in plan.sources:
-            sources.add_row(source.source, source.file, _gb(source.size_bytes), source.licence, source.origin)
-        parts = _table("part", "tensors", "copied", "GB", right=(1, 2, 3))
+            sources.add_row(source.source, source.file, _size(source.size_bytes), source.licence, source.origin)
+        parts = _table("part", "tensors", "copied", "size", right=(1, 2, 3))
         for part in plan.parts:
-            parts.add_row(part.folder, str(part.tensors), str(part.copied), _gb(part.size_bytes))
+            parts.add_row(part.folder, str(part.tensors), str(part.copied), _size(part.size_bytes))
         self._console.print(sources)
         self._console.print(parts)
         if plan.ignored:
@@ -88,7 +87,7 @@ class PrepareScreen:
             described = escape(f"{title} {progress.item}")
             self._bar.update(self._bar.task_ids[0], completed=progress.done_bytes, description=described)
         elif key != self._stage:
-            self._line(f"{title}: {_gb(progress.total_bytes)} GB")
+            self._line(f"{title}: {_size(progress.total_bytes)}")
         self._stage = key
 
     def _show_finished(self, finished: Finished) -> None:
@@ -106,7 +105,7 @@ class PrepareScreen:
         for difference in checked.differences:
             self._line(difference)
         if not checked.differences:
-            self._line(f"{checked.folder} is what its manifest says: {checked.files} files, {_gb(checked.size_bytes)} GB")
+            self._line(f"{checked.folder} is what its manifest says: {checked.files} files, {_size(checked.size_bytes)}")
         else:
             self._line(f"{checked.folder} is not what it should be. `--replace` makes it anew")
 
@@ -123,5 +122,9 @@ def _table(*headings: str, right: Iterable[int] = ()) -> Table:
     return table
 
 
-def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / _GB:.2f}" if size_bytes >= _GB / 100 else f"{size_bytes / _GB:.6f}"
+def _size(size_bytes: int) -> str:
+    """In the unit, of ten times three, that gives three digits or more."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:.2f} {unit}"
+    return f"{size_bytes} B"
