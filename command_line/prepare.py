@@ -40,47 +40,59 @@ _HUB = re.compile(r"hub:(?P<repository>[^/@:]+/[^/@:]+)(@(?P<revision>[^:]+))?(:
 _FORM = "a path, or hub:OWNER/NAME, hub:OWNER/NAME@REVISION, hub:OWNER/NAME:FILE, hub:OWNER/NAME@REVISION:FILE"
 
 
+_SOURCES = "Sources"
+
+
 def _source(title: str) -> object:
-    return typer.Option(metavar="SOURCE", help=f"{title}.", show_default="where it is published", rich_help_panel="Sources")
+    return typer.Option(metavar="SOURCE", help=f"{title}.", show_default="where it is published", rich_help_panel=_SOURCES)
+
+
+_Model = Annotated[str, typer.Argument(metavar="MODEL", help="anisora or phr00t.")]
+_ModelsDir = Annotated[Path, typer.Option(envvar="WARMLANE_MODELS_DIR", help="Holds a folder for each model; lanes look here.")]
+_StorageOption = Annotated[Storage, typer.Option(help="Of the large matrices. bf16 keeps everything and needs twice the memory.")]
+_Variant = Annotated[str, typer.Option(help="phr00t: mega-v12 or mega-v11.", show_default="the newest")]
+_Check = Annotated[bool, typer.Option("--check", help="Read the prepared folder entirely and name every difference.")]
+_Replace = Annotated[bool, typer.Option("--replace", help="Make the folder anew; the old one stays until the new one is whole.")]
+_High = Annotated[str | None, _source("anisora: the high-noise expert")]
+_Low = Annotated[str | None, _source("anisora: the low-noise expert")]
+_Checkpoint = Annotated[str | None, _source("phr00t: the all-in-one file")]
+_Base = Annotated[str | None, _source("Folder with text encoder, tokenizer and VAE (phr00t: the tokenizer)")]
+_WithT2v = Annotated[bool, typer.Option("--t2v", help="anisora: the text-to-video pair of Wan 2.2 too.", rich_help_panel=_SOURCES)]
+_T2vHigh = Annotated[str | None, _source("anisora: the pair's high-noise expert")]
+_T2vLow = Annotated[str | None, _source("anisora: the pair's low-noise expert")]
+_Sha256 = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=HEX", help="What a source's one file must have, such as high=…; may be repeated.", rich_help_panel=_SOURCES),
+]
+_Sizes = Annotated[
+    Path | None, typer.Option(help="File with other sizes of the networks than the published ones, for trials.", rich_help_panel=_SOURCES)
+]
+_DownloadsDir = Annotated[
+    Path | None, typer.Option(help="Keeps what comes from the hub meanwhile.", show_default=".downloads in the models' folder")
+]
+_KeepDownloads = Annotated[bool, typer.Option("--keep-downloads", help="Keep it when the folder is whole.")]
 
 
 # One parameter per option: typer makes the command line from the signature.
 def prepare(  # noqa: PLR0913
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="anisora or phr00t.")],
+    model: _Model,
     *,
-    models_dir: Annotated[
-        Path,
-        typer.Option(envvar="WARMLANE_MODELS_DIR", help="Holds a folder for each model; lanes look here.", show_default=True),
-    ] = DEFAULT_DATA_DIR / "models",
-    storage: Annotated[
-        Storage, typer.Option(help="Of the large matrices. bf16 keeps everything and needs twice the memory.")
-    ] = Storage.FP8,
-    variant: Annotated[str, typer.Option(help="phr00t: mega-v12 or mega-v11.", show_default="the newest")] = "",
-    check: Annotated[bool, typer.Option("--check", help="Read the prepared folder entirely and name every difference.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Make the folder anew; the old one stays until the new one is whole.")] = False,
-    high: Annotated[str | None, _source("anisora: the high-noise expert")] = None,
-    low: Annotated[str | None, _source("anisora: the low-noise expert")] = None,
-    checkpoint: Annotated[str | None, _source("phr00t: the all-in-one file")] = None,
-    base: Annotated[str | None, _source("Folder with text encoder, tokenizer and VAE (phr00t: the tokenizer)")] = None,
-    with_t2v: Annotated[
-        bool, typer.Option("--t2v", help="anisora: the text-to-video pair of Wan 2.2 too.", rich_help_panel="Sources")
-    ] = False,
-    t2v_high: Annotated[str | None, _source("anisora: the pair's high-noise expert")] = None,
-    t2v_low: Annotated[str | None, _source("anisora: the pair's low-noise expert")] = None,
-    sha256: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=HEX", help="What a source's one file must have, such as high=…; may be repeated.", rich_help_panel="Sources"
-        ),
-    ] = None,
-    sizes: Annotated[
-        Path | None,
-        typer.Option(help="File with other sizes of the networks than the published ones, for trials.", rich_help_panel="Sources"),
-    ] = None,
-    downloads_dir: Annotated[
-        Path | None, typer.Option(help="Keeps what comes from the hub meanwhile.", show_default=".downloads in the models' folder")
-    ] = None,
-    keep_downloads: Annotated[bool, typer.Option("--keep-downloads", help="Keep it when the folder is whole.")] = False,
+    models_dir: _ModelsDir = DEFAULT_DATA_DIR / "models",
+    storage: _StorageOption = Storage.FP8,
+    variant: _Variant = "",
+    check: _Check = False,
+    replace: _Replace = False,
+    high: _High = None,
+    low: _Low = None,
+    checkpoint: _Checkpoint = None,
+    base: _Base = None,
+    with_t2v: _WithT2v = False,
+    t2v_high: _T2vHigh = None,
+    t2v_low: _T2vLow = None,
+    sha256: _Sha256 = None,
+    sizes: _Sizes = None,
+    downloads_dir: _DownloadsDir = None,
+    keep_downloads: _KeepDownloads = False,
     as_json: AsJson = False,
 ) -> None:
     """Make the folder of a model that lanes open, from published files; or check it.

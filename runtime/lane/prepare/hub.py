@@ -98,7 +98,9 @@ def fetch(listing: Listing, file: HubFile, folder: Path, on_bytes: Callable[[str
         on_bytes(file.name, done)
         told = _Told(content, lambda count: on_bytes(file.name, count))
         url = hf_hub_url(listing.repository, file.name, revision=listing.commit, endpoint=constants.ENDPOINT)
-        http_get(url, cast("BinaryIO", told), resume_size=done, headers=build_hf_headers(), expected_size=file.size_bytes)
+        # Not compressed: the bytes of a range must be those of the file.
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+        http_get(url, cast("BinaryIO", told), resume_size=done, headers=headers, expected_size=file.size_bytes)
         content.flush()
         os.fsync(content.fileno())
     unfinished.rename(path)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -259,3 +263,32 @@ def test_unknown_sources_and_contradictions_are_refused_before_anything_is_asked
     with pytest.raises(PrepareError, match="--variant: phr00t has mega-v12, mega-v11, not mega-v10"):
         run(from_hub(source, tmp_path, variant="mega-v10"))
     assert hub.requests == []
+
+
+def test_the_command_prepares_and_checks_when_everything_comes_from_the_hub_of_the_environment(
+    hub: HubDouble, source: PublishedModel, tmp_path: Path
+) -> None:
+    root = Path(__file__).resolve().parents[3]
+    paths = os.pathsep.join([str(root), str(root / "protos" / "gen")])
+    environment = {**os.environ, "PYTHONPATH": paths, "HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "command_line", "prepare", "phr00t", "--models-dir", str(tmp_path / "models")]
+
+    def call(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *options], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+    made = call("--sizes", str(source.sizes))
+    assert made.returncode == 0, made.stderr
+    for text in (f"{PHR00T}@{COMMIT}", "apache-2.0", "downloading: ", "is whole: phr00t mega-v12, stored as fp8"):
+        assert text in made.stdout
+    run(order_of(source, tmp_path / "local"))
+    for part in ("transformer", "text_encoder", "vae", "tokenizer"):
+        assert contents(tmp_path / "models" / "phr00t" / part) == contents(tmp_path / "local" / "phr00t" / part)
+
+    assert call("--check").returncode == 0
+    (tmp_path / "models" / "phr00t" / "vae" / "config.json").unlink()
+    checked = call("--check", "--json")
+    assert checked.returncode == 1
+    assert json.loads(checked.stdout.splitlines()[-1])["differences"] == ["vae/config.json is missing"]
+    refused = call("--variant", "mega-v10")
+    assert refused.returncode == 2
+    assert "--variant: phr00t has mega-v12, mega-v11, not mega-v10" in refused.stderr
