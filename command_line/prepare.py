@@ -97,8 +97,9 @@ def prepare(  # noqa: PLR0913
 ) -> None:
     """Make the folder of a model that lanes open, from published files; or check it.
 
-    A SOURCE is a path, or hub:OWNER/NAME@REVISION:FILE, where @REVISION and :FILE may be left out. What is not named is downloaded from
-    where it is published. Goes on where it was stopped when it is run again. With --json one event a line.
+    A SOURCE is a path, or hub:OWNER/NAME@REVISION:FILE, where @REVISION and :FILE may be left out.
+
+    What is not named is downloaded from where it is published. Stopped and run again, it goes on. With --json one event a line.
     """
     if model not in MODELS:
         msg = f"MODEL must be one of {', '.join(MODELS)}, not {model}."

@@ -265,6 +265,7 @@ def test_unknown_sources_and_contradictions_are_refused_before_anything_is_asked
     assert hub.requests == []
 
 
+@pytest.mark.long
 def test_the_command_prepares_and_checks_when_everything_comes_from_the_hub_of_the_environment(
     hub: HubDouble, source: PublishedModel, tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def test_a_mega_file_of_the_published_size_becomes_the_parts_that_predictions_co
     assert {tensor.making.value for tensor in matrices} == {"copy"}
 
 
+@pytest.mark.long
 def test_experts_of_the_published_size_become_the_parts_that_predictions_count_with(tmp_path: Path) -> None:
     from runtime.lane.wan import networks
 
@@ -125,6 +126,7 @@ def test_experts_of_the_published_size_become_the_parts_that_predictions_count_w
     assert plan.size_bytes == pytest.approx(35.7e9, rel=0.05)
 
 
+@pytest.mark.long
 def test_the_pair_for_text_to_video_fits_by_either_publisher_s_names(tmp_path: Path) -> None:
     from runtime.lane.wan import networks
 
