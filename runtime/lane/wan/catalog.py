@@ -24,11 +24,11 @@ from runtime.lane.wan.components import compute_types, model_folder, silence_lib
 from runtime.lane.wan.headers import WeightsError
 from runtime.lane.wan.lean import cast_at_use
 from runtime.lane.wan.loaded import LoadedWanPipeline, Pipes
+from runtime.lane.wan.manifest import variant_of
 from runtime.lane.wan.parts import part_of
 from runtime.lane.wan.placing import PlacedPart, Placer
 from runtime.lane.wan.skeleton import make_diffusers_part, make_text_encoder, set_compute
 from runtime.lane.wan.traces import activations_of
-from runtime.lane.wan.variant import checkpoint_variant
 from runtime.lane.wan.weights import WanWeights, map_weights, read_weights, stored_layouts
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class WanCatalog:
 
         Raises:
             ValueError: another model, or an unknown profile.
-            ModelFolderMissingError: its checkpoint is not there.
+            ModelFolderError: its checkpoint is not there, or not whole, or another's.
             WeightsError: its files are not what the networks need.
         """
         folder = self._folder(model, settings, _ignore)
@@ -142,7 +142,7 @@ class WanCatalog:
             (part.module for name, part in placed.items() if name in ALL_TRANSFORMERS),
             choose_backend(settings.attention_backend, offer_of(torch.device(settings.memory.device), types[TRANSFORMERS[0]])),
         )
-        recipe = self._model.make_recipe(checkpoint_variant(weights.folder))
+        recipe = self._model.make_recipe(variant_of(weights.folder))
         pipes = Pipes(main=main, text_to_video=text_to_video)
         return LoadedWanPipeline(pipes, recipe, Placer(settings.memory, placed), settings.memory, weights.embeddings)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from lane_phr00t.params import Sampler
 from lane_phr00t.schedule import beta_levels, beta_quantile
+from tests.harness.prepared import write_manifest
 from tests.unit.pipelines.jobs import inner, load, make_job, make_request, settings
 
 if TYPE_CHECKING:
@@ -250,13 +250,13 @@ def test_samples_stay_in_single_precision_when_the_network_predicts_in_half(samp
     assert type(made).from_config(made.config).config.shift == 8.0
 
 
-def versioned(models_dir: Path, tmp_path: Path, variant: object) -> Path:
+def versioned(models_dir: Path, tmp_path: Path, variant: str) -> Path:
     """A folder of models in which tiny Phr00t says that it is of this variant."""
     from lane_phr00t.pipeline import catalog
 
     catalog.ladder("phr00t", settings(models_dir))  # makes the parts where they are missing
     shutil.copytree(models_dir / "phr00t-tiny-v1", tmp_path / "phr00t-tiny-v1")
-    (tmp_path / "phr00t-tiny-v1" / "manifest.json").write_text(json.dumps({"variant": variant}))
+    write_manifest(tmp_path / "phr00t-tiny-v1", "phr00t", variant=variant)
     return tmp_path
 
 
@@ -294,12 +294,10 @@ def test_sampler_is_the_advised_one_when_the_checkpoint_tells_its_version(
 
 def test_load_fails_when_the_version_has_no_sampler(models_dir: Path, tmp_path: Path) -> None:
     from lane_phr00t.pipeline import catalog
-    from runtime.lane.wan.headers import WeightsError
+    from runtime.lane.wan.manifest import ManifestError
 
     with pytest.raises(ValueError, match="mega-v2"):
         load(catalog, "phr00t", settings(versioned(models_dir, tmp_path, "mega-v2")))
-    manifest = tmp_path / "phr00t-tiny-v1" / "manifest.json"
-    for broken, reason in (("{", "cannot be read"), ('{"variant": 12}', "no text")):
-        manifest.write_text(broken)
-        with pytest.raises(WeightsError, match=reason):
-            load(catalog, "phr00t", settings(tmp_path))
+    (tmp_path / "phr00t-tiny-v1" / "manifest.json").write_text("{")
+    with pytest.raises(ManifestError, match="damaged"):
+        load(catalog, "phr00t", settings(tmp_path))
