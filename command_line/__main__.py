@@ -17,6 +17,7 @@ from command_line.operators import drain, events, fallback
 from command_line.options import Address, AsJson, Output, TaskId
 from command_line.output import check_output
 from command_line.plan import plan
+from command_line.prepare import EXAMPLES, prepare
 from command_line.session import with_admission
 from command_line.submit import submit, watch_to_end
 from command_line.tables import output_console, print_lanes, print_pool, print_queues, print_task
@@ -120,6 +121,7 @@ app.command()(drain)
 app.command()(fallback)
 app.command()(events)
 app.command()(plan)
+app.command(epilog=EXAMPLES)(prepare)
 
 
 def main() -> None:

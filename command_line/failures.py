@@ -12,8 +12,8 @@ class ExitCode(IntEnum):
     """Exit codes of `warmlane`."""
 
     OK = 0
-    TASK_FAILED = 1
-    """The task ended without a video: failed or cancelled."""
+    FAILED = 1
+    """It ended without a result: a task failed or was cancelled; a folder could not be prepared, or is not what it should be."""
     USAGE = 2
     """What was asked is wrong: an option, a field of the request, an unknown task. The same again gives the same."""
     UNAVAILABLE = 3

@@ -187,7 +187,7 @@ def _conclude(task: task_pb2.Task, *, output: Path | None, quiet: bool) -> None:
     if task.state != task_pb2.TASK_STATE_DONE:
         what = "was cancelled" if task.state == task_pb2.TASK_STATE_CANCELLED else "failed"
         msg = f"task {task.task_id} {what}: {task.failure.message or task.failure.code or 'no reason was given'}"
-        raise CommandError(msg, exit_code=ExitCode.TASK_FAILED)
+        raise CommandError(msg, exit_code=ExitCode.FAILED)
     if quiet:
         return
     made = task.result

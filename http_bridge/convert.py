@@ -121,7 +121,14 @@ def status_reply(task: Task, links: Links) -> StatusReply:
         queue_position=task.queue_position if task.HasField("queue_position") else None,
         eta_seconds=task.eta.ToNanoseconds() / 1e9 if task.HasField("eta") else None,
         attempt=task.attempt,
+        text_to_video_weights=_text_to_video_weights(task.events),
     )
+
+
+def _text_to_video_weights(events: Iterable[TaskEvent]) -> str | None:
+    """Of the last attempt that came so far."""
+    told = [event.memory.text_to_video_weights for event in events if event.memory.text_to_video_weights]
+    return told[-1] if told else None
 
 
 def _short(enum: Any, number: int, prefix: str) -> str | None:

@@ -86,6 +86,9 @@ class ModelItem(BaseModel):
     fixed_parameters: dict[str, FixedParameter]
     parameters_schema: dict[str, Any]
     limits: ModelLimits | None = Field(description="null while admission does not answer.")
+    text_to_video_weights: list[str] = Field(
+        description="What lanes render t2v with, of a model with image-to-video weights: image_to_video_experts, text_to_video_pair."
+    )
 
 
 class ModelsReply(BaseModel):
@@ -137,6 +140,9 @@ class StatusReply(BaseModel):
     queue_position: int | None = Field(description="Tasks ahead of it in its queue; only while it is queued.")
     eta_seconds: float | None
     attempt: int = Field(description="Number of the current attempt; 0 before the first.")
+    text_to_video_weights: str | None = Field(
+        description="What rendered a t2v where a model's own weights are for image-to-video; see /models. null for others, and before that."
+    )
 
 
 class GalleryItem(BaseModel):

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import WanImageToVideoPipeline
+from diffusers import WanImageToVideoPipeline, WanPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
+from lane_anisora import params
 from runtime.lane.wan.keyframes import sparse_video
 from runtime.lane.wan.latents import SPATIAL_STRIDE, TEMPORAL_STRIDE, encode_video, latent_frame_count, latent_frame_index
 
@@ -56,6 +57,7 @@ def encode_condition(
 class KeyframeVideoPipeline(WanImageToVideoPipeline):  # type: ignore[misc]  # diffusers is not followed by mypy
     """diffusers' image-to-video pipeline with keyframes at any frame, or none, in place of one first and one last image."""
 
+    flow_shift = params.FLOW_SHIFT
     _condition: torch.Tensor | None = None
 
     def needs_encoding(self, keyframes: Sequence[Keyframe]) -> bool:
@@ -99,3 +101,17 @@ class KeyframeVideoPipeline(WanImageToVideoPipeline):  # type: ignore[misc]  # d
             msg = "there is no condition outside a call"
             raise RuntimeError(msg)
         return latents, self._condition.to(dtype).expand(batch_size, -1, -1, -1, -1)
+
+
+class TextToVideoPipeline(WanPipeline):  # type: ignore[misc]  # diffusers is not followed by mypy
+    """diffusers' text-to-video pipeline as the lane runtime calls one: nothing is encoded for it, and nothing but noise goes in."""
+
+    flow_shift = params.TEXT_TO_VIDEO_FLOW_SHIFT
+
+    def needs_encoding(self, keyframes: Sequence[Keyframe]) -> bool:
+        """Never."""
+        return False
+
+    def __call__(self, *, condition: None, **arguments: Any) -> Any:  # there is none
+        """Runs the base pipeline; the arguments are the base class's."""
+        return super().__call__(**arguments)

@@ -6,6 +6,10 @@ Strength. Every keyframe is placed in one sparse video that the VAE encodes once
 then scaled by its strength, while the mask that says "a keyframe stands here" stays binary. `i2v` takes `reference_strength`,
 `first_last_frame` takes `first_strength` and `last_strength`, `arbitrary_frame` each frame's own. Zero therefore means: the model is told
 of a keyframe and sees an average picture there. `denoising_strength` is not used by any video mode.
+
+Text to video. The authors publish image-to-video weights only. `t2v` therefore runs the same experts with an empty condition, or, where the
+model's folder has one, a text-to-video pair of the base model (Wan2.2 T2V A14B, or one made from it) with that model's own boundary and
+shift. Steps are 8 either way. A pair that was not distilled wants more steps and guidance 3 to 4 than this; its authors' are 40.
 """
 
 from __future__ import annotations
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
     from runtime.rules.request import GenerationRequest
 
 MODEL = "anisora"
+
+TEXT_TO_VIDEO_BOUNDARY_RATIO = 0.875
+TEXT_TO_VIDEO_FLOW_SHIFT = 12.0
+"""Of a text-to-video pair: `boundary` and `sample_shift` in `wan/configs/wan_t2v_A14B.py` of Wan2.2. 6 and 2 of the 8 steps."""
 
 BOUNDARY_RATIO = 0.9
 """The high-noise expert works at timesteps of at least 0.9 of 1000, the low-noise expert below: 3 and 5 of the 8 steps."""

@@ -28,7 +28,7 @@ class AnisoraRecipe:
     def prepare(self, pipe: DiffusionPipeline, job: RenderJob) -> Preparation:
         """Sets a new scheduler; gives prompt, guidance and keyframes."""
         request = job.request
-        pipe.scheduler = make_scheduler()
+        pipe.scheduler = make_scheduler(pipe.flow_shift)
         suffix = params.prompt_suffix(request.motion_score)
         plan = params.plan_keyframes(request)
         return Preparation(
@@ -39,9 +39,13 @@ class AnisoraRecipe:
         )
 
 
-def make_scheduler() -> UniPCMultistepScheduler:
-    """The authors' sampler: UniPC over a shifted flow schedule. With 8 steps: 999, 972, 937, 893, 833, 750, 625, 418."""
-    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=params.FLOW_SHIFT)
+def make_scheduler(shift: float = params.FLOW_SHIFT) -> UniPCMultistepScheduler:
+    """The authors' sampler: UniPC over a shifted flow schedule. With 8 steps and shift 5: 999, 972, 937, 893, 833, 750, 625, 418."""
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+
+
+scheduler_with_most_state = make_scheduler
+"""Memory is predicted with it. There is no other."""
 
 
 class AnisoraModel:
@@ -52,9 +56,18 @@ class AnisoraModel:
         {
             "transformer": PartSource(title="the high-noise expert", part_class=WanTransformer3DModel),
             "transformer_2": PartSource(title="the low-noise expert", part_class=WanTransformer3DModel),
+            "t2v_transformer": PartSource(
+                title="the high-noise expert of text to video", part_class=WanTransformer3DModel, text_to_video_of="transformer"
+            ),
+            "t2v_transformer_2": PartSource(
+                title="the low-noise expert of text to video", part_class=WanTransformer3DModel, text_to_video_of="transformer_2"
+            ),
         }
     )
-    recipe = AnisoraRecipe()
+
+    def make_recipe(self, variant: str) -> AnisoraRecipe:  # all variants are sampled alike
+        """How requests become calls."""
+        return AnisoraRecipe()
 
     def build_tiny(self, folder: Path) -> None:
         """Saves tiny parts into an empty folder."""
@@ -65,7 +78,13 @@ class AnisoraModel:
         # Imported here, after the libraries were silenced: the base class's module prints advice about a package that it does not need.
         from lane_anisora.conditioning import KeyframeVideoPipeline
 
-        return KeyframeVideoPipeline(scheduler=make_scheduler(), boundary_ratio=params.BOUNDARY_RATIO, **components)
+        return KeyframeVideoPipeline(scheduler=None, boundary_ratio=params.BOUNDARY_RATIO, **components)
+
+    def make_text_to_video(self, components: Mapping[str, Any]) -> DiffusionPipeline:
+        """The plain text-to-video pipeline, with the boundary of its pair."""
+        from lane_anisora.conditioning import TextToVideoPipeline
+
+        return TextToVideoPipeline(scheduler=None, boundary_ratio=params.TEXT_TO_VIDEO_BOUNDARY_RATIO, **components)
 
 
 catalog: Catalog = WanCatalog(AnisoraModel())

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from diffusers import WanTransformer3DModel
 
+from runtime.fit.ladder import TEXT_TO_VIDEO_TRANSFORMERS
 from runtime.lane.wan.tiny import TRANSFORMER_SIZE, save_shared, seeded, sharpen
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _SEED = 3_200
+_LATENT_CHANNELS = 16
 _CONDITIONED_CHANNELS = 36
 """16 of noise, 4 of mask, 16 of condition, as in the real experts."""
 
@@ -24,8 +26,15 @@ def build(folder: Path) -> None:
             build_expert().save_pretrained(folder / name)
 
 
-def build_expert() -> WanTransformer3DModel:
+def build_text_to_video_pair(folder: Path) -> None:
+    """Saves a text-to-video pair into a folder that has every other part, as `warmlane prepare` does when it is given one."""
+    with seeded(_SEED + 1):
+        for name in TEXT_TO_VIDEO_TRANSFORMERS:
+            build_expert(in_channels=_LATENT_CHANNELS).save_pretrained(folder / name)
+
+
+def build_expert(in_channels: int = _CONDITIONED_CHANNELS) -> WanTransformer3DModel:
     """One expert of two layers."""
-    expert = WanTransformer3DModel(in_channels=_CONDITIONED_CHANNELS, out_channels=16, num_layers=2, **TRANSFORMER_SIZE)
+    expert = WanTransformer3DModel(in_channels=in_channels, out_channels=_LATENT_CHANNELS, num_layers=2, **TRANSFORMER_SIZE)
     sharpen(expert)
     return expert.eval()

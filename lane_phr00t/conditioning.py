@@ -17,9 +17,10 @@ from runtime.lane.wan.latents import SPATIAL_STRIDE, encode_video, latent_frame_
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanVACETransformer3DModel
+    from diffusers import AutoencoderKLWan, WanVACETransformer3DModel
     from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
+    from lane_phr00t.schedulers import BetaFlowScheduler
     from runtime.lane.wan.keyframes import Keyframe
 
 
@@ -52,7 +53,7 @@ class KeyframeVacePipeline(WanVACEPipeline):  # type: ignore[misc]  # diffusers 
         tokenizer: PreTrainedTokenizerFast,
         text_encoder: UMT5EncoderModel,
         vae: AutoencoderKLWan,
-        scheduler: FlowMatchEulerDiscreteScheduler,
+        scheduler: BetaFlowScheduler | None,
         transformer: WanVACETransformer3DModel | None = None,
         transformer_2: WanVACETransformer3DModel | None = None,
         boundary_ratio: float | None = None,
@@ -72,15 +73,25 @@ class KeyframeVacePipeline(WanVACEPipeline):  # type: ignore[misc]  # diffusers 
         device = self._execution_device
         return encode_control(self.vae, sparse_video(frames, num_frames, height=height, width=width, device=device, dtype=self.vae.dtype))
 
-    def __call__(self, *, condition: torch.Tensor | None, known_frames: Sequence[int], conditioning_scale: float, **arguments: Any) -> Any:
+    def __call__(
+        self,
+        *,
+        condition: torch.Tensor | None,
+        known_frames: Sequence[int],
+        conditioning_scale: float,
+        generator: torch.Generator,
+        **arguments: Any,
+    ) -> Any:
         """Runs the base pipeline with these control latents, which hold the known frames, and this scale of the control branch.
 
-        Without control latents the scale is 0 whatever was asked. The other arguments are the base class's, without `video`, `mask` and
-        `reference_images`.
+        Without control latents the scale is 0 whatever was asked. The generator gives the first noise and then that of the steps, for which
+        the base class passes none. The other arguments are the base class's, without `video`, `mask` and `reference_images`.
         """
         self._control, self._known_frames = condition, tuple(known_frames)
+        self.scheduler.noise_source = generator
+        scale = conditioning_scale if condition is not None else 0.0
         try:
-            return super().__call__(conditioning_scale=conditioning_scale if condition is not None else 0.0, **arguments)
+            return super().__call__(conditioning_scale=scale, generator=generator, **arguments)
         finally:
             self._control, self._known_frames = None, ()
 

@@ -73,6 +73,7 @@ class Group:
         """Without corrections yet. A ladder always keeps a rung, whatever is retired."""
         self.gpu = gpu
         self.model = Model(ladder.model)
+        self.text_to_video_weights = ladder.text_to_video_weights
         left = tuple(rung for rung in ladder.rungs if rung.placement not in retired)
         self._rungs = left or ladder.rungs[-1:]
         self._excesses: Mapping[str, Mapping[str, Excess]] = {}

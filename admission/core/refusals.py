@@ -78,10 +78,11 @@ class SizeLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLimits:
-    """What a client may ask for; `gpus` decided."""
+    """What a client may ask for; `gpus` decided. `text_to_video_weights` are those of known lanes; see `warmlane.admission.v1.Model`."""
 
     gpus: tuple[str, ...]
     sizes: tuple[SizeLimit, ...]
+    text_to_video_weights: tuple[str, ...] = ()
 
 
 def refusal(state: State, model: Model, key: ShapeKey | None) -> Refusal | None:
@@ -101,7 +102,12 @@ def limits(state: State, model: Model) -> ModelLimits:
     """The longest clips of common sizes."""
     basis = _basis(state, model)
     gpus = dict.fromkeys(group.gpu for group, _ in basis.groups)
-    return ModelLimits(gpus=tuple(gpus), sizes=tuple(_size_limit(state, basis, model, *size) for size in COMMON_SIZES))
+    weights = dict.fromkeys(group.text_to_video_weights for lane in state.lanes.values() if (group := lane.groups.get(model)) is not None)
+    return ModelLimits(
+        gpus=tuple(gpus),
+        sizes=tuple(_size_limit(state, basis, model, *size) for size in COMMON_SIZES),
+        text_to_video_weights=tuple(sorted(weights.keys() - {""})),
+    )
 
 
 def _refusal(state: State, model: Model, key: ShapeKey) -> Refusal | None:

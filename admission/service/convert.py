@@ -288,6 +288,7 @@ def _model(rules: ModelRules, limits: ModelLimits) -> admission_service_pb2.Mode
         description=rules.description,
         modes=rules.modes,
         default_mode=rules.default_mode,
+        text_to_video_weights=limits.text_to_video_weights,
     )
     message.fixed_parameters.update({name: fixed.value for name, fixed in rules.fixed_parameters.items()})
     message.parameters_schema.update(cast("dict[str, Any]", parameters_schema(rules.id)))

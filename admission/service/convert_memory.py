@@ -44,7 +44,10 @@ def memory(serialized: bytes) -> WorkerMemory:
 def _ladder(message: memory_pb2.ModelLadder) -> ModelLadder:
     names = [rung.placement for rung in message.rungs]
     _require(0 < len(names) <= _MAX_RUNGS and len(set(names)) == len(names), "memory.ladders.rungs must be some, each once")
-    return ModelLadder(model=message.model, rungs=tuple(_rung(rung) for rung in message.rungs))
+    _require(len(message.text_to_video_weights) <= _MAX_NAME, "memory.ladders.text_to_video_weights is too long")
+    return ModelLadder(
+        model=message.model, rungs=tuple(_rung(rung) for rung in message.rungs), text_to_video_weights=message.text_to_video_weights
+    )
 
 
 def _rung(message: memory_pb2.Rung) -> Rung:

@@ -20,7 +20,8 @@ def memory_of(values: Mapping[str, Any]) -> WorkerMemory:
     return WorkerMemory(
         limits=DeviceLimits(**_known(DeviceLimits, values["limits"])),
         ladders=tuple(
-            ModelLadder(model=ladder["model"], rungs=tuple(_rung(rung) for rung in ladder["rungs"])) for ladder in values["ladders"]
+            ModelLadder(**(_known(ModelLadder, ladder) | {"rungs": tuple(_rung(rung) for rung in ladder["rungs"])}))
+            for ladder in values["ladders"]
         ),
     )
 

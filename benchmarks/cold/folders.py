@@ -11,10 +11,10 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransforme
 from transformers import UMT5Config, UMT5EncoderModel
 
 from runtime.fit.ladder import TEXT_ENCODER, TRANSFORMERS, VAE
+from runtime.lane.wan.networks import EXPERT, UMT5_XXL, VACE, stored_types
 from runtime.lane.wan.parts import layout_of
 from runtime.lane.wan.skeleton import computed_buffers
 from runtime.lane.wan.tiny import build_tokenizer
-from runtime.lane.wan.tracing_networks import EXPERT, UMT5_XXL, VACE, stored_types
 
 if TYPE_CHECKING:
     from pathlib import Path

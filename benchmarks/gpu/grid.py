@@ -44,7 +44,8 @@ def _cells(bench: Bench, model: str, mode: str, size: tuple[int, int, int]) -> l
         # From the last row's time: steps grow at least with the tokens.
         needed_s = max((row["render_s"] * shape.tokens / row["tokens"] for row in rows), default=0.0)
         if bench.has_time(name, needed_s):
-            rows.append(_cell(bench, request, shape, rung.placement, peak_bytes(rung, shape)))
+            told = replace(request, prompt=f"{request.prompt}, {rung.placement}")  # a text that is not known yet
+            rows.append(_cell(bench, told, shape, rung.placement, peak_bytes(rung, shape)))
     return rows
 
 

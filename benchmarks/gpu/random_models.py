@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import UMT5Config
 
 from lane_anisora.pipeline import AnisoraModel
 from lane_phr00t.pipeline import Phr00tModel
 from runtime.fit.ladder import TEXT_ENCODER, ModelParts, build_ladder
 from runtime.fit.traced import TRACED
 from runtime.lane.wan.catalog import WanCatalog
+from runtime.lane.wan.networks import stored_types
 from runtime.lane.wan.parts import layout_of, part_of
 from runtime.lane.wan.skeleton import computed_buffers
 from runtime.lane.wan.tiny import build_tokenizer
-from runtime.lane.wan.tracing_networks import UMT5_XXL, Subject, stored_types, subjects
+from runtime.lane.wan.tracing_networks import Subject, subjects
 from runtime.lane.wan.weights import GroupWeights, WanWeights
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def _write_configurations(subject: Subject, folder: Path) -> None:
     for name in subject.parts:
         module = subject.build(name, True)
         if name == TEXT_ENCODER:
-            config = UMT5Config(**UMT5_XXL) if subject.profile != "tiny" else module.config
-            config.save_pretrained(folder / name)
+            module.config.save_pretrained(folder / name)
         else:
             module.save_config(folder / name)
 

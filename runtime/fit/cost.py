@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 
 from runtime.fit.placement import MemoryPhase
@@ -80,12 +81,27 @@ class Rung:
     pinned_bytes: int = 0
 
 
+class TextToVideoWeights(StrEnum):
+    """What renders `t2v` of a model whose own weights are for image-to-video."""
+
+    IMAGE_TO_VIDEO_EXPERTS = "image_to_video_experts"
+    """The same as renders the other modes, with an empty condition."""
+    TEXT_TO_VIDEO_PAIR = "text_to_video_pair"
+    """A pair of transformers beside them, for this mode alone."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLadder:
-    """The rungs of a model, fastest first."""
+    """The rungs of a model, fastest first.
+
+    Attributes:
+        text_to_video_weights: a value of `TextToVideoWeights`; empty for a model whose weights are for every mode, and where it is not
+        told.
+    """
 
     model: str
     rungs: tuple[Rung, ...]
+    text_to_video_weights: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,6 +112,8 @@ class AttemptRunner:
         run.change = self._resident.ensure(request.model, run.on_stage, released) or run.change
         run.check()
         run.on_loaded()
+        if request.mode == "t2v":
+            run.text_to_video_weights = self._ladders.of(request.model).text_to_video_weights
         frames = self._resident.pipeline.render(
             RenderJob(
                 request=request,

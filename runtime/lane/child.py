@@ -130,7 +130,9 @@ def run(commands: Commands) -> int:
         raise TypeError(msg)
     try:
         catalog, memory, files = _opened(start, commands)
-        settings = LoadSettings(profile=start.profile, models_dir=start.models_dir, memory=memory)
+        settings = LoadSettings(
+            profile=start.profile, models_dir=start.models_dir, memory=memory, attention_backend=start.attention_backend
+        )
         ladders = Ladders(catalog, settings)
         _tell_stage(commands, "measuring what the placements need")
         # Before anything is loaded, so that all that is in use now is in use by others.

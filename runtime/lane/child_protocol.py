@@ -37,6 +37,7 @@ class Start:
         memory_budget_bytes: what the device has for this process, if not all its own; 0: that.
         memory_margin_bytes: kept free of predictions; None: the device's default.
         pinned_limit_bytes: host memory that may be pinned; None: the device's default.
+        attention_backend: of transformers; `auto`: what the GPU and the installed packages offer.
         overlap: an attempt is finished beside the next one.
     """
 
@@ -50,6 +51,7 @@ class Start:
     memory_budget_bytes: int = 0
     memory_margin_bytes: int | None = None
     pinned_limit_bytes: int | None = None
+    attention_backend: str = "auto"
     overlap: bool = True
 
 

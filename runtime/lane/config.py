@@ -32,6 +32,7 @@ class LaneSettings(MetricsSettings):
         memory_budget_bytes: what the device has for this lane; 0: all that it has. On a CPU it is enforced tensor by tensor.
         memory_margin_bytes: of that, kept free of predictions; None: what suits the device.
         pinned_limit_bytes: host memory that may be pinned; None: three quarters of the machine's or container's.
+        attention_backend: kernel of the transformers' attention; `auto`, or a name of `runtime.lane.wan.attention.BACKENDS`.
         overlap: a clip is encoded and stored beside the next one's render. Recommended: true.
     """
 
@@ -56,4 +57,7 @@ class LaneSettings(MetricsSettings):
     memory_budget_bytes: int = Field(default=0, ge=0, description="Memory of the device that this lane may use; 0: all of it.")
     memory_margin_bytes: int | None = Field(default=None, ge=0, description="Of that, kept free; unset: what suits the device.")
     pinned_limit_bytes: int | None = Field(default=None, ge=0, description="Host memory that may be pinned; unset: three quarters.")
+    attention_backend: str = Field(
+        default="auto", pattern=r"^[a-z0-9_]{1,40}$", description="Attention kernel of transformers; auto: what the GPU offers."
+    )
     overlap: bool = Field(default=True, description="A clip is encoded and stored beside the next one's render.")

@@ -111,6 +111,7 @@ def memory_message(record: MemoryRecord) -> generation_pb2.MemoryRecord:
         predicted_peak_bytes=record.predicted_peak_bytes,
         phase_peaks=[generation_pb2.PhasePeak(phase=one.phase, peak_bytes=one.peak_bytes) for one in record.phase_peaks],
         out_of_memory=[_out_of_memory(one) for one in record.out_of_memory],
+        text_to_video_weights=record.text_to_video_weights,
     )
     for name in _FIGURES:
         figure = getattr(record, name)
@@ -141,7 +142,12 @@ def worker_memory_message(memory: WorkerMemory) -> memory_pb2.WorkerMemory:
             pinned_limit_bytes=limits.pinned_limit_bytes,
         ),
         ladders=[
-            memory_pb2.ModelLadder(model=ladder.model, rungs=[_rung_message(rung) for rung in ladder.rungs]) for ladder in memory.ladders
+            memory_pb2.ModelLadder(
+                model=ladder.model,
+                rungs=[_rung_message(rung) for rung in ladder.rungs],
+                text_to_video_weights=ladder.text_to_video_weights,
+            )
+            for ladder in memory.ladders
         ],
     )
 

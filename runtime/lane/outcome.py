@@ -109,6 +109,7 @@ class MemoryRecord:
         predicted_peak_bytes: for that placement and this request; 0: not predicted.
         phase_peaks: of the last try.
         out_of_memory: every time the memory ran out, oldest first.
+        text_to_video_weights: what rendered a `t2v` of a model that has weights for image-to-video; see `fit.cost.TextToVideoWeights`.
         drift_bytes: live bytes after cleanup above the least seen after an attempt of this process with the same model resident.
     """
 
@@ -131,6 +132,7 @@ class MemoryRecord:
     phase_peaks: tuple[PhasePeak, ...] = ()
     out_of_memory: tuple[OutOfMemory, ...] = ()
     drift_bytes: int | None = None
+    text_to_video_weights: str = ""
 
 
 def unmeasured(reason: str) -> MemoryRecord:

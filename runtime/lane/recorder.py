@@ -67,6 +67,7 @@ class MemoryRecorder:
             phase_peaks=run.phase_peaks,
             out_of_memory=tuple(run.out_of_memory),
             drift_bytes=drift_bytes,
+            text_to_video_weights=run.text_to_video_weights,
         )
 
     def _drift_bytes(self, run: Run, model: str, *, has_failed: bool) -> int | None:

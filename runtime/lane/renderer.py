@@ -44,6 +44,7 @@ class LoadSettings:
         memory: of the device to work on; weights get there by it only.
         is_host_poor: weights stay mapped from disk instead of being copied to host memory.
         on_read: called again and again while weights are read, with bytes read and bytes to read. It returns at once.
+        attention_backend: kernel of the transformers' attention, by diffusers' name; `auto`: what the GPU and the packages offer.
     """
 
     profile: str
@@ -51,6 +52,7 @@ class LoadSettings:
     memory: DeviceMemory
     is_host_poor: bool = False
     on_read: Callable[[int, int], None] = _ignore_read
+    attention_backend: str = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

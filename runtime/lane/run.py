@@ -45,6 +45,7 @@ class Run:
         choice: placement of the try in work, with its predicted peak; None before it came to one.
         memory_phase: what is being done, as far as memory is concerned.
         out_of_memory: every time the memory ran out, oldest first.
+        text_to_video_weights: what renders this request; empty where there is one answer only.
     """
 
     def __init__(self, order: Render, memory: DeviceMemory, callbacks: Callbacks) -> None:
@@ -58,6 +59,7 @@ class Run:
         self.choice: Choice | None = None
         self.memory_phase = MemoryPhase.LOAD
         self.out_of_memory: list[OutOfMemory] = list(order.out_of_memory)
+        self.text_to_video_weights = ""
         self.peak_allocated_bytes: int | None = None
         self.peak_reserved_bytes: int | None = None
         self._memory = memory

@@ -443,6 +443,7 @@ def _start_of(settings: WorkerSettings) -> Start:
         memory_budget_bytes=settings.memory_budget_bytes,
         memory_margin_bytes=settings.memory_margin_bytes,
         pinned_limit_bytes=settings.pinned_limit_bytes,
+        attention_backend=settings.attention_backend,
         overlap=settings.overlap,
     )
 

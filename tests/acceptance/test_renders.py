@@ -56,6 +56,7 @@ def test_file_has_the_asked_frames_size_and_rate_when_a_mode_is_rendered(
     assert (seen.codec, seen.pixel_format) == ({"mp4": "h264", "webm": "vp9"}[container], "yuv420p")
     assert status["lane_mode"] == "dedicated"
     assert status["progress"] == 100
+    assert status["text_to_video_weights"] == ("image_to_video_experts" if (model, mode) == ("anisora", "t2v") else None)
 
 
 def test_size_and_count_are_the_nearest_not_above_when_the_model_needs_others(frontend: Frontend) -> None:
@@ -92,6 +93,11 @@ def test_every_request_is_served_when_the_models_alternate(frontend: Frontend, r
     statuses = [frontend.wait(task_id, timeout_s=180.0) for task_id in task_ids]
     assert [status["status"] for status in statuses] == ["done"] * requests
     assert {decode(frontend.result(task_id)).frames for task_id in task_ids} == {9}
+
+
+def test_models_tell_what_renders_a_text_when_lanes_have_told(frontend: Frontend) -> None:
+    models = {model["id"]: model["text_to_video_weights"] for model in frontend.client.get("/models").json()["models"]}
+    assert models == {"anisora": ["image_to_video_experts"], "phr00t": []}
 
 
 def test_a_memory_record_is_kept_for_every_attempt(frontend: Frontend) -> None:

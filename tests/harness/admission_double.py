@@ -150,7 +150,9 @@ class _Admission(admission_service_pb2_grpc.AdmissionServiceServicer):
         self._double.check_refusal()
         size = admission_pb2.SizeLimit(width=480, height=832, max_num_frames=81, placement="streamed", predicted_peak_bytes=20 * 1024**3)
         limits = admission_pb2.ModelLimits(gpus=["NVIDIA A10G"], sizes=[size])
-        return admission_pb2.ListModelsResponse(models=[admission_pb2.Model(id=model, limits=limits) for model in MODELS])
+        weights = {"anisora": ["image_to_video_experts"]}
+        models = [admission_pb2.Model(id=model, limits=limits, text_to_video_weights=weights.get(model, [])) for model in MODELS]
+        return admission_pb2.ListModelsResponse(models=models)
 
     async def CancelTask(self, request: admission_pb2.CancelTaskRequest, _context: object) -> admission_pb2.CancelTaskResponse:  # noqa: N802
         task = self._double.find(request.task_id)

@@ -37,6 +37,7 @@ class OnePipeline:
         self._behaviour = behaviour
         self.load_errors: list[Exception] = []
         self.ladder_error: Exception | None = None
+        self.text_to_video_weights = ""
         self.placements: list[str] = []
         self.assembled = 0
 
@@ -48,7 +49,7 @@ class OnePipeline:
         """500, 400, 300, 200 and 100 bytes."""
         if self.ladder_error is not None:
             raise self.ladder_error
-        return flat_ladder(model)
+        return replace(flat_ladder(model), text_to_video_weights=self.text_to_video_weights)
 
     def read(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> HostWeights:
         """Nothing much."""

@@ -205,7 +205,7 @@ def memories() -> st.SearchStrategy[WorkerMemory]:
     modes = st.lists(texts(), max_size=2).map(tuple)
     phases = st.builds(PhaseCost, phase=st.sampled_from(MemoryPhase), weights_bytes=size, activations=activations, modes=modes)
     rungs = st.builds(Rung, placement=texts(), phases=st.lists(phases, max_size=2).map(tuple), host_bytes=size, pinned_bytes=size)
-    ladders = st.builds(ModelLadder, model=texts(), rungs=st.lists(rungs, max_size=2).map(tuple))
+    ladders = st.builds(ModelLadder, model=texts(), rungs=st.lists(rungs, max_size=2).map(tuple), text_to_video_weights=texts())
     limits = st.builds(
         DeviceLimits, gpu=texts(), total_bytes=size, other_bytes=size, margin_bytes=size, host_bytes=size, pinned_limit_bytes=size
     )

@@ -134,7 +134,9 @@ async def test_models_lists_the_rule_set_when_asked(bridge: BridgeUnderTest, pre
         "fixed_parameters",
         "parameters_schema",
         "limits",
+        "text_to_video_weights",
     }
+    assert {name: model["text_to_video_weights"] for name, model in models.items()} == {"anisora": ["image_to_video_experts"], "phr00t": []}
     assert models["anisora"]["parameters_schema"]["properties"]["steps"]["const"] == 8
     assert models["anisora"]["limits"] == {
         "gpus": ["NVIDIA A10G"],
@@ -156,7 +158,7 @@ async def test_models_have_no_limits_when_admission_does_not_answer(bridge: Brid
     bridge.admission.refusal = ServiceError(code=ErrorCode.SERVICE_UNAVAILABLE, message="Not now.")
     reply = await bridge.http.get("/models", headers=headers)
     assert reply.status_code == 200
-    assert [model["limits"] for model in reply.json()["models"]] == [None, None]
+    assert [(model["limits"], model["text_to_video_weights"]) for model in reply.json()["models"]] == [(None, []), (None, [])]
 
 
 @PREFIXES
@@ -185,6 +187,7 @@ async def test_status_is_told_when_the_task_is_known(bridge: BridgeUnderTest, pr
         "queue_position": None,
         "eta_seconds": None,
         "attempt": 1,
+        "text_to_video_weights": None,
     }
     assert reply.headers["Cache-Control"] == "no-store"
 

@@ -83,6 +83,26 @@ async def test_prediction_and_limits_change_when_a_lane_measured_more(stack: Sta
     assert size.predicted_peak_bytes == pytest.approx(970 * _MIB, abs=1)
 
 
+async def test_weights_of_text_to_video_are_told_of_models_and_tasks_when_lanes_tell_them(stack: Stack) -> None:
+    async def told() -> dict[str, list[str]]:
+        models = (await stack.clients.ListModels(pb.ListModelsRequest(), timeout=5)).models
+        return {model.id: list(model.text_to_video_weights) for model in models}
+
+    assert await told() == {"anisora": [], "phr00t": []}  # no lane is known, and the baseline GPU has no folder
+    reported = memory()
+    reported.ladders[0].text_to_video_weights = "text_to_video_pair"
+    lane = await ready_lane(stack, memory=reported)
+    assert await told() == {"anisora": ["text_to_video_pair"], "phr00t": []}
+
+    task = (await stack.clients.SubmitTask(sized(256, 256, 9), timeout=5)).task
+    lease = (await lane.wish(lambda desired: desired.HasField("lease"))).lease
+    await render(stack, lane, lease, b"video", generation_pb2.MemoryRecord(device="cpu", text_to_video_weights="text_to_video_pair"))
+    await lane.wish(lambda desired: desired.HasField("acknowledged"))
+
+    events = (await stack.clients.GetTask(pb.GetTaskRequest(task_id=task.task_id), timeout=5)).task.events
+    assert [event.memory.text_to_video_weights for event in events if event.event_type == "memory_record"] == ["text_to_video_pair"]
+
+
 async def test_memory_of_a_lane_is_shown_to_operators(stack: Stack) -> None:
     await ready_lane(stack, memory=memory())
 

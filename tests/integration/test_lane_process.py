@@ -59,6 +59,7 @@ async def lane_process(folder: Path, module: str = "tests.harness.lane_process")
     (folder / "models").mkdir(exist_ok=True)
     environment = {
         **os.environ,
+        # This tree's generated code, too: another may be installed.
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "protos" / "gen"))),
         "WARMLANE_INSPECTION_BIND": "127.0.0.1:0",
         "WARMLANE_METRICS_BIND": "127.0.0.1:0",

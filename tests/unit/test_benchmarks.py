@@ -60,3 +60,18 @@ def test_memory_holds_when_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> No
     assert report["recovery"]
     assert all(row["recovered"] and row["next_request_ok"] for row in report["recovery"])
     assert report["live_at_end_bytes"] == 0
+
+
+@pytest.mark.long
+@pytest.mark.torch
+def test_ratios_are_printed_and_written_when_the_speed_of_a_lane_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import lane_speed
+
+    lane_speed.main(["--rounds", "1", "--size", "256", "256", "1", "--json", str(tmp_path / "speed.json")])
+
+    rows = {row["what"]: row["ratio"] for row in json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["rows"]}
+    assert len(rows) == 4
+    # Half of the passes: a ratio of 1/2, and how noisy a machine may be.
+    assert rows["no unconditional pass (guidance 1 instead of 3), denoising"] < 0.9
+    printed = capsys.readouterr().out
+    assert all(what in printed for what in rows)

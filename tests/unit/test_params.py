@@ -100,6 +100,20 @@ def test_shift_follows_the_lighting_variant_when_known() -> None:
         phr00t.flow_shift("dusk")
 
 
+@pytest.mark.parametrize(
+    ("variant", "sampler"),
+    [("", "euler_a"), ("mega-v4", "euler_a"), ("mega-v11", "euler_a"), ("mega-v12", "dpmpp_sde"), ("mega-v12.1", "dpmpp_sde")],
+)
+def test_sampler_is_the_advised_one_when_a_version_is_known(variant: str, sampler: str) -> None:
+    assert phr00t.advised_sampler(variant) == sampler
+
+
+@pytest.mark.parametrize("variant", ["mega-v3", "v10", "mega-v", "mega-v12-other"])
+def test_versions_are_refused_when_no_sampler_of_ours_is_advised(variant: str) -> None:
+    with pytest.raises(ValueError, match=variant):
+        phr00t.advised_sampler(variant)
+
+
 def test_unknown_modes_and_missing_images_are_refused_when_planned() -> None:
     with pytest.raises(ValueError, match="no mode 'txt2img'"):
         anisora.plan_keyframes(replace(REQUEST, mode="txt2img"))

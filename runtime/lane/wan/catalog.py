@@ -10,10 +10,21 @@ import torch
 from diffusers import AutoencoderKLWan
 from transformers import PreTrainedTokenizerFast
 
-from runtime.fit.ladder import TEXT_ENCODER, VAE, ModelParts, build_ladder
+from runtime.fit.ladder import (
+    ALL_TRANSFORMERS,
+    TEXT_ENCODER,
+    TEXT_TO_VIDEO_TRANSFORMERS,
+    TRANSFORMERS,
+    VAE,
+    ModelParts,
+    build_ladder,
+)
+from runtime.lane.wan.attention import choose_backend, offer_of, set_backend
 from runtime.lane.wan.components import compute_types, model_folder, silence_libraries
+from runtime.lane.wan.headers import WeightsError
 from runtime.lane.wan.lean import cast_at_use
-from runtime.lane.wan.loaded import LoadedWanPipeline
+from runtime.lane.wan.loaded import LoadedWanPipeline, Pipes
+from runtime.lane.wan.manifest import variant_of
 from runtime.lane.wan.parts import part_of
 from runtime.lane.wan.placing import PlacedPart, Placer
 from runtime.lane.wan.skeleton import make_diffusers_part, make_text_encoder, set_compute
@@ -33,10 +44,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSource:
-    """A part of a model beside the text encoder and the VAE. `title` is for people; `part_class` is diffusers'."""
+    """A part of a model beside the text encoder and the VAE. `title` is for people; `part_class` is diffusers'.
+
+    Attributes:
+        text_to_video_of: set for a part of a text-to-video pair, which a folder may have: the part in whose place it works.
+    """
 
     title: str
     part_class: type
+    text_to_video_of: str = ""
 
 
 class WanModel(Protocol):
@@ -49,12 +65,11 @@ class WanModel(Protocol):
 
     @property
     def transformers(self) -> Mapping[str, PartSource]:
-        """By part name: `transformer`, and `transformer_2` where there are two experts."""
+        """By part name: `transformer`, and `transformer_2` where there are two experts; then those that only some folders have."""
         ...
 
-    @property
-    def recipe(self) -> Recipe:
-        """How its jobs become calls."""
+    def make_recipe(self, variant: str) -> Recipe:
+        """How jobs become calls, with a checkpoint of this variant; empty: of none. Raises ValueError for a variant that is not served."""
         ...
 
     def build_tiny(self, folder: Path) -> None:
@@ -62,7 +77,11 @@ class WanModel(Protocol):
         ...
 
     def make_pipeline(self, components: Mapping[str, Any]) -> DiffusionPipeline:
-        """A pipeline of `tokenizer`, `text_encoder`, `vae` and the transformers."""
+        """A pipeline of `tokenizer`, `text_encoder`, `vae` and `TRANSFORMERS`."""
+        ...
+
+    def make_text_to_video(self, components: Mapping[str, Any]) -> DiffusionPipeline | None:
+        """The pipeline of `t2v` alone, of the same but for its own transformers, for a folder with such a pair; None: of no use."""
         ...
 
 
@@ -82,14 +101,16 @@ class WanCatalog:
 
         Raises:
             ValueError: another model, or an unknown profile.
-            ModelFolderMissingError: its checkpoint is not there.
+            ModelFolderError: its checkpoint is not there, or not whole, or another's.
             WeightsError: its files are not what the networks need.
         """
         folder = self._folder(model, settings, _ignore)
         modules = self._skeletons(folder)
         layouts = stored_layouts(folder, modules)
         parts = ModelParts(model=model, parts=tuple(part_of(name, layout) for name, layout in layouts.items()))
-        return build_ladder(parts, activations_of(model, settings.profile, settings.models_dir, modules))
+        # What was traced holds for a text-to-video pair too: it is the same network with fewer channels going in.
+        traced = {name: module for name, module in modules.items() if name not in TEXT_TO_VIDEO_TRANSFORMERS}
+        return build_ladder(parts, activations_of(model, settings.profile, settings.models_dir, traced))
 
     def read(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> HostWeights:
         """Brings the weights to host memory, or maps them from disk on a host that is poor. Raises as `ladder`."""
@@ -114,8 +135,16 @@ class WanCatalog:
             cast_at_use(module, types[name])
             set_compute(module, torch.device(settings.memory.device), types[name])
         tokenizer = PreTrainedTokenizerFast.from_pretrained(weights.folder / "tokenizer", local_files_only=True)
-        pipe = self._model.make_pipeline({"tokenizer": tokenizer, **modules})
-        return LoadedWanPipeline(pipe, self._model.recipe, Placer(settings.memory, placed), settings.memory)
+        pair = {name: modules.pop(part) for name, part in zip(TRANSFORMERS, TEXT_TO_VIDEO_TRANSFORMERS, strict=True) if part in modules}
+        main = self._model.make_pipeline({"tokenizer": tokenizer, **modules})
+        text_to_video = self._model.make_text_to_video({"tokenizer": tokenizer, **modules, **pair}) if pair else None
+        set_backend(
+            (part.module for name, part in placed.items() if name in ALL_TRANSFORMERS),
+            choose_backend(settings.attention_backend, offer_of(torch.device(settings.memory.device), types[TRANSFORMERS[0]])),
+        )
+        recipe = self._model.make_recipe(variant_of(weights.folder))
+        pipes = Pipes(main=main, text_to_video=text_to_video)
+        return LoadedWanPipeline(pipes, recipe, Placer(settings.memory, placed), settings.memory, weights.embeddings)
 
     def _folder(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> Path:
         self._check(model)
@@ -132,12 +161,35 @@ class WanCatalog:
             TEXT_ENCODER: make_text_encoder,
             VAE: partial(make_diffusers_part, AutoencoderKLWan),
         }
-        makers |= {name: partial(make_diffusers_part, source.part_class) for name, source in self._model.transformers.items()}
-        return {name: make(folder / name) for name, make in makers.items()}
+        sources = self._model.transformers
+        there = {name: source for name, source in sources.items() if not source.text_to_video_of or (folder / name).is_dir()}
+        makers |= {name: partial(make_diffusers_part, source.part_class) for name, source in there.items()}
+        modules = {name: make(folder / name) for name, make in makers.items()}
+        _check_pair(modules, {name: source.text_to_video_of for name, source in sources.items() if source.text_to_video_of})
+        return modules
 
     def _title(self, name: str) -> str:
         titles = {TEXT_ENCODER: "the text encoder", VAE: "the VAE"}
         return titles[name] if name in titles else self._model.transformers[name].title
+
+
+def _check_pair(modules: Mapping[str, torch.nn.Module], pair: Mapping[str, str]) -> None:
+    """Raises WeightsError when a folder has half of a text-to-video pair, or one that differs from the experts in more than the
+    channels."""
+    there = [name for name in pair if name in modules]
+    if there and len(there) < len(pair):
+        msg = f"the folder has {there[0]} alone: a text-to-video pair is {' and '.join(pair)}"
+        raise WeightsError(msg)
+    for name in there:
+        own, expert = (_config_of(modules[one]) for one in (name, pair[name]))
+        different = sorted(key for key in own.keys() | expert.keys() if key != "in_channels" and own.get(key) != expert.get(key))
+        if different or own["in_channels"] != own["out_channels"]:
+            msg = f"{name} is not the text-to-video form of {pair[name]}: see {', '.join(different) or 'in_channels'} in its configuration"
+            raise WeightsError(msg)
+
+
+def _config_of(module: Any) -> dict[str, Any]:
+    return {name: value for name, value in module.config.items() if not name.startswith("_")}
 
 
 def _ignore(_stage: str) -> None:

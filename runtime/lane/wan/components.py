@@ -11,8 +11,9 @@ import diffusers.utils.logging
 import torch
 import transformers.utils.logging
 
-from runtime.fit.ladder import TEXT_ENCODER, TRANSFORMERS, VAE
-from runtime.lane.renderer import ModelFilesMissingError
+from runtime.fit.ladder import ALL_TRANSFORMERS, TEXT_ENCODER, VAE
+from runtime.lane.renderer import ModelFilesMissingError, ModelFilesUnusableError
+from runtime.lane.wan.manifest import ManifestError, open_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +24,12 @@ TINY_PROFILE = "tiny"
 PREPARED_PROFILE = "a10g"
 
 
-class ModelFolderMissingError(ModelFilesMissingError):
-    """The prepared checkpoint of a model is not on this machine."""
+class ModelFolderError(ModelFilesUnusableError):
+    """The prepared checkpoint of a model cannot be used; the message says why and what to do, for operators."""
+
+
+class ModelFolderMissingError(ModelFolderError, ModelFilesMissingError):
+    """It is not on this machine."""
 
 
 def silence_libraries() -> None:
@@ -41,6 +46,7 @@ def model_folder(
 
     Raises:
         ModelFolderMissingError: the profile needs a prepared checkpoint and there is none.
+        ModelFolderError: there is one, and it is not whole, of another model, or of a format that this program does not know.
         ValueError: the profile is unknown.
     """
     if profile == TINY_PROFILE:
@@ -52,8 +58,13 @@ def model_folder(
     if profile == PREPARED_PROFILE:
         folder = models_dir / model
         if not folder.is_dir():
-            msg = f"the weights of {model} are missing: {folder} is not a folder. `warmlane prepare`, of a later release, makes it"
+            msg = f"the weights of {model} are missing: {folder} is not a folder. `warmlane prepare {model}` makes it"
             raise ModelFolderMissingError(msg)
+        try:
+            open_folder(folder, model)
+        except ManifestError as error:
+            msg = f"the weights of {model} cannot be used: {error}"
+            raise ModelFolderError(msg) from error
         return folder
     msg = f"the profile must be {TINY_PROFILE} or {PREPARED_PROFILE}, not {profile!r}"
     raise ValueError(msg)
@@ -85,4 +96,4 @@ def compute_types(profile: str, memory: DeviceMemory) -> dict[str, torch.dtype]:
         others = text = torch.bfloat16
         if torch.device(memory.device).type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             others, text = torch.float16, torch.float32
-    return {TEXT_ENCODER: text, VAE: others} | dict.fromkeys(TRANSFORMERS, others)
+    return {TEXT_ENCODER: text, VAE: others} | dict.fromkeys(ALL_TRANSFORMERS, others)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from runtime.fit.ladder import TEXT_ENCODER, TRANSFORMERS, VAE
+from runtime.fit.ladder import TEXT_ENCODER, TEXT_TO_VIDEO_TRANSFORMERS, TRANSFORMERS, VAE
 from runtime.fit.placement import MemoryPhase
 from runtime.lane.wan.forwards import replaced_forwards
 from runtime.lane.wan.latents import decode_frames
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from runtime.lane.memory.port import DeviceMemory
     from runtime.lane.renderer import RenderJob
+    from runtime.lane.wan.embeddings import EmbeddingCache
     from runtime.lane.wan.keyframes import Keyframe
     from runtime.lane.wan.placing import Placer
 
@@ -53,6 +54,11 @@ class Preparation:
         """As diffusers has it."""
         return 2 if self.guidance_scale > 1.0 else 1
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What the text encoder is needed for: the prompt, and the negative one where a pass has it."""
+        return (self.prompt, self.negative_prompt)[: self.passes_per_step]
+
 
 class Recipe(Protocol):
     """What a model does its own way.
@@ -66,13 +72,38 @@ class Recipe(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipes:
+    """The pipelines of diffusers that make one model.
+
+    Attributes:
+        main: renders every mode, or every mode but `t2v`.
+        text_to_video: renders `t2v`, with `TEXT_TO_VIDEO_TRANSFORMERS`, where the model's folder has these.
+    """
+
+    main: DiffusionPipeline
+    text_to_video: DiffusionPipeline | None = None
+
+
 class LoadedWanPipeline:
     """A diffusers Wan pipeline with its weights. Implements `runtime.lane.renderer.Pipeline`."""
 
-    def __init__(self, pipe: DiffusionPipeline, recipe: Recipe, placer: Placer, memory: DeviceMemory) -> None:
-        """Takes over a pipeline whose networks the placer places: nobody else may hold a reference to either."""
-        pipe.set_progress_bar_config(disable=True)
-        self._pipe: Any = pipe
+    def __init__(self, pipes: Pipes, recipe: Recipe, placer: Placer, memory: DeviceMemory, embeddings: EmbeddingCache) -> None:
+        """Takes over pipelines whose networks the placer places: nobody else may hold a reference to either.
+
+        Args:
+            pipes: of the model.
+            recipe: of the model.
+            placer: has the parts of all pipelines.
+            memory: of the device.
+            embeddings: known from before, of the same weights.
+        """
+        for one in (pipes.main, pipes.text_to_video):
+            if one is not None:
+                one.set_progress_bar_config(disable=True)
+        self._pipe: Any = pipes.main
+        self._text_to_video: Any = pipes.text_to_video
+        self._embeddings = embeddings
         self._recipe = recipe
         self._placer = placer
         self._memory = memory
@@ -84,9 +115,10 @@ class LoadedWanPipeline:
             msg = "the pipeline was released"
             raise RuntimeError(msg)
         try:
-            preparation = self._recipe.prepare(self._pipe, job)
+            preparation = self._recipe.prepare(self._pipe_for(job), job)
+            known = {text: self._embeddings.get(text) for text in preparation.texts}
             with self._memory.counting(), torch.inference_mode():
-                frames = self._render(job, preparation)
+                frames = self._render(job, preparation, known)
         except BaseException as error:
             _let_go(error)
             raise
@@ -103,18 +135,18 @@ class LoadedWanPipeline:
     def release(self) -> None:
         """Drops the pipeline and what it has on the device; calling it again does nothing. Cycles go with the next `gc.collect()`."""
         if self._pipe is not None:
-            self._pipe = None
+            self._pipe = self._text_to_video = None
             self._placer.release()
 
-    def _render(self, job: RenderJob, preparation: Preparation) -> npt.NDArray[np.uint8]:
-        pipe, placer = self._pipe, self._placer
+    def _pipe_for(self, job: RenderJob) -> Any:
+        return self._text_to_video if job.request.mode == "t2v" and self._text_to_video is not None else self._pipe
+
+    def _render(self, job: RenderJob, preparation: Preparation, known: dict[str, torch.Tensor | None]) -> npt.NDArray[np.uint8]:
+        pipe, placer = self._pipe_for(job), self._placer
         pipe.vae.use_tiling = job.placement.is_vae_tiled
         try:
             placer.set_weights(job.placement.weights, lambda: job.on_phase(MemoryPhase.LOAD))
-            job.on_phase(MemoryPhase.TEXT)
-            passes = (TEXT_ENCODER,) * preparation.passes_per_step
-            with placer.passing(passes), _checked(blocks_of_text_encoder(pipe), job.check):
-                embeds, negative_embeds = _encode_prompt(pipe, preparation)
+            embeds = self._encode_texts(pipe, job, preparation, known)
             condition = None
             if pipe.needs_encoding(preparation.keyframes):
                 job.on_phase(MemoryPhase.ENCODE)
@@ -122,10 +154,8 @@ class LoadedWanPipeline:
                 with placer.working(VAE), _checked(blocks_of_vae(pipe), job.check):
                     condition = pipe.encode_keyframes(preparation.keyframes, request.num_frames, request.height, request.width)
             job.on_phase(MemoryPhase.DENOISE)
-            latents = self._denoise(
-                pipe, job, preparation, prompt_embeds=embeds, negative_prompt_embeds=negative_embeds, condition=condition
-            )
-            del embeds, negative_embeds, condition
+            latents = self._denoise(pipe, job, preparation, **embeds, condition=condition)
+            del embeds, condition
             job.on_phase(MemoryPhase.DECODE)
             with placer.working(VAE), _checked(blocks_of_vae(pipe), job.check):
                 return decode_frames(pipe.vae, latents)
@@ -135,11 +165,38 @@ class LoadedWanPipeline:
             pipe.vae.use_tiling = False
             _forget_steps(pipe)
 
+    def _encode_texts(
+        self, pipe: Any, job: RenderJob, preparation: Preparation, known: dict[str, torch.Tensor | None]
+    ) -> dict[str, torch.Tensor | None]:
+        """The embeddings, on the device, by the names of the call's arguments. Where all are known there is no phase for it.
+
+        Args:
+            pipe: to be called with them.
+            job: told of the phase.
+            preparation: has the texts.
+            known: embeddings by text, in host memory; emptied.
+        """
+        made = {text: embeds.to(pipe._execution_device) for text, embeds in known.items() if embeds is not None}
+        missing = [text for text, embeds in known.items() if embeds is None]
+        known.clear()
+        if missing:
+            job.on_phase(MemoryPhase.TEXT)
+            with self._placer.passing((TEXT_ENCODER,) * len(missing)), _checked(blocks_of_text_encoder(pipe), job.check):
+                made |= {text: _encoded(pipe, text) for text in missing}
+            for text in missing:
+                self._embeddings.put(text, made[text])
+        prompt, *negative = preparation.texts
+        return {"prompt_embeds": made[prompt], "negative_prompt_embeds": made[negative[0]] if negative else None}
+
     def _denoise(self, pipe: Any, job: RenderJob, preparation: Preparation, **tensors: torch.Tensor | None) -> torch.Tensor:
         request = job.request
 
-        def on_step_end(_pipe: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-            job.on_step(step + 1, request.steps)
+        evaluations_a_step, evaluations = pipe.scheduler.order, len(evaluated_timesteps(pipe, request.steps))
+
+        def on_step_end(_pipe: Any, evaluation: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            whole_steps, more = divmod(evaluation + 1, evaluations_a_step)
+            if more == 0 or evaluation + 1 == evaluations:
+                job.on_step(whole_steps + (more > 0), request.steps)
             return values
 
         passes = denoising_passes(pipe, request.steps, preparation.passes_per_step)
@@ -147,7 +204,8 @@ class LoadedWanPipeline:
             for name in dict.fromkeys(passes):
                 transformer = getattr(pipe, name)
                 stack.enter_context(leaner(transformer, lazy_hints=job.placement.has_lazy_hints, chunked=job.placement.is_chunked))
-            stack.enter_context(self._placer.passing(passes))
+            parts = dict(zip(TRANSFORMERS, TEXT_TO_VIDEO_TRANSFORMERS if pipe is self._text_to_video else TRANSFORMERS, strict=True))
+            stack.enter_context(self._placer.passing([parts[name] for name in passes]))
             stack.enter_context(_checked(blocks_of_transformers(pipe), job.check))
             latents: torch.Tensor = pipe(
                 **tensors,
@@ -171,16 +229,22 @@ class LoadedWanPipeline:
 
 def denoising_passes(pipe: Any, steps: int, passes_per_step: int) -> tuple[str, ...]:
     """The transformer of each forward pass of a call, in order: diffusers' rule, the high-noise expert from the boundary up."""
-    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    scheduler.set_timesteps(steps)
     high, low = TRANSFORMERS
     ratio = pipe.config.boundary_ratio
-    boundary = None if ratio is None else ratio * scheduler.config.num_train_timesteps
+    boundary = None if ratio is None else ratio * pipe.scheduler.config.num_train_timesteps
     return tuple(
         high if boundary is None or timestep >= boundary else low
-        for timestep in scheduler.timesteps.tolist()
+        for timestep in evaluated_timesteps(pipe, steps)
         for _ in range(passes_per_step)
     )
+
+
+def evaluated_timesteps(pipe: Any, steps: int) -> list[float]:
+    """The timesteps at which a call evaluates the network; more than there are steps where the scheduler's are of several evaluations."""
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(steps)
+    timesteps: list[float] = scheduler.timesteps.tolist()
+    return timesteps
 
 
 def blocks_of(pipe: Any) -> Iterator[torch.nn.Module]:
@@ -206,14 +270,10 @@ def blocks_of_transformers(pipe: Any) -> Iterator[torch.nn.Module]:
             yield from (*transformer.blocks, *getattr(transformer, "vace_blocks", ()))
 
 
-def _encode_prompt(pipe: Any, preparation: Preparation) -> tuple[torch.Tensor, torch.Tensor | None]:
-    embeds, negative_embeds = pipe.encode_prompt(
-        preparation.prompt,
-        preparation.negative_prompt,
-        do_classifier_free_guidance=preparation.passes_per_step > 1,
-        max_sequence_length=MAX_PROMPT_TOKENS,
-    )
-    return embeds, negative_embeds
+def _encoded(pipe: Any, text: str) -> torch.Tensor:
+    """What the text encoder makes of a prompt; diffusers treats a negative one alike."""
+    embeds: torch.Tensor = pipe.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=MAX_PROMPT_TOKENS)[0]
+    return embeds
 
 
 def _forget_steps(pipe: Any) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from runtime.fit.ladder import TEXT_ENCODER, TRANSFORMERS, ModelParts, Part
+from runtime.fit.ladder import ALL_TRANSFORMERS, TEXT_ENCODER, ModelParts, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -61,7 +61,7 @@ def blocks_of_part(name: str, module: torch.nn.Module) -> tuple[torch.nn.Module,
     part: Any = module
     if name == TEXT_ENCODER:
         return tuple(part.encoder.block)
-    if name not in TRANSFORMERS:
+    if name not in ALL_TRANSFORMERS:
         return ()
     control_blocks = list(getattr(part, "vace_blocks", ()))
     ordered: list[torch.nn.Module] = control_blocks[:1]

@@ -17,8 +17,9 @@ import torch
 from runtime.fit.ladder import TRANSFORMERS, ModelParts
 from runtime.fit.traced import TRACED, TracedDataError, TracedModel, document, parse
 from runtime.lane.wan.components import TINY_PROFILE
+from runtime.lane.wan.networks import stored_types
 from runtime.lane.wan.parts import layout_of, part_of
-from runtime.lane.wan.tracing_networks import Subject, stored_types
+from runtime.lane.wan.tracing_networks import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,32 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransformer3DModel
 from torch.overrides import TorchFunctionMode
-from transformers import UMT5Config, UMT5EncoderModel
 
 from runtime.fit.ladder import TEXT_ENCODER, TRANSFORMERS, VAE, ModelParts
 from runtime.lane.memory.account import TensorAccount
+from runtime.lane.wan import networks
 from runtime.lane.wan.lean import cast_at_use
-from runtime.lane.wan.parts import blocks_of_part, model_parts, state_of
+from runtime.lane.wan.networks import stored_types
+from runtime.lane.wan.parts import model_parts, state_of
 from runtime.lane.wan.tiny import build_text_encoder, build_vae
-
-UMT5_XXL: Mapping[str, Any] = {
-    "vocab_size": 256_384,
-    "d_model": 4096,
-    "d_kv": 64,
-    "d_ff": 10_240,
-    "num_layers": 24,
-    "num_heads": 64,
-    "feed_forward_proj": "gated-gelu",
-}
-"""google/umt5-xxl, the text encoder of every Wan model: 5,680,910,336 parameters (facts/models.md, section 4)."""
-
-EXPERT: Mapping[str, Any] = {"in_channels": 36, "out_channels": 16, "num_layers": 40}
-"""AniSora's experts: Wan 14B, diffusers' defaults, with 16 channels of noise, 4 of mask and 16 of condition."""
-
-VACE: Mapping[str, Any] = {"in_channels": 16, "out_channels": 16, "num_layers": 40, "vace_layers": [0, 5, 10, 15, 20, 25, 30, 35]}
-"""Phr00t Mega: Wan VACE 14B, diffusers' defaults, with a control layer at every fifth layer."""
 
 FEW_BLOCKS: Mapping[str, Mapping[str, Any]] = {
     "anisora": {"num_layers": 2},
@@ -44,8 +27,6 @@ FEW_BLOCKS: Mapping[str, Mapping[str, Any]] = {
     "phr00t": {"num_layers": 9, "vace_layers": list(range(8))},
 }
 """What a trace may leave out: main blocks run one after the other, so more of them change no peak. Tests compare with all of them."""
-
-_STORED = {"fp8": torch.float8_e4m3fn, "bf16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,24 +98,13 @@ def subjects() -> tuple[Subject, ...]:
     )
 
 
-def stored_types(name: str, module: torch.nn.Module, storage: str) -> dict[str, torch.dtype]:
-    """The type of each parameter of a part in a format. `fp8`: the matrices of linear layers within blocks; the rest, and a VAE, bf16."""
-    rest = torch.float32 if storage == "float32" else torch.bfloat16
-    linear: set[int] = set()
-    for block in blocks_of_part(name, module):
-        linear |= {id(layer.weight) for layer in block.modules() if isinstance(layer, torch.nn.Linear)}
-    parameters = {key: tensor for key, tensor in state_of(module).items() if isinstance(tensor, torch.nn.Parameter)}
-    return {key: _STORED[storage] if id(tensor) in linear else rest for key, tensor in parameters.items()}
-
-
 def _build_real(model: str, name: str, is_whole: bool) -> Any:
+    if name == TEXT_ENCODER:
+        return networks.build_text_encoder()
+    if name == VAE:
+        return networks.build_vae()
     fewer = {} if is_whole else FEW_BLOCKS[model]
-    with torch.device("meta"):
-        if name == TEXT_ENCODER:
-            return UMT5EncoderModel(UMT5Config(**UMT5_XXL))
-        if name == VAE:
-            return AutoencoderKLWan()
-        return WanTransformer3DModel(**{**EXPERT, **fewer}) if model == "anisora" else WanVACETransformer3DModel(**{**VACE, **fewer})
+    return networks.build_expert(**fewer) if model == "anisora" else networks.build_vace(**fewer)
 
 
 def _build_tiny(model: str, name: str, is_whole: bool) -> Any:  # a tiny part is always whole

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -95,6 +94,8 @@ def _denoise(subject: Subject, name: str, shape: Shape, is_whole: bool) -> int:
     is_lazy, is_chunked = _VARIANTS[name]
     scheduler = _scheduler(subject)
     scheduler.set_timesteps(_STEPS)
+    # Within the last step that has several evaluations, if any has: there its state is whole.
+    evaluated = len(scheduler.timesteps) - scheduler.order
     with (
         subject.tracing(TRANSFORMERS[0], is_whole=is_whole) as (transformer, account),
         leaner(transformer, lazy_hints=is_lazy, chunked=is_chunked),
@@ -102,11 +103,12 @@ def _denoise(subject: Subject, name: str, shape: Shape, is_whole: bool) -> int:
         embeds = _embeds(subject, transformer.config.text_dim)
         held, condition = _held(subject, shape, is_control=has_hints(transformer))
         latents = _latents(shape, _LATENT_CHANNELS, torch.float32)
-        for timestep in scheduler.timesteps:
-            is_last = timestep == scheduler.timesteps[-1]
+        for index, timestep in enumerate(scheduler.timesteps):
             inputs = latents if condition is None else torch.cat([latents, condition], dim=1)
             inputs = inputs.to(subject.compute)
-            predicted = _forward(transformer, inputs, embeds[0], held) if is_last else _latents(shape, _LATENT_CHANNELS, subject.compute)
+            predicted = (
+                _forward(transformer, inputs, embeds[0], held) if index == evaluated else _latents(shape, _LATENT_CHANNELS, subject.compute)
+            )
             if not has_hints(transformer):
                 unguided = _latents(shape, _LATENT_CHANNELS, subject.compute)
                 predicted = unguided + 2.0 * (predicted - unguided)
@@ -128,8 +130,7 @@ def _forward(transformer: Any, inputs: torch.Tensor, embeds: torch.Tensor, held:
 
 def _scheduler(subject: Subject) -> Any:
     """A new one of the model's kind."""
-    make = importlib.import_module(f"lane_{subject.model}.pipeline").make_scheduler
-    return make(*(8.0 for _ in inspect.signature(make).parameters))  # any shift
+    return importlib.import_module(f"lane_{subject.model}.pipeline").scheduler_with_most_state()
 
 
 def _held(subject: Subject, shape: Shape, *, is_control: bool) -> tuple[list[torch.Tensor], torch.Tensor | None]:

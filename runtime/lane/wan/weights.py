@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
+from runtime.lane.wan.embeddings import EmbeddingCache
 from runtime.lane.wan.headers import FileTensor, WeightsError, check_tensors, locate_tensors
 from runtime.lane.wan.parts import GroupLayout, canonical_names, layout_of, state_of
 from runtime.lane.wan.skeleton import computed_buffers
@@ -56,17 +57,19 @@ class WanWeights:
         folder: of the files; configurations are read there.
         is_mapped: the pieces are parts of files.
         computed_bytes: of mapped weights, what is in host memory all the same (position tables).
+        embeddings: of texts, that these weights made.
     """
 
     folder: Path
     parts: Mapping[str, tuple[GroupWeights, ...]]
     is_mapped: bool
     computed_bytes: int = 0
+    embeddings: EmbeddingCache = field(default_factory=EmbeddingCache)
 
     @property
     def host_bytes(self) -> int:
         """Held in host memory."""
-        return self.computed_bytes if self.is_mapped else _storage_bytes(self._pieces())
+        return self.embeddings.host_bytes + (self.computed_bytes if self.is_mapped else _storage_bytes(self._pieces()))
 
     @property
     def pinned_bytes(self) -> int:

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from warmlane.admission.v1.admission_service_pb2 import TaskSort
 from warmlane.admission.v1.task_pb2 import FallbackReason, LaneMode, Stage, TaskEvent, TaskState
-from warmlane.generation.v1.generation_pb2 import ArbitraryFrame, Failure, GenerationRequest, InputImage, Result
+from warmlane.generation.v1.generation_pb2 import ArbitraryFrame, Failure, GenerationRequest, InputImage, MemoryRecord, Result
 
 from http_bridge.convert import Links, gallery_item, status_reply, task_sort
 from tests.harness.admission_double import CREATED_AT, make_task, stamp
@@ -35,6 +35,7 @@ def test_status_has_no_urls_and_no_error_when_task_is_queued() -> None:
         "queue_position": 0,
         "eta_seconds": 12.5,
         "attempt": 0,
+        "text_to_video_weights": None,
     }
 
 
@@ -68,6 +69,14 @@ def test_status_says_why_when_the_shared_pool_serves() -> None:
     assert reply.diagnostics.model_dump()["events"] == [
         {"event_type": "fallback_activated", "value": "degraded_shared", "reason": "capacity", "created_at": CREATED_AT}
     ]
+
+
+def test_status_tells_the_weights_of_the_last_attempt_when_a_text_was_rendered() -> None:
+    records = [
+        TaskEvent(event_type="memory_record", memory=MemoryRecord(text_to_video_weights=weights), created_at=stamp(CREATED_AT))
+        for weights in ("image_to_video_experts", "text_to_video_pair", "")
+    ]
+    assert status_reply(make_task("a", events=records), PATHS).text_to_video_weights == "text_to_video_pair"
 
 
 def test_both_error_members_have_the_text_when_task_failed() -> None:

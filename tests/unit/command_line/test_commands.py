@@ -101,7 +101,7 @@ def test_exit_code_is_1_when_the_task_ends_without_a_video(
     threaded_admission.script.watched = [made_task(state, failure=failure)]
     with pytest.raises(CommandError, match=f"{told}: The pipeline raised") as caught:
         submit("--wait")
-    assert caught.value.exit_code == ExitCode.TASK_FAILED
+    assert caught.value.exit_code == ExitCode.FAILED
 
 
 def test_exit_code_is_2_when_a_field_is_wrong(submit: Run, threaded_admission: Served) -> None:

@@ -96,6 +96,42 @@ def test_encoding_happens_without_images_when_anisora_encodes_an_empty_clip() ->
     assert _encoding("anisora").modes == ()
 
 
+_PAIR = (
+    Part(name="t2v_transformer", rest_bytes=1, block_bytes=(4, 6, 5)),
+    Part(name="t2v_transformer_2", rest_bytes=1, block_bytes=(6, 10)),
+)
+
+
+def test_each_mode_has_its_own_transformers_when_there_is_a_text_to_video_pair() -> None:
+    ladder = build_ladder(ModelParts(model="anisora", parts=_PARTS.parts + _PAIR), _TRACED)
+    rungs = {rung.placement: rung for rung in ladder.rungs}
+
+    def denoising(placement: str) -> dict[tuple[str, ...], int]:
+        return {cost.modes: cost.weights_bytes for cost in rungs[placement].phases if cost.phase is MemoryPhase.DENOISE}
+
+    pictures = ("i2v", "first_last_frame", "arbitrary_frame")
+    # The pair: 1 + 15 = 16 and 1 + 16 = 17 whole; 1 + 2*6 = 13 and 1 + 2*10 = 21 streamed. The experts as without it. All: 62 + 33 = 95.
+    assert denoising("resident") == {pictures: 18, ("t2v",): 17}
+    assert denoising("streamed") == {pictures: 20, ("t2v",): 21}
+    assert denoising("resident_all") == {pictures: 95, ("t2v",): 95}
+    assert {cost.modes for rung in ladder.rungs for cost in rung.phases if cost.phase is MemoryPhase.ENCODE} == {pictures}
+    assert {rung.host_bytes for rung in ladder.rungs} == {95}
+    assert set(pictures) | {"t2v"} == set(MODELS["anisora"].modes)
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "weights"),
+    [("anisora", (), "image_to_video_experts"), ("anisora", _PAIR, "text_to_video_pair"), ("phr00t", (), "")],
+)
+def test_ladder_tells_what_renders_a_text_when_it_is_made(model: str, more: tuple[Part, ...], weights: str) -> None:
+    assert build_ladder(ModelParts(model=model, parts=_PARTS.parts + more), _TRACED).text_to_video_weights == weights
+
+
+def test_ladder_is_refused_when_a_pair_is_half() -> None:
+    with pytest.raises(ValueError, match="not one of them"):
+        build_ladder(ModelParts(model="anisora", parts=_PARTS.parts + _PAIR[:1]), _TRACED)
+
+
 def test_ladder_is_refused_when_activations_are_missing() -> None:
     with pytest.raises(ValueError, match="anisora: no traced activations for denoise_lazy, denoise_chunked"):
         build_ladder(_PARTS, {name: one for name, one in _TRACED.items() if name not in ("denoise_lazy", "denoise_chunked")})

@@ -44,6 +44,15 @@ def test_the_ordered_placement_is_used_and_recorded_when_it_fits(tmp_path: Path)
     assert (record.placement, record.predicted_peak_bytes, record.out_of_memory) == ("streamed", 222, ())
 
 
+def test_the_record_tells_the_weights_when_a_text_was_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.lane.files.AttemptFiles.images", lambda *_: {})
+    bench = Bench(tmp_path, black)
+    bench.pipeline.text_to_video_weights = "text_to_video_pair"
+    assert bench.run().memory.text_to_video_weights == "text_to_video_pair"
+    picture = bench.run(mode="i2v", reference_image={"key": f"inputs/{'a' * 64}"})
+    assert (picture.failure, picture.memory.text_to_video_weights) == (None, "")
+
+
 def test_the_fastest_placement_is_used_when_none_is_ordered(tmp_path: Path) -> None:
     bench = Bench(tmp_path, black)
     assert bench.run().memory.placement == "resident_all"

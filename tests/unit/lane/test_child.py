@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import runtime.lane.child
+from lane_anisora.config import Settings
 from runtime.lane.child import Commands, run
 from runtime.lane.child_protocol import (
     REPLACE_EXIT_CODE,
@@ -28,8 +29,13 @@ from runtime.lane.child_protocol import (
     encode_command,
     encode_event,
 )
+from runtime.lane.convert import LaneIdentity
+from runtime.lane.ladders import Ladders
+from runtime.lane.main import _worker_settings
+from runtime.lane.renderer import Catalog, LoadSettings
 from runtime.lane.start_failure import StartCause
 from runtime.lane.state import Attempt
+from runtime.lane.worker import _start_of
 from runtime.rules.check import check_request
 from runtime.rules.effective import effective
 from runtime.rules.parameters import to_parameters
@@ -123,6 +129,7 @@ def test_limits_and_ladders_are_told_before_anything_is_loaded_when_the_process_
         memory_budget_bytes=123,
         memory_margin_bytes=4,
         pinned_limit_bytes=5,
+        attention_backend="native",
     )
     given: list[Command] = [start, Shutdown()]
     commands = Commands(ends.process)
@@ -134,6 +141,14 @@ def test_limits_and_ladders_are_told_before_anything_is_loaded_when_the_process_
         return FakeMemory(total_bytes=123)
 
     monkeypatch.setattr(runtime.lane.child, "open_device", open_device)
+    backends: list[str] = []
+    ladders = Ladders
+
+    def measuring(catalog: Catalog, settings: LoadSettings) -> Ladders:
+        backends.append(settings.attention_backend)
+        return ladders(catalog, settings)
+
+    monkeypatch.setattr(runtime.lane.child, "Ladders", measuring)
     assert run(commands) == 0
     commands.end()
     with ends.agent.makefile("rb") as lines:
@@ -153,6 +168,7 @@ def test_limits_and_ladders_are_told_before_anything_is_loaded_when_the_process_
     assert started.memory.limits.total_bytes == 123
     assert [ladder.model for ladder in started.memory.ladders] == ["anisora", "phr00t"]
     assert events[1:] == [ResidentChanged(model="anisora"), ResidentChanged(model="")]
+    assert backends == ["native"]
     assert asked == [{"budget_bytes": 123, "margin_bytes": 4, "pinned_limit_bytes": 5}]
 
 
@@ -208,3 +224,15 @@ def test_the_url_of_the_object_store_is_not_told_when_it_cannot_be_opened(
     assert failed.cause is StartCause.OTHER
     assert failed.reason.startswith("the object store cannot be opened (")
     assert "secret" not in failed.reason
+
+
+def test_every_setting_of_the_pipeline_reaches_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"memory_budget_bytes": 1, "memory_margin_bytes": 2, "pinned_limit_bytes": 3, "attention_backend": "native"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"WARMLANE_{name.upper()}", str(value))
+    identity = LaneIdentity(lane_id="lane-test", boot_id="boot", is_dedicated=True, models=("anisora",), catalog="m:c")
+
+    start = _start_of(_worker_settings(Settings(), identity))
+
+    assert {name: getattr(start, name) for name in values} == values
+    assert (start.catalog, start.warm_model) == ("m:c", "anisora")

@@ -52,10 +52,13 @@ def test_the_report_has_both_places_and_a_wish_settles_both() -> None:
 def test_the_report_has_limits_and_ladders_when_the_process_measured_them() -> None:
     activations = Activations(fixed=1.5, per_token=2.5, per_pixel=3.5, per_frame_pixel=4.5)
     cost = PhaseCost(phase=MemoryPhase.ENCODE, weights_bytes=7, activations=activations, modes=("i2v",))
-    ladder = ModelLadder(model="anisora", rungs=(Rung(placement="streamed", phases=(cost,), host_bytes=8, pinned_bytes=9),))
+    ladder = ModelLadder(
+        model="anisora", rungs=(Rung(placement="streamed", phases=(cost,), host_bytes=8, pinned_bytes=9),), text_to_video_weights="pair"
+    )
     memory = WorkerMemory(limits=FakeMemory(total_bytes=11).limits(), ladders=(ladder,))
     report = report_message(IDENTITY, LaneState(), WorkerStatus(memory=memory), seen_sequence=0)
     assert report.memory.limits.total_bytes == 11
+    assert report.memory.ladders[0].text_to_video_weights == "pair"
     (rung,) = report.memory.ladders[0].rungs
     (phase,) = rung.phases
     assert (rung.placement, rung.host_bytes, rung.pinned_bytes) == ("streamed", 8, 9)
@@ -91,12 +94,14 @@ def test_a_record_tells_everything_when_it_becomes_a_message() -> None:
         phase_peaks=(PhasePeak(phase="text", peak_bytes=5), PhasePeak(phase="denoise", peak_bytes=9)),
         out_of_memory=(OutOfMemory(phase="denoise", placement="resident"),),
         drift_bytes=0,
+        text_to_video_weights="pair",
         residency_change=ResidencyChange(loaded_model="phr00t", loaded_bytes=1, load_s=0.5, from_host=True),
     )
     message = memory_message(record)
     assert (message.placement, message.predicted_peak_bytes) == ("streamed", 10)
     assert [(one.phase, one.peak_bytes) for one in message.phase_peaks] == [("text", 5), ("denoise", 9)]
     assert [(one.phase, one.placement) for one in message.out_of_memory] == [("denoise", "resident")]
+    assert message.text_to_video_weights == "pair"
     # 0 is a figure, and not the same as none.
     assert message.HasField("drift_bytes")
     assert not memory_message(unmeasured("x")).HasField("drift_bytes")

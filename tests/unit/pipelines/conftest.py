@@ -37,3 +37,9 @@ def phr00t(models_dir: Path) -> Pipeline:
     from lane_phr00t.pipeline import catalog
 
     return load(catalog, "phr00t", settings(models_dir))
+
+
+@pytest.fixture(autouse=True)
+def _texts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No render knows a text from another one, so that each has all of its phases. `test_embeddings` is about what is remembered."""
+    monkeypatch.setattr("runtime.lane.wan.embeddings.EmbeddingCache.get", lambda _cache, _text: None)

@@ -9,9 +9,11 @@ import pytest
 
 from runtime.rules.request import ArbitraryFrame
 from tests.unit.pipelines.jobs import COLD, WARM, inner, make_job, make_pictures, make_request
+from tests.unit.pipelines.plain_conditioning import anisora_condition, vace_control
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
     from runtime.lane.renderer import Pipeline
 
@@ -26,24 +28,10 @@ def pixels_of(key: str) -> torch.Tensor:
     return to_pixels(make_pictures()[key], height=SIZE, width=SIZE)
 
 
-def expected_condition(vae: Any, keyframes: Mapping[int, tuple[str, float]]) -> torch.Tensor:
-    """AniSora's condition, written as the facts describe it: one sparse video, one encode, a mask of four channels, strengths."""
-    import torch
-
-    video = torch.zeros(1, 3, FRAMES, SIZE, SIZE)
-    for index, (key, _) in keyframes.items():
-        video[0, :, index] = pixels_of(key)
-    latents = vae.encode(video).latent_dist.mode()
-    for channel in range(16):
-        latents[:, channel] = (latents[:, channel] - vae.config.latents_mean[channel]) / vae.config.latents_std[channel]
-    mask = torch.zeros(1, 4, 5, SIZE // 8, SIZE // 8)
-    for index, (_, strength) in keyframes.items():
-        latents[:, :, -(-index // 4)] *= strength
-        if index == 0:
-            mask[:, :, 0] = 1
-        else:
-            mask[:, (index - 1) % 4, (index - 1) // 4 + 1] = 1
-    return torch.cat([mask, latents], dim=1)
+def placed(keyframes: Mapping[int, tuple[str, float]]) -> dict[int, tuple[Image.Image, float]]:
+    """With pictures in the place of their keys."""
+    pictures = make_pictures()
+    return {index: (pictures[key], strength) for index, (key, strength) in keyframes.items()}
 
 
 def components_of(pipeline: Pipeline) -> dict[str, Any]:
@@ -98,8 +86,7 @@ def test_expert_sees_noise_mask_and_condition_when_anisora_renders(
     first, second, third = seen_by(anisora, "hidden_states", request)
 
     noise = torch.randn((1, 16, 5, 8, 8), generator=torch.Generator().manual_seed(request.seed))
-    with torch.no_grad():
-        condition = expected_condition(inner(anisora).vae, keyframes)
+    condition = anisora_condition(inner(anisora).vae, placed(keyframes), FRAMES, SIZE)
     assert first.shape == (1, 36, 5, 8, 8)
     assert torch.equal(first[:, :16], noise)
     for seen in (first, second, third):
@@ -135,6 +122,42 @@ def test_condition_is_that_of_diffusers_when_only_the_ends_are_keyframes(anisora
         ours = encode_condition(inner(anisora).vae, keyframes, FRAMES, height=SIZE, width=SIZE, device=torch.device("cpu"))
 
     assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "keyframes"),
+    [
+        ("i2v", {"reference_strength": 0.6}, {0: (WARM.key, 1.0)}),  # that strength is the control branch's
+        ("first_last_frame", {"first_strength": 0.8, "last_strength": 0.5}, {0: (WARM.key, 0.8), 16: (COLD.key, 0.5)}),
+        ("first_last_frame", {}, {0: (WARM.key, 1.0), 16: (COLD.key, 1.0)}),
+    ],
+)
+def test_transformer_sees_noise_and_control_when_phr00t_renders(
+    phr00t: Pipeline, mode: str, changes: dict[str, Any], keyframes: dict[int, tuple[str, float]]
+) -> None:
+    import torch
+
+    request = make_request("phr00t", mode, num_frames=FRAMES, **changes)
+
+    (first, *_) = seen_by(phr00t, "hidden_states", request)
+    controls = seen_by(phr00t, "control_hidden_states", request)
+
+    assert torch.equal(first, torch.randn((1, 16, 5, 8, 8), generator=torch.Generator().manual_seed(request.seed)))
+    expected = vace_control(inner(phr00t).vae, placed(keyframes), FRAMES, SIZE)
+    assert len(controls) == 4
+    for control in controls:
+        assert control.shape == (1, 96, 5, 8, 8)
+        assert torch.allclose(control, expected, atol=1e-4)
+
+
+def test_nothing_is_known_and_all_is_to_change_when_phr00t_has_a_text_alone(phr00t: Pipeline) -> None:
+    import torch
+
+    (control, *_) = seen_by(phr00t, "control_hidden_states", make_request("phr00t", num_frames=FRAMES))
+
+    # Nothing is encoded then, so the control latents are 0 and not those of a grey video: with scale 0 they count nothing.
+    assert torch.equal(control[:, :32], torch.zeros(1, 32, 5, 8, 8))
+    assert torch.equal(control[:, 32:], vace_control(inner(phr00t).vae, {}, FRAMES, SIZE)[:, 32:])
 
 
 @pytest.mark.parametrize("mode", ["i2v", "first_last_frame"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import shutil
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from runtime.lane.renderer import RenderCancelled
+from tests.harness.prepared import write_manifest
 from tests.harness.short import crossed
 from tests.unit.pipelines.jobs import ignore_stage, inner, load, make_job, make_request, settings
 
@@ -180,12 +183,53 @@ def test_folder_and_command_are_named_when_the_checkpoint_is_missing(model: str,
     assert str(tmp_path / model) in str(raised.value)
 
 
+def _of_the_other_model(folder: Path, model: str) -> None:
+    write_manifest(folder, {"anisora": "phr00t", "phr00t": "anisora"}[model])
+
+
+def _cut_off(folder: Path, _model: str) -> None:
+    file = next((folder / "vae").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _without_manifest(folder: Path, _model: str) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def _of_a_newer_format(folder: Path, _model: str) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
+
+
+@pytest.mark.parametrize("model", BOTH)
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (_of_the_other_model, "has the weights of"),
+        (_cut_off, "is not whole: vae/"),
+        (_without_manifest, "or not to its end: it has no manifest.json"),
+        (_of_a_newer_format, "is of format 2, which a newer version of this program made"),
+    ],
+)
+def test_a_prepared_folder_is_refused_when_its_manifest_does_not_vouch_for_it(
+    model: str, damage: Callable[[Path, str], None], sentence: str, models_dir: Path, tmp_path: Path
+) -> None:
+    from runtime.lane.wan.components import ModelFolderError
+
+    loaded(model, models_dir)
+    folder = write_manifest(shutil.copytree(models_dir / f"{model}-tiny-v1", tmp_path / model), model)
+    damage(folder, model)
+
+    with pytest.raises(ModelFolderError, match=sentence):
+        loaded(model, tmp_path, "a10g")
+
+
 @pytest.mark.parametrize("model", BOTH)
 def test_bfloat16_is_computed_in_when_a_prepared_checkpoint_is_loaded(model: str, models_dir: Path, tmp_path: Path) -> None:
     import torch
 
     loaded(model, models_dir)
-    shutil.copytree(models_dir / f"{model}-tiny-v1", tmp_path / model)
+    write_manifest(shutil.copytree(models_dir / f"{model}-tiny-v1", tmp_path / model), model)
 
     pipeline = loaded(model, tmp_path, "a10g")
 

@@ -77,7 +77,7 @@ def plain_pipeline(folder: Path, model: str) -> Any:
     wan_model = Phr00tModel() if model == "phr00t" else AnisoraModel()
     pipe: Any = wan_model.make_pipeline(components)
     pipe.set_progress_bar_config(disable=True)
-    return pipe, wan_model.recipe
+    return pipe, wan_model.make_recipe("")
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.fit.ladder import ALL_TRANSFORMERS
 from runtime.fit.placement import PLACEMENTS
 from runtime.lane.memory.host import HostMemory
+from tests.harness.prepared import write_manifest
 from tests.unit.pipelines.jobs import inner, make_job, make_request
 from tests.unit.pipelines.watching import BOTH, place, placed_parts
 
@@ -40,6 +42,7 @@ def test_no_activation_is_in_8_bits_when_weights_are(models_dir: Path, tmp_path:
     place(model, models_dir)
     shutil.copytree(models_dir / f"{model}-tiny-v1", tmp_path / model)
     to_8_bits(tmp_path / model)
+    write_manifest(tmp_path / model, model)
     pipeline, memory = place(model, tmp_path, profile="a10g")
     small = [tensor for part in placed_parts(pipeline).values() for tensor in part.module.parameters() if tensor.dtype.itemsize == 1]
     assert len(small) > 30
@@ -79,9 +82,7 @@ def test_float16_is_computed_in_when_the_gpu_has_no_bfloat16(
 
     types = compute_types("a10g", OldGpu())
 
-    assert types == {name: getattr(torch, others) for name in ("vae", "transformer", "transformer_2")} | {
-        "text_encoder": getattr(torch, text)
-    }
+    assert types == {name: getattr(torch, others) for name in ("vae", *ALL_TRANSFORMERS)} | {"text_encoder": getattr(torch, text)}
     assert set(compute_types("tiny", OldGpu()).values()) == {torch.float32}
 
 
@@ -98,6 +99,7 @@ def test_weights_stored_in_bfloat16_serve_when_float16_is_computed_in(
     shutil.copytree(models_dir / f"{model}-tiny-v1", tmp_path / model)
     for file in (tmp_path / model).rglob("*.safetensors"):
         save_file({name: tensor.to(torch.bfloat16) for name, tensor in load_file(file).items()}, file)
+    write_manifest(tmp_path / model, model)
     types = dict.fromkeys(("vae", "transformer", "transformer_2"), torch.float16) | {"text_encoder": torch.float32}
     monkeypatch.setattr(catalog, "compute_types", lambda _profile, _memory: types)
     pipeline, memory = place(model, tmp_path, profile="a10g")

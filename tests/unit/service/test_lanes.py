@@ -318,7 +318,9 @@ def test_figures_of_phases_are_numbers_when_a_record_has_them() -> None:
 def _worker_memory(**limits: object) -> memory_pb2.WorkerMemory:
     sizes: dict[str, object] = {"gpu": "NVIDIA A10G", "total_bytes": 100, "other_bytes": 10, "margin_bytes": 5, "host_bytes": 1000}
     phase = memory_pb2.PhaseCost(phase="denoise", weights_bytes=7, fixed=-1.5, per_token=2.5, modes=["t2v"])
-    ladder = memory_pb2.ModelLadder(model="anisora", rungs=[memory_pb2.Rung(placement="resident", phases=[phase], pinned_bytes=3)])
+    ladder = memory_pb2.ModelLadder(
+        model="anisora", rungs=[memory_pb2.Rung(placement="resident", phases=[phase], pinned_bytes=3)], text_to_video_weights="pair"
+    )
     return memory_pb2.WorkerMemory(limits=memory_pb2.DeviceLimits(**(sizes | limits)), ladders=[ladder])  # type: ignore[arg-type]
 
 
@@ -328,6 +330,7 @@ def test_memory_of_a_lane_is_read_once_when_it_says_the_same_again() -> None:
     assert first is second
     assert first is not None
     assert (first.limits.gpu, first.limits.budget_bytes, first.limits.pinned_limit_bytes) == ("NVIDIA A10G", 85, 0)
+    assert first.ladders[0].text_to_video_weights == "pair"
     [rung] = first.ladders[0].rungs
     [cost] = rung.phases
     assert (rung.placement, rung.pinned_bytes, cost.phase, cost.weights_bytes, cost.modes) == ("resident", 3, "denoise", 7, ("t2v",))

@@ -469,6 +469,7 @@ class Model(_message.Message):
     FIXED_PARAMETERS_FIELD_NUMBER: _builtins.int
     PARAMETERS_SCHEMA_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    TEXT_TO_VIDEO_WEIGHTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """`anisora`, `phr00t`."""
     name: _builtins.str
@@ -495,6 +496,12 @@ class Model(_message.Message):
     def limits(self) -> Global___ModelLimits:
         """What fits on the GPUs that serve the model, or on the configured baseline GPU while none is known."""
 
+    @_builtins.property
+    def text_to_video_weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What known lanes render `t2v` with, without doubles, where the model's own weights are for image-to-video: `image_to_video_experts`,
+        `text_to_video_pair`. Empty for other models, and while no lane has told. A task's memory records say what was used for it.
+        """
+
     def __init__(
         self,
         *,
@@ -507,10 +514,11 @@ class Model(_message.Message):
         fixed_parameters: _struct_pb2.Struct | None = ...,
         parameters_schema: _struct_pb2.Struct | None = ...,
         limits: Global___ModelLimits | None = ...,
+        text_to_video_weights: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fixed_parameters", b"fixed_parameters", "limits", b"limits", "parameters_schema", b"parameters_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_mode", b"default_mode", "description", b"description", "fixed_parameters", b"fixed_parameters", "id", b"id", "limits", b"limits", "modes", b"modes", "name", b"name", "parameters_schema", b"parameters_schema", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_mode", b"default_mode", "description", b"description", "fixed_parameters", b"fixed_parameters", "id", b"id", "limits", b"limits", "modes", b"modes", "name", b"name", "parameters_schema", b"parameters_schema", "text_to_video_weights", b"text_to_video_weights", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

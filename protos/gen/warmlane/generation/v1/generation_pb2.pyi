@@ -488,6 +488,7 @@ class MemoryRecord(_message.Message):
     PHASE_PEAKS_FIELD_NUMBER: _builtins.int
     OUT_OF_MEMORY_FIELD_NUMBER: _builtins.int
     DRIFT_BYTES_FIELD_NUMBER: _builtins.int
+    TEXT_TO_VIDEO_WEIGHTS_FIELD_NUMBER: _builtins.int
     unmeasured_reason: _builtins.str
     """Set when nothing could be measured (the process died): why. The figures are then absent."""
     device: _builtins.str
@@ -516,6 +517,8 @@ class MemoryRecord(_message.Message):
     """Peak that was predicted for that placement and this request; 0: none was."""
     drift_bytes: _builtins.int
     """Live tensor bytes after cleanup, above the least that was seen after an attempt of this process with the same model resident."""
+    text_to_video_weights: _builtins.str
+    """Only for `t2v` of a model whose own weights are for image-to-video: what rendered it, `image_to_video_experts` or `text_to_video_pair`."""
     @_builtins.property
     def cleanup_duration(self) -> _duration_pb2.Duration:
         """How long the cleanup took."""
@@ -558,10 +561,11 @@ class MemoryRecord(_message.Message):
         phase_peaks: _abc.Iterable[Global___PhasePeak] | None = ...,
         out_of_memory: _abc.Iterable[Global___OutOfMemory] | None = ...,
         drift_bytes: _builtins.int | None = ...,
+        text_to_video_weights: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_allocated_bytes", b"_allocated_bytes", "_drift_bytes", b"_drift_bytes", "_driver_free_bytes", b"_driver_free_bytes", "_host_rss_after_bytes", b"_host_rss_after_bytes", "_host_rss_before_bytes", b"_host_rss_before_bytes", "_host_rss_peak_bytes", b"_host_rss_peak_bytes", "_peak_allocated_bytes", b"_peak_allocated_bytes", "_peak_reserved_bytes", b"_peak_reserved_bytes", "_pinned_bytes", b"_pinned_bytes", "_reserved_bytes", b"_reserved_bytes", "allocated_bytes", b"allocated_bytes", "cleanup_duration", b"cleanup_duration", "drift_bytes", b"drift_bytes", "driver_free_bytes", b"driver_free_bytes", "host_rss_after_bytes", b"host_rss_after_bytes", "host_rss_before_bytes", b"host_rss_before_bytes", "host_rss_peak_bytes", b"host_rss_peak_bytes", "measured_at", b"measured_at", "peak_allocated_bytes", b"peak_allocated_bytes", "peak_reserved_bytes", b"peak_reserved_bytes", "pinned_bytes", b"pinned_bytes", "reserved_bytes", b"reserved_bytes", "residency_change", b"residency_change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allocated_bytes", b"_allocated_bytes", "_drift_bytes", b"_drift_bytes", "_driver_free_bytes", b"_driver_free_bytes", "_host_rss_after_bytes", b"_host_rss_after_bytes", "_host_rss_before_bytes", b"_host_rss_before_bytes", "_host_rss_peak_bytes", b"_host_rss_peak_bytes", "_peak_allocated_bytes", b"_peak_allocated_bytes", "_peak_reserved_bytes", b"_peak_reserved_bytes", "_pinned_bytes", b"_pinned_bytes", "_reserved_bytes", b"_reserved_bytes", "allocated_bytes", b"allocated_bytes", "cleanup_duration", b"cleanup_duration", "device", b"device", "drift_bytes", b"drift_bytes", "driver_free_bytes", b"driver_free_bytes", "host_rss_after_bytes", b"host_rss_after_bytes", "host_rss_before_bytes", b"host_rss_before_bytes", "host_rss_peak_bytes", b"host_rss_peak_bytes", "measured_at", b"measured_at", "out_of_memory", b"out_of_memory", "peak_allocated_bytes", b"peak_allocated_bytes", "peak_reserved_bytes", b"peak_reserved_bytes", "phase_peaks", b"phase_peaks", "pinned_bytes", b"pinned_bytes", "placement", b"placement", "predicted_peak_bytes", b"predicted_peak_bytes", "reserved_bytes", b"reserved_bytes", "residency_change", b"residency_change", "unmeasured_reason", b"unmeasured_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allocated_bytes", b"_allocated_bytes", "_drift_bytes", b"_drift_bytes", "_driver_free_bytes", b"_driver_free_bytes", "_host_rss_after_bytes", b"_host_rss_after_bytes", "_host_rss_before_bytes", b"_host_rss_before_bytes", "_host_rss_peak_bytes", b"_host_rss_peak_bytes", "_peak_allocated_bytes", b"_peak_allocated_bytes", "_peak_reserved_bytes", b"_peak_reserved_bytes", "_pinned_bytes", b"_pinned_bytes", "_reserved_bytes", b"_reserved_bytes", "allocated_bytes", b"allocated_bytes", "cleanup_duration", b"cleanup_duration", "device", b"device", "drift_bytes", b"drift_bytes", "driver_free_bytes", b"driver_free_bytes", "host_rss_after_bytes", b"host_rss_after_bytes", "host_rss_before_bytes", b"host_rss_before_bytes", "host_rss_peak_bytes", b"host_rss_peak_bytes", "measured_at", b"measured_at", "out_of_memory", b"out_of_memory", "peak_allocated_bytes", b"peak_allocated_bytes", "peak_reserved_bytes", b"peak_reserved_bytes", "phase_peaks", b"phase_peaks", "pinned_bytes", b"pinned_bytes", "placement", b"placement", "predicted_peak_bytes", b"predicted_peak_bytes", "reserved_bytes", b"reserved_bytes", "residency_change", b"residency_change", "text_to_video_weights", b"text_to_video_weights", "unmeasured_reason", b"unmeasured_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allocated_bytes: _TypeAlias = _typing.Literal["allocated_bytes"]  # noqa: Y015
     _WhichOneofArgType__allocated_bytes: _TypeAlias = _typing.Literal["_allocated_bytes", b"_allocated_bytes"]  # noqa: Y015

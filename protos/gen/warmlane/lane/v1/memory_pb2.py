@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dwarmlane/lane/v1/memory.proto\x12\x10warmlane.lane.v1\"n\n\x0cWorkerMemory\x12.\n\x06limits\x18\x01 \x01(\x0b\x32\x1e.warmlane.lane.v1.DeviceLimits\x12.\n\x07ladders\x18\x02 \x03(\x0b\x32\x1d.warmlane.lane.v1.ModelLadder\"\x8b\x01\n\x0c\x44\x65viceLimits\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\x13\n\x0bother_bytes\x18\x03 \x01(\x03\x12\x14\n\x0cmargin_bytes\x18\x04 \x01(\x03\x12\x12\n\nhost_bytes\x18\x05 \x01(\x03\x12\x1a\n\x12pinned_limit_bytes\x18\x06 \x01(\x03\"C\n\x0bModelLadder\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x05rungs\x18\x02 \x03(\x0b\x32\x16.warmlane.lane.v1.Rung\"p\n\x04Rung\x12\x11\n\tplacement\x18\x01 \x01(\t\x12+\n\x06phases\x18\x02 \x03(\x0b\x32\x1b.warmlane.lane.v1.PhaseCost\x12\x12\n\nhost_bytes\x18\x03 \x01(\x03\x12\x14\n\x0cpinned_bytes\x18\x04 \x01(\x03\"\x8e\x01\n\tPhaseCost\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x15\n\rweights_bytes\x18\x02 \x01(\x03\x12\r\n\x05\x66ixed\x18\x03 \x01(\x01\x12\x11\n\tper_token\x18\x04 \x01(\x01\x12\x11\n\tper_pixel\x18\x05 \x01(\x01\x12\x17\n\x0fper_frame_pixel\x18\x06 \x01(\x01\x12\r\n\x05modes\x18\x07 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dwarmlane/lane/v1/memory.proto\x12\x10warmlane.lane.v1\"n\n\x0cWorkerMemory\x12.\n\x06limits\x18\x01 \x01(\x0b\x32\x1e.warmlane.lane.v1.DeviceLimits\x12.\n\x07ladders\x18\x02 \x03(\x0b\x32\x1d.warmlane.lane.v1.ModelLadder\"\x8b\x01\n\x0c\x44\x65viceLimits\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\x13\n\x0bother_bytes\x18\x03 \x01(\x03\x12\x14\n\x0cmargin_bytes\x18\x04 \x01(\x03\x12\x12\n\nhost_bytes\x18\x05 \x01(\x03\x12\x1a\n\x12pinned_limit_bytes\x18\x06 \x01(\x03\"b\n\x0bModelLadder\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x05rungs\x18\x02 \x03(\x0b\x32\x16.warmlane.lane.v1.Rung\x12\x1d\n\x15text_to_video_weights\x18\x03 \x01(\t\"p\n\x04Rung\x12\x11\n\tplacement\x18\x01 \x01(\t\x12+\n\x06phases\x18\x02 \x03(\x0b\x32\x1b.warmlane.lane.v1.PhaseCost\x12\x12\n\nhost_bytes\x18\x03 \x01(\x03\x12\x14\n\x0cpinned_bytes\x18\x04 \x01(\x03\"\x8e\x01\n\tPhaseCost\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x15\n\rweights_bytes\x18\x02 \x01(\x03\x12\r\n\x05\x66ixed\x18\x03 \x01(\x01\x12\x11\n\tper_token\x18\x04 \x01(\x01\x12\x11\n\tper_pixel\x18\x05 \x01(\x01\x12\x17\n\x0fper_frame_pixel\x18\x06 \x01(\x01\x12\r\n\x05modes\x18\x07 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICELIMITS']._serialized_start=164
   _globals['_DEVICELIMITS']._serialized_end=303
   _globals['_MODELLADDER']._serialized_start=305
-  _globals['_MODELLADDER']._serialized_end=372
-  _globals['_RUNG']._serialized_start=374
-  _globals['_RUNG']._serialized_end=486
-  _globals['_PHASECOST']._serialized_start=489
-  _globals['_PHASECOST']._serialized_end=631
+  _globals['_MODELLADDER']._serialized_end=403
+  _globals['_RUNG']._serialized_start=405
+  _globals['_RUNG']._serialized_end=517
+  _globals['_PHASECOST']._serialized_start=520
+  _globals['_PHASECOST']._serialized_end=662
 # @@protoc_insertion_point(module_scope)

@@ -98,8 +98,13 @@ class ModelLadder(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     RUNGS_FIELD_NUMBER: _builtins.int
+    TEXT_TO_VIDEO_WEIGHTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model."""
+    text_to_video_weights: _builtins.str
+    """What renders `t2v` of a model whose own weights are for image-to-video: `image_to_video_experts` (those, with an empty condition) or
+    `text_to_video_pair` (a pair beside them). Empty for other models, and from lanes that do not tell.
+    """
     @_builtins.property
     def rungs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rung]:
         """The ladder."""
@@ -109,10 +114,11 @@ class ModelLadder(_message.Message):
         *,
         model: _builtins.str = ...,
         rungs: _abc.Iterable[Global___Rung] | None = ...,
+        text_to_video_weights: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "rungs", b"rungs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "rungs", b"rungs", "text_to_video_weights", b"text_to_video_weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
