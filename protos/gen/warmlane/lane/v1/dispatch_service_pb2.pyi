@@ -62,7 +62,7 @@ class _WorkPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkPhase.V
     WORK_PHASE_ENCODING: _WorkPhase.ValueType  # 3
     """Writing the files."""
     WORK_PHASE_ENDED: _WorkPhase.ValueType  # 4
-    """The GPU is free again; `outcome` is set."""
+    """It ended and the GPU is free of it; `outcome` is set."""
 
 class WorkPhase(_WorkPhase, metaclass=_WorkPhaseEnumTypeWrapper):
     """The phase of an attempt."""
@@ -76,7 +76,7 @@ WORK_PHASE_INFERENCE: WorkPhase.ValueType  # 2
 WORK_PHASE_ENCODING: WorkPhase.ValueType  # 3
 """Writing the files."""
 WORK_PHASE_ENDED: WorkPhase.ValueType  # 4
-"""The GPU is free again; `outcome` is set."""
+"""It ended and the GPU is free of it; `outcome` is set."""
 Global___WorkPhase: _TypeAlias = WorkPhase  # noqa: Y015
 
 @_typing.final
@@ -304,7 +304,7 @@ class Outcome(_message.Message):
 
     @_builtins.property
     def render_duration(self) -> _duration_pb2.Duration:
-        """Time from the lease's arrival to the end of encoding."""
+        """Time from the lease's arrival to the end of encoding, without what it waited for another attempt's files."""
 
     @_builtins.property
     def denoise_duration(self) -> _duration_pb2.Duration:
@@ -352,7 +352,7 @@ class DesiredState(_message.Message):
     @_builtins.property
     def lease(self) -> Global___Lease:
         """What the lane should work on; unset: nothing. A lane that works on anything else stops that first, then reports its end, and starts
-        this one when that end is acknowledged.
+        this one when that end is acknowledged. What `finishing` names does not stand in its way once it has changed places.
         """
 
     @_builtins.property
