@@ -39,7 +39,7 @@ def is_idle(lane: Lane) -> bool:
     if work is None or (work.outcome is not None and work.lease in lane.acknowledged):
         return True
     # It has not seen yet that this attempt is moved aside; the wish that says so brings the next lease.
-    is_moved = finishing is not None and not finishing.is_withdrawn and finishing.lease == work.lease
+    is_moved = finishing is not None and not finishing.is_withdrawn and work.is_of(finishing.lease)
     return is_moved and (work.gpu_free or work.outcome is not None)
 
 

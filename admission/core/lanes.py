@@ -102,6 +102,10 @@ class Work:
         """Of which it speaks."""
         return Lease(task_id=self.task_id, attempt=self.attempt)
 
+    def is_of(self, lease: Lease) -> bool:
+        """Whether it speaks of this one. Asked several times at every report of every lane."""
+        return self.task_id == lease.task_id and self.attempt == lease.attempt
+
 
 class StartCause(StrEnum):
     """What kind of failure kept a lane from becoming warm."""
@@ -179,7 +183,9 @@ class Report:
     @property
     def works(self) -> tuple[Work, ...]:
         """Every attempt that the lane has, the older one first."""
-        return tuple(work for work in (self.finishing, self.work) if work is not None)
+        if self.finishing is None:
+            return () if self.work is None else (self.work,)
+        return (self.finishing,) if self.work is None else (self.finishing, self.work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

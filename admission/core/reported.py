@@ -13,10 +13,9 @@ def sort(lane: Lane, report: Report) -> None:
 
     When a lane changes streams an older report can come after a newer one; what left the GPU is not believed to be back on it.
     """
-    work, finishing = report.work, report.finishing
-    is_aside = lane.rendering is not None and finishing is not None and finishing.lease == lane.rendering.lease
-    other = lane.finishing
-    has_gpu = other is not None and work is not None and work.lease == other.lease and not (_has_left_gpu(work) or other.is_gpu_free)
+    work, finishing, other = report.work, report.finishing, lane.finishing
+    is_aside = lane.rendering is not None and finishing is not None and finishing.is_of(lane.rendering.lease)
+    has_gpu = other is not None and work is not None and work.is_of(other.lease) and not (_has_left_gpu(work) or other.is_gpu_free)
     if is_aside or has_gpu:
         lane.exchange()
 
@@ -34,7 +33,7 @@ def hear(turn: Turn, lane: Lane, report: Report) -> None:
 
 
 def _hear_work(turn: Turn, lane: Lane, work: Work) -> None:
-    assignment = lane.assignment(work.lease)
+    assignment = lane.assignment(work)
     if assignment is not None and not assignment.is_withdrawn:
         _hear_leased(turn, lane, assignment, work)
     elif assignment is not None:
@@ -64,9 +63,9 @@ def _hear_leased(turn: Turn, lane: Lane, assignment: Assignment, work: Work) -> 
 
 def _look_for(turn: Turn, lane: Lane, assignment: Assignment, report: Report) -> None:
     """An attempt that the lane does not name although it was told of it is not there. What waits for the GPU is not named yet."""
-    is_named = any(work.lease == assignment.lease for work in report.works)
-    waits = assignment is lane.rendering and report.work is not None
-    if is_named or waits:
+    work, finishing = report.work, report.finishing
+    waits = assignment is lane.rendering and work is not None
+    if waits or (work is not None and work.is_of(assignment.lease)) or (finishing is not None and finishing.is_of(assignment.lease)):
         return
     if assignment.is_withdrawn:
         leases.end_withdrawn(turn, lane, assignment, None)
@@ -80,7 +79,7 @@ def _look_for(turn: Turn, lane: Lane, assignment: Assignment, report: Report) ->
 def _hear_gpu(turn: Turn, lane: Lane, report: Report) -> None:
     """What needs the GPU no more is moved aside when nothing else is there, at either end; until then its time stands still."""
     assignment, work, other = lane.rendering, report.work, report.finishing
-    if assignment is None or assignment.is_withdrawn or work is None or work.lease != assignment.lease or not work.gpu_free:
+    if work is None or not work.gpu_free or assignment is None or assignment.is_withdrawn or not work.is_of(assignment.lease):
         return
     if lane.finishing is None and (other is None or (other.outcome is not None and other.lease in lane.acknowledged)):
         leases.move_aside(turn, lane, assignment)

@@ -8,7 +8,7 @@ from admission.core.commands import Command, OverloadCause, PersistTask, Publish
 from admission.core.deadlines import Deadlines, Due
 from admission.core.fair_queue import FairQueue
 from admission.core.fit import ANYHOW, Fit, FitRules, Fits, Group, ShapeKey
-from admission.core.lanes import KnownLane, LaneSpec, Lease, ModelPolicy, Report, StartCause, Wish
+from admission.core.lanes import KnownLane, LaneSpec, Lease, ModelPolicy, Report, StartCause, Wish, Work
 from admission.core.learned import Place
 from admission.core.limits import Limits
 from admission.core.refusals import Verdicts
@@ -123,7 +123,9 @@ class Lane:
     @property
     def assignments(self) -> tuple[Assignment, ...]:
         """Every attempt that it has or shall have, what is rendered first."""
-        return tuple(one for one in (self.rendering, self.finishing) if one is not None)
+        if self.finishing is None:
+            return () if self.rendering is None else (self.rendering,)
+        return (self.finishing,) if self.rendering is None else (self.rendering, self.finishing)
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -135,9 +137,12 @@ class Lane:
         """What it shall render."""
         return None if self.rendering is None or self.rendering.is_withdrawn else self.rendering.lease
 
-    def assignment(self, lease: Lease) -> Assignment | None:
-        """The one of this lease; None: it is none of its own, or not any more."""
-        return next((one for one in self.assignments if one.lease == lease), None)
+    def assignment(self, work: Work) -> Assignment | None:
+        """The one that this speaks of; None: it is none of its own, or not any more."""
+        for one in self.assignments:
+            if work.is_of(one.lease):
+                return one
+        return None
 
     def assignment_of(self, task_id: TaskId) -> Assignment | None:
         """The one of this task. It never has two."""
