@@ -335,6 +335,7 @@ class Engine:
             case DiscardAttempt(task_id=task_id, attempt=attempt):
                 self._sweeper.discard(attempt_prefix(task_id, attempt), unless=lambda: self._is_wanted(task_id, attempt))
             case DiscardTask(task_id=task_id):
+                self._shown.pop(task_id, None)
                 self._watching.task_deleted(task_id)
                 self._sweeper.discard(task_prefix(task_id))
             case PersistTask() | PersistLane() | ForgetLane() | PersistPolicy() | PersistLearned() | Record():
@@ -344,7 +345,8 @@ class Engine:
                 assert_never(command)
 
     def _publish(self, task: Task) -> None:
-        if task.state in TERMINAL:
+        # One that was withdrawn is over when its lane said so; until that took effect the store may know more than its watchers were told.
+        if task.state in TERMINAL and not task.is_withdrawn:
             self._shown.pop(task.task_id, None)
         else:
             self._shown[task.task_id] = task

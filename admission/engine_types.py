@@ -91,6 +91,8 @@ class LaneView:
     """One lane as operators see it.
 
     Attributes:
+        work: what has its GPU.
+        finishing: an earlier one, whose video is written and stored beside it.
         reason: why it is not ready; empty when it is.
         last_report_age_s: None when this admission has not heard of it.
         last_memory: figures after its last attempt.
@@ -113,6 +115,7 @@ class LaneView:
     retired: tuple[tuple[Model, str], ...] = ()
     load: LoadProgress | None = None
     start_failure: StartFailure | None = None
+    finishing: WorkView | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

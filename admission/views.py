@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from admission.core.availability import availability
 from admission.core.routing import predicted_wait_s, route
-from admission.core.state import Lane, State
+from admission.core.state import Assignment, Lane, State
 from admission.core.tasks import Model, Task, TaskId, TaskState
 from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot, TaskView, WorkView
 
@@ -13,7 +13,8 @@ def view_task(state: State, task: Task) -> TaskView:
     """The task with its queue position and predicted time to the end, as far as they are known."""
     if task.state is TaskState.LEASED:
         lane = None if task.lane_id is None else state.lanes.get(task.lane_id)
-        place = None if lane is None else lane.place(task.model)
+        assignment = None if lane is None else lane.assignment_of(task.task_id)
+        place = None if lane is None or assignment is None else lane.place(task.model, assignment.lease)
         return TaskView(task=task, queue_position=None, eta_s=state.times.remaining_s(task, place))
     if task.state is not TaskState.QUEUED or task.task_id not in state.tasks:
         return TaskView(task=task, queue_position=None, eta_s=None)
@@ -42,14 +43,13 @@ def view_lane(state: State, lane: Lane, now_s: float) -> LaneView:
     """The lane as operators see it."""
     status, reason = availability(state, lane, now_s)
     report = lane.report
-    task = None if lane.lease is None else state.tasks.get(lane.lease.task_id)
-    work = None if task is None else WorkView(task_id=task.task_id, attempt=task.attempt, progress=task.progress)
     return LaneView(
         spec=lane.spec,
         availability=status,
         warm=report is not None and report.warm,
         resident_model=None if report is None else report.resident_model,
-        work=work,
+        work=_work_of(state, lane.rendering),
+        finishing=_work_of(state, lane.finishing),
         reason=reason,
         last_report_age_s=None if lane.reported_at_s is None else now_s - lane.reported_at_s,
         cold_starts=0 if report is None else report.cold_starts,
@@ -59,6 +59,11 @@ def view_lane(state: State, lane: Lane, now_s: float) -> LaneView:
         load=report.load if report is not None and lane.attached else None,
         start_failure=None if report is None else report.start_failure,
     )
+
+
+def _work_of(state: State, assignment: Assignment | None) -> WorkView | None:
+    task = None if assignment is None or assignment.is_withdrawn else state.tasks.get(assignment.lease.task_id)
+    return None if task is None else WorkView(task_id=task.task_id, attempt=task.attempt, progress=task.progress)
 
 
 def view_queue(state: State, model: Model, now_s: float) -> QueueView:

@@ -27,6 +27,7 @@ from benchmarks.gpu.report import markdown
 from benchmarks.gpu.switches import measure_alternating, measure_copies
 from runtime.lane.attempt import AttemptRunner
 from runtime.lane.files import AttemptFiles
+from runtime.lane.finish import Finisher
 from runtime.lane.ladders import Ladders
 from runtime.lane.memory.open import open_device
 from runtime.lane.renderer import LoadSettings
@@ -50,7 +51,16 @@ def run(plan: Plan, device: str, folder: Path, *, seconds: float) -> dict[str, A
     objects.put(PICTURE_KEY, picture_file())
     files = AttemptFiles(objects)
     runner = AttemptRunner(resident, ladders, memory, files, Callbacks(is_cancelled=lambda _order: False, tell=lambda _progress: None))
-    bench = Bench(plan=plan, memory=memory, catalog=catalog, ladders=ladders, resident=resident, runner=runner, ends_s=started_s + seconds)
+    bench = Bench(
+        plan=plan,
+        memory=memory,
+        catalog=catalog,
+        ladders=ladders,
+        resident=resident,
+        runner=runner,
+        finisher=Finisher(files, tell=lambda _end: None),
+        ends_s=started_s + seconds,
+    )
     copies = measure_copies(bench)
     alternating = measure_alternating(bench)
     recovery = measure_recovery(bench)

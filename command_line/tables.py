@@ -65,6 +65,9 @@ def print_lanes(console: Console, lanes: Iterable[operator_service_pb2.LaneSnaps
     for lane in lanes:
         availability = enum_name(operator_service_pb2.Availability.DESCRIPTOR, lane.availability) or ""
         work = f"{lane.task_id} #{lane.attempt}, {lane.progress} %" if lane.task_id else ""
+        if lane.HasField("finishing"):
+            earlier = f"finishing {lane.finishing.task_id} #{lane.finishing.attempt}"
+            work = f"{work}; {earlier}" if work else earlier
         age = f"{_seconds(lane.last_report_age)} ago" if lane.HasField("last_report_age") else "never"
         shown = f"{availability}, drained" if lane.drained else availability
         budget = f"{lane.memory_budget_bytes / _GIB:.2f} GiB" if lane.memory_budget_bytes else ""

@@ -32,15 +32,15 @@ def availability(state: State, lane: Lane, now_s: float) -> tuple[Availability, 
 
 
 def is_idle(lane: Lane) -> bool:
-    """It can be told to begin: its stream is open, it holds no lease, and nothing that it was told to stop is still going on."""
-    if not lane.attached or lane.lease is not None or lane.withdrawn is not None or lane.report is None:
+    """It can be told to begin: its stream is open, nothing has its GPU or shall have it, nothing that it was told to stop goes on there."""
+    if not lane.attached or lane.rendering is not None or lane.report is None:
         return False
-    work = lane.report.work
-    return work is None or (
-        work.outcome is not None
-        and lane.acknowledged is not None
-        and (work.task_id, work.attempt) == (lane.acknowledged.task_id, lane.acknowledged.attempt)
-    )
+    work, finishing = lane.report.work, lane.finishing
+    if work is None or (work.outcome is not None and work.lease in lane.acknowledged):
+        return True
+    # It has not seen yet that this attempt is moved aside; the wish that says so brings the next lease.
+    is_moved = finishing is not None and not finishing.is_withdrawn and work.is_of(finishing.lease)
+    return is_moved and (work.gpu_free or work.outcome is not None)
 
 
 def refresh(turn: Turn, lane: Lane) -> None:

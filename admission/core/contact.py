@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from admission.core import leases
+from admission.core import leases, reported
 from admission.core.availability import forget_service, note_fits_of, refresh
 from admission.core.commands import ForgetLane, PersistLane
 from admission.core.deadlines import Due
-from admission.core.lanes import KnownLane, LaneSpec, Lease, Report, Work
+from admission.core.lanes import KnownLane, LaneSpec, Report
 from admission.core.state import Lane, Turn
-from admission.core.tasks import Event, LaneId, changed
+from admission.core.tasks import Event, LaneId
 
 # Enough for the processes of one lane id that can be alive at once in a rolling update.
 _BOOTS_KEPT = 8
@@ -48,11 +48,12 @@ def hear(turn: Turn, report: Report) -> None:
     lane.lease_expires_at_s = turn.now_s + turn.state.limits.lease_s
     watch_contact(turn, lane, turn.now_s)
     before = lane.wish.sequence
+    reported.sort(lane, report)
     if is_first:
         # What was sent on the older stream may never have come: before the lane saw this answer, nothing it says counts against a lease.
         leases.send_new_wish(turn, lane)
         before = lane.wish.sequence
-    _hear_work(turn, lane, report)
+    reported.hear(turn, lane, report)
     refresh(turn, lane)
     if not is_first and lane.wish.sequence == before and report.seen_sequence < lane.wish.sequence:
         leases.send_wish(turn, lane)
@@ -107,12 +108,12 @@ def watch_contact(turn: Turn, lane: Lane, heard_s: float) -> None:
 def look_at_lease(turn: Turn, lane: Lane) -> None:
     """The lease may have run out."""
     lane.lease_watched = False
-    if lane.lease is None and lane.withdrawn is None:
+    if not lane.assignments:
         return
     if lane.lease_expires_at_s > turn.now_s:
         leases.watch(turn, lane)
         return
-    leases.lose(turn, lane, f"no report for {turn.state.limits.lease_s:g} s")
+    leases.lose_all(turn, lane, f"no report for {turn.state.limits.lease_s:g} s")
 
 
 def _heard_s(turn: Turn, lane: Lane) -> float:
@@ -185,13 +186,13 @@ def _respecify(turn: Turn, lane: Lane, spec: LaneSpec) -> None:
 
 def _boot(turn: Turn, lane: Lane, report: Report) -> None:
     """The lane's process is a new one: whatever the old one held is over at once."""
-    if lane.boot_id and (lane.lease is not None or lane.withdrawn is not None):
-        leases.lose(turn, lane, "the lane's process was restarted")
+    if lane.boot_id and lane.assignments:
+        leases.lose_all(turn, lane, "the lane's process was restarted")
     if lane.boot_id:
         lane.past_boots = (*lane.past_boots[1 - _BOOTS_KEPT :], lane.boot_id)
     lane.boot_id = report.boot_id
     lane.booted_at_s = turn.now_s
-    lane.acknowledged = None
+    lane.acknowledged = ()
     lane.failed_causes = frozenset()
     lane.out_of_memory.clear()
     lane.drifts.clear()
@@ -200,40 +201,3 @@ def _boot(turn: Turn, lane: Lane, report: Report) -> None:
         turn.state.place(lane)
         note_fits_of(turn, lane)
         turn.emit(PersistLane(lane=lane.known))
-
-
-def _hear_work(turn: Turn, lane: Lane, report: Report) -> None:
-    work = report.work
-    # A lane that is being stopped starts nothing any more: what it does not speak of now, it will never work on.
-    has_seen = report.seen_sequence >= lane.settled_sequence or report.draining
-    named = None if work is None else Lease(task_id=work.task_id, attempt=work.attempt)
-    if work is not None and named is not None and named == lane.lease:
-        _hear_leased(turn, lane, work)
-    elif work is not None and named is not None and named == lane.withdrawn:
-        if work.outcome is not None:
-            leases.end_withdrawn(turn, lane, work.outcome)
-            leases.send_new_wish(turn, lane)
-    elif work is not None and named is not None:
-        if work.outcome is not None and lane.acknowledged != named:
-            leases.refuse(turn, lane, named, work.outcome)
-            leases.send_new_wish(turn, lane)
-    elif has_seen and lane.withdrawn is not None:
-        leases.end_withdrawn(turn, lane, None)
-        leases.send_new_wish(turn, lane)
-    elif has_seen and lane.lease is not None:
-        # A lane that is being stopped takes nothing new: nobody's fault, and it does not count.
-        reason = "the lane is being stopped" if report.draining else "the lane does not work on it although it had been told to"
-        leases.lose(turn, lane, reason, counts=not report.draining)
-
-
-def _hear_leased(turn: Turn, lane: Lane, work: Work) -> None:
-    task = turn.state.tasks[work.task_id]
-    lane.is_confirmed = True
-    if work.outcome is not None:
-        leases.settle(turn, lane, task, work.outcome)
-        return
-    progress = max(task.progress, min(99, work.progress))
-    shown = changed(task, progress=progress, stage=work.stage, stage_detail=work.detail)
-    if shown != task:
-        # Stored, so that progress does not fall when admission restarts; a clip has a few dozen such changes.
-        turn.store(changed(shown, updated_at=turn.now.utc))

@@ -83,14 +83,28 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What the lane says it works on. `outcome` is set once the attempt ended and the GPU is free; it is repeated until acknowledged."""
+    """What the lane says of an attempt. `outcome` is set once it ended; it is repeated until acknowledged.
+
+    Attributes:
+        gpu_free: the attempt needs the GPU no more; the rest can go on beside another one.
+    """
 
     task_id: TaskId
     attempt: int
     stage: Stage
     progress: int
     detail: str = ""
+    gpu_free: bool = False
     outcome: Outcome | None = None
+
+    @property
+    def lease(self) -> Lease:
+        """Of which it speaks."""
+        return Lease(task_id=self.task_id, attempt=self.attempt)
+
+    def is_of(self, lease: Lease) -> bool:
+        """Whether it speaks of this one. Asked several times at every report of every lane."""
+        return self.task_id == lease.task_id and self.attempt == lease.attempt
 
 
 class StartCause(StrEnum):
@@ -147,6 +161,8 @@ class Report:
         seen_sequence: newest wish that the lane had seen; what it says about a newer one means nothing.
         load: what it is loading; None: nothing.
         start_failure: why it cannot become warm; None once it is.
+        work: the attempt that has the GPU, or had it and was not moved aside yet.
+        finishing: an earlier one that is finished beside it.
     """
 
     spec: LaneSpec
@@ -162,6 +178,14 @@ class Report:
     cold_starts: int = 0
     load: LoadProgress | None = None
     start_failure: StartFailure | None = None
+    finishing: Work | None = None
+
+    @property
+    def works(self) -> tuple[Work, ...]:
+        """Every attempt that the lane has, the older one first."""
+        if self.finishing is None:
+            return () if self.work is None else (self.work,)
+        return (self.finishing,) if self.work is None else (self.finishing, self.work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +208,9 @@ class Wish:
     """The state that admission wants of a lane, sent whole; sequence rises with every wish of a session.
 
     Attributes:
-        acknowledged: an ended attempt that is settled on disk: the lane may forget it.
+        acknowledged: the newest ended attempt that is settled on disk: the lane may forget it.
+        acknowledged_before: the one settled before it; a lane has two at most, so it needs no more.
+        finishing: an earlier lease that goes on beside `lease`, without the GPU.
         render_deadline_s: how long rendering may take, from the lease's arrival.
         drain: an operator wants it to get no more work.
     """
@@ -192,5 +218,7 @@ class Wish:
     sequence: int
     lease: Lease | None = None
     acknowledged: Lease | None = None
+    acknowledged_before: Lease | None = None
+    finishing: Lease | None = None
     render_deadline_s: float = 0.0
     drain: bool = False

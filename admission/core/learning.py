@@ -11,7 +11,7 @@ from admission.core.commands import PersistLane, PersistLearned
 from admission.core.fit import shape_key, shape_of
 from admission.core.lanes import Outcome
 from admission.core.learned import Learned, Place
-from admission.core.state import Lane, Turn
+from admission.core.state import Assignment, Lane, Turn
 from admission.core.tasks import Event, FailureCode, MemoryRecord, Model, Task
 from runtime.fit.cost import Rung, Shape
 
@@ -35,41 +35,42 @@ def restore(turn: Turn, learned: Sequence[Learned]) -> None:
     turn.state.times.restore(learned)
 
 
-def learn(turn: Turn, lane: Lane, task: Task, outcome: Outcome) -> None:
+def learn(turn: Turn, lane: Lane, assignment: Assignment, task: Task, outcome: Outcome) -> None:
     """An attempt of the task ended on the lane; its memory record is recorded already."""
     record = outcome.memory
     if record.unmeasured_reason:
-        _learn_time(turn, lane, task, outcome, None)
+        _learn_time(turn, assignment, task, outcome, None)
         return
     placement = measured.placement(record)
     place = Place(lane.gpu, task.model, placement) if placement and lane.gpu else None
     _learn_peaks(turn, lane, task, record)
-    _learn_time(turn, lane, task, outcome, place)
+    _learn_time(turn, assignment, task, outcome, place)
     _count_out_of_memory(turn, lane, task.model, outcome)
     _watch_drift(turn, lane, task.model, measured.drift_bytes(record))
     _tell_residency(turn, lane, record)
 
 
-def _learn_time(turn: Turn, lane: Lane, task: Task, outcome: Outcome, place: Place | None) -> None:
+def _learn_time(turn: Turn, assignment: Assignment, task: Task, outcome: Outcome, place: Place | None) -> None:
     """The time of a switch before a render is none of its own, and one that had to begin anew is no measure."""
     if measured.out_of_memory(outcome.memory):
         return
-    render_s = _render_s(lane, task, outcome)
+    render_s = _render_s(assignment, task, outcome)
     if render_s is None:
         return
     for learned_at in turn.state.times.observe(task, render_s - measured.switch_s(outcome.memory), place):
         _persist(turn, learned_at)
 
 
-def _render_s(lane: Lane, task: Task, outcome: Outcome) -> float | None:
+def _render_s(assignment: Assignment, task: Task, outcome: Outcome) -> float | None:
     """How long the render took; or would have taken, by how far it had come when its deadline passed: the next one like it gets a longer
-    deadline, or is refused when there is none. None: nothing can be said."""
+    deadline, or is refused when there is none. None: nothing can be said, as of one that waited for the object store."""
     if outcome.result is not None:
         return outcome.render_s
     is_overdue = outcome.failure is not None and outcome.failure.code is FailureCode.DEADLINE_EXCEEDED
-    if not is_overdue or task.progress < _TELLING_PROGRESS or lane.render_deadline_s <= 0:
+    deadline_s = assignment.render_deadline_s
+    if not is_overdue or assignment.is_gpu_free or task.progress < _TELLING_PROGRESS or deadline_s <= 0:
         return None
-    return lane.render_deadline_s * 100 / task.progress
+    return deadline_s * 100 / task.progress
 
 
 def _learn_peaks(turn: Turn, lane: Lane, task: Task, record: MemoryRecord) -> None:

@@ -9,7 +9,7 @@ from admission.core.deadlines import Due
 from admission.core.fit import ANYHOW, shape_key
 from admission.core.lanes import Lease, Outcome, Wish
 from admission.core.routing import leave_held
-from admission.core.state import Lane, Turn
+from admission.core.state import Assignment, Lane, Turn
 from admission.core.tasks import Event, Failure, FailureCode, LaneMode, MemoryRecord, Stage, Task, TaskState, changed, moved
 
 LOST_MESSAGE = "The GPU worker was lost three times while rendering. Please try again."
@@ -47,11 +47,12 @@ def assign(turn: Turn, lane: Lane, task: Task) -> None:
     if was_held:
         state.counters.accepted += 1
         turn.emit(ReplyAccepted(task=leased))
-    lane.lease = lease_on(lane, leased)
-    lane.is_confirmed = False
-    lane.lease_expires_at_s = turn.now_s + state.limits.lease_s
+    lane.rendering = Assignment(lease=lease_on(lane, leased), given_s=turn.now_s)
+    if lane.finishing is None:
+        # What it finishes has its time from the lane's last report; a new lease beside it gives it no more.
+        lane.lease_expires_at_s = turn.now_s + state.limits.lease_s
     watch(turn, lane)
-    set_render_deadline(turn, lane, leased, turn.now_s)
+    set_render_deadline(turn, lane, lane.rendering, leased)
     send_new_wish(turn, lane)
     refresh(turn, lane)
 
@@ -62,11 +63,21 @@ def lease_on(lane: Lane, task: Task) -> Lease:
     return Lease(task_id=task.task_id, attempt=task.attempt, placement=fit.placement, predicted_peak_bytes=fit.peak_bytes)
 
 
-def settle(turn: Turn, lane: Lane, task: Task, outcome: Outcome) -> None:
-    """The lane says how its lease ended: one commit, once. The acknowledgement follows it to disk. The caller refreshes the lane."""
-    lane.acknowledged, lane.lease = lane.lease, None
+def move_aside(turn: Turn, lane: Lane, assignment: Assignment) -> None:
+    """The attempt that had the GPU goes on without it, beside whatever the lane gets next. The caller refreshes the lane."""
+    lane.rendering, lane.finishing = None, assignment
+    if assignment.waiting_since_s is not None:
+        assignment.render_until_s += turn.now_s - assignment.waiting_since_s
+        assignment.waiting_since_s = None
+    send_new_wish(turn, lane)
+
+
+def settle(turn: Turn, lane: Lane, assignment: Assignment, task: Task, outcome: Outcome) -> None:
+    """The lane says how a lease ended: one commit, once. The acknowledgement follows it to disk. The caller refreshes the lane."""
+    lane.drop(assignment)
+    _acknowledge(lane, assignment.lease)
     _remember_memory(turn, lane, task, outcome.memory)
-    learning.learn(turn, lane, task, outcome)
+    learning.learn(turn, lane, assignment, task, outcome)
     failure = outcome.failure
     if outcome.result is not None:
         done = moved(
@@ -88,17 +99,26 @@ def settle(turn: Turn, lane: Lane, task: Task, outcome: Outcome) -> None:
     send_new_wish(turn, lane)
 
 
-def lose(turn: Turn, lane: Lane, reason: str, *, counts: bool = True) -> None:
-    """The lane that holds this lease is gone: the task runs again, or fails at the third loss that counts.
+def lose_all(turn: Turn, lane: Lane, reason: str) -> None:
+    """The lane is gone with everything that it had. The one that is finished was given first: it runs again first."""
+    for assignment in lane.assignments:
+        lose(turn, lane, assignment, reason)
+
+
+def lose(turn: Turn, lane: Lane, assignment: Assignment, reason: str, *, counts: bool = True) -> None:
+    """The lane has this attempt no more: the task runs again, or fails at the third loss that counts.
 
     A lease that the lane never took up (it said nothing of it) was no execution: it does not count, and the task waits on as before.
     """
-    lease, was_started = lane.lease, lane.is_confirmed
-    task = None if lease is None else turn.state.tasks.get(lease.task_id)
-    end_withdrawn(turn, lane, None, reason)
-    lane.lease = None
+    if assignment.is_withdrawn:
+        end_withdrawn(turn, lane, assignment, None, reason)
+        refresh(turn, lane)
+        return
+    lane.drop(assignment)
+    lease, was_started = assignment.lease, assignment.is_confirmed
     refresh(turn, lane)
-    if lease is None or task is None:
+    task = turn.state.tasks.get(lease.task_id)
+    if task is None:
         return
     turn.record(_unmeasured(turn, lane, lease, reason))
     _run_again(turn, lane, task, reason=reason, counts=counts and was_started, was_started=was_started)
@@ -106,36 +126,36 @@ def lose(turn: Turn, lane: Lane, reason: str, *, counts: bool = True) -> None:
     refresh(turn, lane)
 
 
-def withdraw(turn: Turn, lane: Lane) -> None:
-    """Takes the lease back (cancelled or overdue). The lane stays busy until it says that the GPU is free."""
-    lane.withdrawn, lane.lease = lane.lease, None
+def withdraw(turn: Turn, lane: Lane, assignment: Assignment) -> None:
+    """Takes the lease back (cancelled or overdue). Its place on the lane stays taken until the lane says that it ended."""
+    assignment.is_withdrawn = True
     send_new_wish(turn, lane)
     refresh(turn, lane)
 
 
-def end_withdrawn(turn: Turn, lane: Lane, outcome: Outcome | None, reason: str = "the lane had not started it or forgot it") -> None:
+def end_withdrawn(
+    turn: Turn, lane: Lane, assignment: Assignment, outcome: Outcome | None, reason: str = "the lane had not started it or forgot it"
+) -> None:
     """What was withdrawn has ended on the lane, with an outcome that nobody wants or without a word (for this reason)."""
-    lease = lane.withdrawn
-    if lease is None:
-        return
-    lane.withdrawn = None
+    lane.drop(assignment)
+    lease = assignment.lease
     task = turn.state.withdrawn.get(lease.task_id)
     if task is not None:
         turn.store(changed(task, is_withdrawn=False))
     if outcome is None:
         turn.record(_unmeasured(turn, lane, lease, reason))
     else:
-        lane.acknowledged = lease
+        _acknowledge(lane, lease)
         lane.last_memory = outcome.memory
         turn.record(_memory_event(turn, lane, lease, outcome.memory))
         if task is not None:
-            learning.learn(turn, lane, task, outcome)
+            learning.learn(turn, lane, assignment, task, outcome)
     turn.emit(DiscardAttempt(task_id=lease.task_id, attempt=lease.attempt))
 
 
 def refuse(turn: Turn, lane: Lane, stale: Lease, outcome: Outcome) -> None:
     """An outcome of an attempt that is not the lane's any more (fencing): nothing is committed, its files are removed."""
-    if lane.acknowledged == stale:
+    if stale in lane.acknowledged:
         return
     if stale.task_id in turn.state.tasks:
         # Of a task that the core does not know nothing can be said: it may have been committed by this very attempt, before a restart.
@@ -152,7 +172,7 @@ def refuse(turn: Turn, lane: Lane, stale: Lease, outcome: Outcome) -> None:
             )
         )
     turn.emit(DiscardAttempt(task_id=stale.task_id, attempt=stale.attempt))
-    lane.acknowledged = stale
+    _acknowledge(lane, stale)
 
 
 def fail(turn: Turn, task: Task, failure: Failure, *, is_withdrawn: bool = False) -> None:
@@ -164,12 +184,15 @@ def fail(turn: Turn, task: Task, failure: Failure, *, is_withdrawn: bool = False
 
 def send_new_wish(turn: Turn, lane: Lane) -> None:
     """Tells the lane what is wanted of it now."""
-    lease = lane.lease
+    lease, finishing = lane.lease, lane.finishing
+    before, newest = (None, None, *lane.acknowledged)[-2:]
     lane.wish = Wish(
         sequence=lane.wish.sequence + 1,
         lease=lease,
-        acknowledged=lane.acknowledged,
-        render_deadline_s=0.0 if lease is None else lane.render_deadline_s,
+        acknowledged=newest,
+        acknowledged_before=before,
+        finishing=None if finishing is None or finishing.is_withdrawn else finishing.lease,
+        render_deadline_s=0.0 if lease is None or lane.rendering is None else lane.rendering.render_deadline_s,
         drain=lane.is_drained,
     )
     lane.settled_sequence = lane.wish.sequence
@@ -182,20 +205,30 @@ def send_wish(turn: Turn, lane: Lane) -> None:
         turn.emit(SendWish(lane_id=lane.spec.lane_id, session=lane.session, wish=lane.wish))
 
 
-def set_render_deadline(turn: Turn, lane: Lane, task: Task, from_s: float) -> None:
-    """Fixes how long the render of the lane's lease may take, from this monotonic time on."""
+def set_render_deadline(turn: Turn, lane: Lane, assignment: Assignment, task: Task) -> None:
+    """Fixes how long the render may take, from the giving of its lease on."""
     limits = turn.state.limits
-    expected_s = turn.state.times.generous_s(task, lane.place(task.model), lane.gpu) or 0.0
-    lane.render_deadline_s = min(limits.render_deadline_max_s, max(limits.render_deadline_s, limits.render_deadline_factor * expected_s))
-    lane.render_until_s = from_s + lane.render_deadline_s + limits.render_grace_s
+    expected_s = turn.state.times.generous_s(task, lane.place(task.model, assignment.lease), lane.gpu) or 0.0
+    longest_s = max(limits.render_deadline_s, limits.render_deadline_factor * expected_s)
+    assignment.render_deadline_s = min(limits.render_deadline_max_s, longest_s)
+    assignment.render_until_s = assignment.given_s + assignment.render_deadline_s + limits.render_grace_s
     watch_render(turn, lane)
 
 
+def overdue_s(lane: Lane, assignment: Assignment) -> float:
+    """When the render is given up. While it waits for what is finished its time stands still, to that one's end at most."""
+    if assignment.waiting_since_s is None or lane.finishing is None or lane.finishing is assignment:
+        return assignment.render_until_s
+    left_s = assignment.render_until_s - assignment.waiting_since_s
+    return max(assignment.render_until_s, lane.finishing.render_until_s + left_s)
+
+
 def watch_render(turn: Turn, lane: Lane) -> None:
-    """Sets the look at the render's deadline, once."""
-    if not lane.render_watched:
-        lane.render_watched = True
-        turn.state.deadlines.set(lane.render_until_s, Due.RENDER, lane.spec.lane_id)
+    """Sets the look at the next deadline of a render; a look that is set for later does nothing then."""
+    due_s = min((overdue_s(lane, one) for one in lane.assignments if not one.is_withdrawn), default=None)
+    if due_s is not None and (lane.render_look_s is None or due_s < lane.render_look_s):
+        lane.render_look_s = due_s
+        turn.state.deadlines.set(due_s, Due.RENDER, lane.spec.lane_id)
 
 
 def watch(turn: Turn, lane: Lane) -> None:
@@ -203,6 +236,11 @@ def watch(turn: Turn, lane: Lane) -> None:
     if not lane.lease_watched:
         lane.lease_watched = True
         turn.state.deadlines.set(lane.lease_expires_at_s, Due.LEASE, lane.spec.lane_id)
+
+
+def _acknowledge(lane: Lane, lease: Lease) -> None:
+    """A lane has two attempts at most, and begins no third before it saw a wish that acknowledges one: the last two are enough."""
+    lane.acknowledged = (*(one for one in lane.acknowledged if one != lease), lease)[-2:]
 
 
 def _leave_waiting(turn: Turn, task: Task, *, is_turn: bool) -> None:

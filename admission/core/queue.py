@@ -29,7 +29,7 @@ from admission.core.fit import FitRules, Fits, ShapeKey
 from admission.core.lanes import KnownLane, Lease, ModelPolicy
 from admission.core.learned import Learned
 from admission.core.limits import Limits
-from admission.core.state import Backlog, Lane, State, Turn
+from admission.core.state import Assignment, Backlog, Lane, State, Turn
 from admission.core.tasks import Failure, FailureCode, LaneId, Model, Stage, Task, TaskId, TaskState, changed, moved
 from admission.core.time import Now
 
@@ -199,13 +199,13 @@ class QueueState:
 
     def _expire_render(self, turn: Turn, lane: Lane) -> None:
         """The lane ends an overdue render itself; this is for a lane that reports but does not."""
-        lane.render_watched = False
-        if lane.lease is None:
+        if lane.render_look_s is None or turn.now_s < lane.render_look_s:
             return
-        if turn.now_s < lane.render_until_s:
-            leases.watch_render(turn, lane)
-        else:
-            self._end_early(turn, turn.state.tasks[lane.lease.task_id], _OVERDUE)
+        lane.render_look_s = None
+        for assignment in lane.assignments:
+            if not assignment.is_withdrawn and turn.now_s >= leases.overdue_s(lane, assignment):
+                self._end_early(turn, turn.state.tasks[assignment.lease.task_id], _OVERDUE)
+        leases.watch_render(turn, lane)
 
     def _end_early(self, turn: Turn, task: Task, failure: Failure) -> None:
         state = turn.state
@@ -213,10 +213,10 @@ class QueueState:
         if task.state is TaskState.QUEUED:
             state.queues[task.model].remove(task.task_id, task.owner)
             state.leave_queue(task.task_id)
-        is_withdrawn = task.state is TaskState.LEASED and lane is not None
-        leases.fail(turn, task, failure, is_withdrawn=is_withdrawn)
-        if is_withdrawn and lane is not None:
-            leases.withdraw(turn, lane)
+        assignment = None if lane is None or task.state is not TaskState.LEASED else lane.assignment_of(task.task_id)
+        leases.fail(turn, task, failure, is_withdrawn=assignment is not None)
+        if lane is not None and assignment is not None:
+            leases.withdraw(turn, lane, assignment)
 
     def _forget(self, turn: Turn, task_id: TaskId) -> None:
         """Its acceptance could not be stored: it never was. A lane that was about to get it gets nothing."""
@@ -229,7 +229,9 @@ class QueueState:
             turn.state.queues[task.model].remove(task_id, task.owner)
         elif task.lane_id is not None:
             lane = turn.state.lanes[task.lane_id]
-            lane.lease = None
+            assignment = lane.assignment_of(task_id)
+            if assignment is not None:
+                lane.drop(assignment)
             leases.send_new_wish(turn, lane)
             refresh(turn, lane)
 
@@ -246,29 +248,43 @@ class QueueState:
     def _restore_lease(self, turn: Turn, task: Task) -> None:
         state = self.state
         lane = None if task.lane_id is None else state.lanes.get(task.lane_id)
-        if lane is None or lane.lease is not None or lane.withdrawn is not None or task.boot_id is None:
+        if lane is None or not _has_place(lane, task):
             # Cannot come of a sound store; a task is worth more than an assertion, so it runs again.
             turn.emit(DiscardAttempt(task_id=task.task_id, attempt=task.attempt))
             queued = moved(task, TaskState.QUEUED, turn.now.utc, queued_at=turn.now.utc, lane_mode=None, progress=0, stage=Stage.QUEUED)
             turn.store(queued)
             self._restore_queued(turn, queued)
             return
-        lane.boot_id = task.boot_id
-        lane.lease = leases.lease_on(lane, task)
         # The lane's first word about a lease moves the task on from DISPATCH.
-        lane.is_confirmed = task.stage is not Stage.DISPATCH
-        lane.lease_expires_at_s = turn.now_s + state.limits.lease_s
-        leases.watch(turn, lane)
-        leases.set_render_deadline(turn, lane, task, turn.now.since_of(task.leased_at or turn.now.utc))
+        is_confirmed, is_encoding = task.stage is not Stage.DISPATCH, task.stage is Stage.ENCODING
+        assignment = Assignment(lease=leases.lease_on(lane, task), is_confirmed=is_confirmed, is_gpu_free=is_encoding)
+        self._restore_assignment(turn, lane, assignment, task)
+        leases.set_render_deadline(turn, lane, assignment, task)
 
     def _restore_withdrawn(self, turn: Turn, task: Task) -> None:
         """It ended early before the restart; its lane may still work on it, and owes the memory record."""
         lane = None if task.lane_id is None else self.state.lanes.get(task.lane_id)
-        if lane is None or lane.lease is not None or lane.withdrawn is not None:
+        if lane is None or not _has_place(lane, task):
             turn.store(changed(task, is_withdrawn=False))
             return
         self.state.withdrawn[task.task_id] = task
+        lease = Lease(task_id=task.task_id, attempt=task.attempt)
+        self._restore_assignment(turn, lane, Assignment(lease=lease, is_confirmed=True, is_withdrawn=True), task)
+
+    def _restore_assignment(self, turn: Turn, lane: Lane, assignment: Assignment, task: Task) -> None:
+        """Of two, the one that the lane never named is not the one that is finished, nor is the younger; the first report decides."""
+        assignment.given_s = turn.now.since_of(task.leased_at or turn.now.utc)
         lane.boot_id = task.boot_id or ""
-        lane.withdrawn = Lease(task_id=task.task_id, attempt=task.attempt)
+        lane.finishing, lane.rendering = lane.rendering, assignment
+        other = lane.finishing
+        if other is not None and (not other.is_confirmed, other.given_s) > (not assignment.is_confirmed, assignment.given_s):
+            lane.exchange()
         lane.lease_expires_at_s = turn.now_s + self.state.limits.lease_s
         leases.watch(turn, lane)
+
+
+def _has_place(lane: Lane, task: Task) -> bool:
+    """Whether the store's word that the lane has this attempt can be true: it has at most two, of one boot."""
+    if lane.finishing is not None or task.boot_id is None:
+        return False
+    return lane.rendering is None or lane.boot_id == task.boot_id

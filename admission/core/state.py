@@ -8,13 +8,37 @@ from admission.core.commands import Command, OverloadCause, PersistTask, Publish
 from admission.core.deadlines import Deadlines, Due
 from admission.core.fair_queue import FairQueue
 from admission.core.fit import ANYHOW, Fit, FitRules, Fits, Group, ShapeKey
-from admission.core.lanes import KnownLane, LaneSpec, Lease, ModelPolicy, Report, StartCause, Wish
+from admission.core.lanes import KnownLane, LaneSpec, Lease, ModelPolicy, Report, StartCause, Wish, Work
 from admission.core.learned import Place
 from admission.core.limits import Limits
 from admission.core.refusals import Verdicts
 from admission.core.render_times import RenderTimes
 from admission.core.tasks import TERMINAL, Event, FallbackReason, LaneId, LaneMode, MemoryRecord, Model, Task, TaskId, TaskState
 from admission.core.time import Now
+
+
+@dataclass(slots=True, kw_only=True)
+class Assignment:
+    """An attempt that a lane has, from the giving of its lease to its end.
+
+    Attributes:
+        is_confirmed: the lane has said that it works on it. A lease that it never took up does not count as an execution.
+        is_withdrawn: the lease was taken back while the lane may still work on it; its memory record is still to come.
+        is_gpu_free: it was heard that it needs the GPU no more. A report of a newer stream that says otherwise was overtaken by that.
+        given_s: monotonic time of the lease.
+        render_deadline_s: how long the render may take; fixed when the lease is given, whatever is learned meanwhile.
+        render_until_s: monotonic time at which admission gives the render up.
+        waiting_since_s: since when it needs the GPU no more and waits because another attempt is being finished; None: it does not.
+    """
+
+    lease: Lease
+    is_confirmed: bool = False
+    is_withdrawn: bool = False
+    is_gpu_free: bool = False
+    given_s: float = 0.0
+    render_deadline_s: float = 0.0
+    render_until_s: float = 0.0
+    waiting_since_s: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,14 +49,12 @@ class Lane:
         session: number of its newest stream; 0 before the first since this start.
         attached: that stream is open.
         reported_at_s: monotonic time of its last report; None before the first since this start.
-        lease: what it shall work on.
-        is_confirmed: the lane has said that it works on the lease. A lease that it never took up does not count as an execution.
-        withdrawn: a lease that was taken back while the lane may still work on it; the lane gets nothing new before that ended.
-        settled_sequence: wish that set lease or withdrawn; a report of a lane that had not seen it says nothing about them.
-        acknowledged: last attempt whose end is settled.
-        lease_watched, contact_watched, absence_watched, render_watched: a look at it is set, so that there is never more than one.
-        render_deadline_s: how long the render of the lease may take; fixed when the lease is given, whatever is learned meanwhile.
-        render_until_s: monotonic time at which admission gives the render up.
+        rendering: what has its GPU, or shall have it; the lane gets nothing new before that has ended or was moved aside.
+        finishing: an earlier attempt that goes on without the GPU: its files are written and stored.
+        settled_sequence: wish that changed one of these; a report of a lane that had not seen it says nothing about what it does not name.
+        acknowledged: the last two attempts whose ends are settled, newest last.
+        lease_watched, contact_watched, absence_watched: a look at it is set, so that there is never more than one.
+        render_look_s: monotonic time of the next look at render deadlines; None: none is set.
         past_boots: boots of this lane id that a newer one replaced, newest last.
         is_drained: an operator wants it to get no more work.
         booted_at_s: monotonic time at which its present process was first heard.
@@ -51,20 +73,17 @@ class Lane:
     report: Report | None = None
     reported_at_s: float | None = None
     unhealthy_since_s: float | None = None
-    lease: Lease | None = None
-    is_confirmed: bool = False
-    withdrawn: Lease | None = None
+    rendering: Assignment | None = None
+    finishing: Assignment | None = None
     lease_expires_at_s: float = 0.0
     lease_watched: bool = False
     contact_watched: bool = False
     absence_watched: bool = False
-    render_watched: bool = False
-    render_deadline_s: float = 0.0
-    render_until_s: float = 0.0
+    render_look_s: float | None = None
     past_boots: tuple[str, ...] = ()
     is_drained: bool = False
     booted_at_s: float = 0.0
-    acknowledged: Lease | None = None
+    acknowledged: tuple[Lease, ...] = ()
     wish: Wish = field(default_factory=lambda: Wish(sequence=0))
     settled_sequence: int = 0
     last_memory: MemoryRecord | None = None
@@ -97,10 +116,48 @@ class Lane:
         group = self.groups.get(model)
         return ANYHOW if group is None else group.fit(key, self.budget_bytes)
 
-    def place(self, model: Model) -> Place | None:
-        """Where its lease is rendered, for what was learned there; None while the placement is not known."""
-        placement = "" if self.lease is None else self.lease.placement
-        return Place(self.gpu, model, placement) if placement and self.gpu else None
+    def place(self, model: Model, lease: Lease) -> Place | None:
+        """Where a lease of it is rendered, for what was learned there; None while the placement is not known."""
+        return Place(self.gpu, model, lease.placement) if lease.placement and self.gpu else None
+
+    @property
+    def assignments(self) -> tuple[Assignment, ...]:
+        """Every attempt that it has or shall have, what is rendered first."""
+        if self.finishing is None:
+            return () if self.rendering is None else (self.rendering,)
+        return (self.finishing,) if self.rendering is None else (self.rendering, self.finishing)
+
+    @property
+    def leases(self) -> tuple[Lease, ...]:
+        """Those that were not taken back."""
+        return tuple(one.lease for one in self.assignments if not one.is_withdrawn)
+
+    @property
+    def lease(self) -> Lease | None:
+        """What it shall render."""
+        return None if self.rendering is None or self.rendering.is_withdrawn else self.rendering.lease
+
+    def assignment(self, work: Work) -> Assignment | None:
+        """The one that this speaks of; None: it is none of its own, or not any more."""
+        for one in self.assignments:
+            if work.is_of(one.lease):
+                return one
+        return None
+
+    def assignment_of(self, task_id: TaskId) -> Assignment | None:
+        """The one of this task. It never has two."""
+        return next((one for one in self.assignments if one.lease.task_id == task_id), None)
+
+    def drop(self, assignment: Assignment) -> None:
+        """The attempt is over."""
+        if self.rendering is assignment:
+            self.rendering = None
+        else:
+            self.finishing = None
+
+    def exchange(self) -> None:
+        """What stood for the one is the other."""
+        self.rendering, self.finishing = self.finishing, self.rendering
 
 
 @dataclass(slots=True, kw_only=True)

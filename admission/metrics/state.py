@@ -73,7 +73,7 @@ def _of_lane(lane: LaneView) -> Iterator[_Sample]:
     for availability in Availability:
         yield catalogue.AVAILABILITY, (*labels, availability), lane.availability is availability
     yield catalogue.LANE_WARM, labels, lane.warm
-    yield catalogue.LANE_LEASED, labels, lane.work is not None
+    yield catalogue.LANE_LEASED, labels, lane.work is not None or lane.finishing is not None
     yield catalogue.LANE_DRAINED, labels, lane.is_drained
     if lane.last_report_age_s is not None:
         yield catalogue.REPORT_AGE, labels, lane.last_report_age_s

@@ -218,6 +218,9 @@ def lane(of: LaneView) -> operator_service_pb2.LaneSnapshot:
         message.start_failure.CopyFrom(convert_loads.failure(of.start_failure))
     if of.work is not None:
         message.task_id, message.attempt, message.progress = of.work.task_id, of.work.attempt, of.work.progress
+    if of.finishing is not None:
+        finishing = message.finishing
+        finishing.task_id, finishing.attempt, finishing.progress = of.finishing.task_id, of.finishing.attempt, of.finishing.progress
     return message
 
 

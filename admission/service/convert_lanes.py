@@ -53,9 +53,13 @@ def attach_response(wish: LaneWish) -> dispatch_service_pb2.AttachResponse:
     )
     if wish.wish.lease is not None:
         desired.lease.CopyFrom(_lease(wish.wish.lease, wish))
-    if wish.wish.acknowledged is not None:
-        desired.acknowledged.task_id = wish.wish.acknowledged.task_id
-        desired.acknowledged.attempt = wish.wish.acknowledged.attempt
+    for reference, lease in (
+        (desired.acknowledged, wish.wish.acknowledged),
+        (desired.acknowledged_before, wish.wish.acknowledged_before),
+        (desired.finishing, wish.wish.finishing),
+    ):
+        if lease is not None:
+            reference.task_id, reference.attempt = lease.task_id, lease.attempt
     return dispatch_service_pb2.AttachResponse(desired=desired)
 
 
@@ -76,7 +80,8 @@ def report(message: dispatch_service_pb2.LaneReport, session: int) -> Report:
         draining=message.draining,
         resident_model=Model(message.resident_model) if message.resident_model else None,
         reason=message.reason[:_MAX_REASON],
-        work=_work(message.work) if message.HasField("work") else None,
+        work=_work(message.work, "work") if message.HasField("work") else None,
+        finishing=_finishing(message),
         cold_starts=message.cold_starts,
         load=convert_loads.reported_load(message.load, spec) if message.HasField("load") else None,
         start_failure=convert_loads.reported_failure(message.start_failure) if message.HasField("start_failure") else None,
@@ -116,54 +121,65 @@ def _spec(message: dispatch_service_pb2.LaneReport) -> LaneSpec:
     )
 
 
-def _work(message: dispatch_service_pb2.Work) -> Work:
+def _finishing(message: dispatch_service_pb2.LaneReport) -> Work | None:
+    if not message.HasField("finishing"):
+        return None
+    found = _work(message.finishing, "finishing")
+    is_other = not message.HasField("work") or found.lease.task_id != message.work.task_id or found.attempt != message.work.attempt
+    _require(is_other, "finishing must be another attempt than work")
+    _require(found.gpu_free or found.outcome is not None, "finishing.gpu_free must be true until its end")
+    return found
+
+
+def _work(message: dispatch_service_pb2.Work, field: str) -> Work:
     known = convert.task_id(message.task_id)
     if known is None:
-        raise InvalidReportError("work.task_id must be 32 lower-case hex digits")
-    _require(message.attempt >= 1, "work.attempt must be at least 1")
-    _require(message.phase in _PHASES_BACK, "work.phase is unknown")
-    _require(0 <= message.progress <= 100, "work.progress must be 0 to 100")
+        raise InvalidReportError(f"{field}.task_id must be 32 lower-case hex digits")
+    _require(message.attempt >= 1, f"{field}.attempt must be at least 1")
+    _require(message.phase in _PHASES_BACK, f"{field}.phase is unknown")
+    _require(0 <= message.progress <= 100, f"{field}.progress must be 0 to 100")
     has_ended = message.phase == dispatch_service_pb2.WORK_PHASE_ENDED
-    _require(has_ended == message.HasField("outcome"), "work.outcome must be set in phase ENDED, and only then")
+    _require(has_ended == message.HasField("outcome"), f"{field}.outcome must be set in phase ENDED, and only then")
     return Work(
         task_id=known,
         attempt=message.attempt,
         stage=_PHASES_BACK[message.phase],
         progress=message.progress,
         detail=message.detail[:_MAX_DETAIL],
-        outcome=_outcome(message) if has_ended else None,
+        gpu_free=message.gpu_free,
+        outcome=_outcome(message, f"{field}.outcome") if has_ended else None,
     )
 
 
-def _outcome(work: dispatch_service_pb2.Work) -> Outcome:
+def _outcome(work: dispatch_service_pb2.Work, field: str) -> Outcome:
     message = work.outcome
     end = message.WhichOneof("end")
-    _require(end is not None, "work.outcome must have a result or a failure")
-    _require(message.HasField("memory"), "work.outcome.memory must be set")
+    _require(end is not None, f"{field} must have a result or a failure")
+    _require(message.HasField("memory"), f"{field}.memory must be set")
     return Outcome(
-        result=_reported_result(message.result, attempt_prefix(work.task_id, work.attempt)) if end == "result" else None,
-        failure=_reported_failure(message.failure) if end == "failure" else None,
+        result=_reported_result(message.result, attempt_prefix(work.task_id, work.attempt), field) if end == "result" else None,
+        failure=_reported_failure(message.failure, field) if end == "failure" else None,
         memory=_memory_of(message.memory),
         denoise_s=convert.seconds(message.denoise_duration) if message.HasField("denoise_duration") else None,
         render_s=convert.seconds(message.render_duration) if message.HasField("render_duration") else None,
     )
 
 
-def _reported_result(message: generation_pb2.Result, prefix: str) -> Result:
+def _reported_result(message: generation_pb2.Result, prefix: str, field: str) -> Result:
     # The prefix is the fence around the files: a result can only name what its own attempt wrote.
     for name, key in (("video_key", message.video_key), ("preview_key", message.preview_key)):
-        _require(key.startswith(prefix) and len(key) > len(prefix), f"work.outcome.result.{name} must lie under {prefix}")
+        _require(key.startswith(prefix) and len(key) > len(prefix), f"{field}.result.{name} must lie under {prefix}")
     for name in ("size_bytes", "width", "height", "num_frames", "fps"):
-        _require(getattr(message, name) > 0, f"work.outcome.result.{name} must be over 0")
-    _require(bool(message.media_type), "work.outcome.result.media_type must be set")
+        _require(getattr(message, name) > 0, f"{field}.result.{name} must be over 0")
+    _require(bool(message.media_type), f"{field}.result.media_type must be set")
     return Result(**{name: getattr(message, name) for name in Result.__dataclass_fields__})
 
 
-def _reported_failure(message: generation_pb2.Failure) -> Failure:
+def _reported_failure(message: generation_pb2.Failure, field: str) -> Failure:
     try:
         code = FailureCode(message.code)
     except ValueError:
-        raise InvalidReportError("work.outcome.failure.code is unknown") from None
+        raise InvalidReportError(f"{field}.failure.code is unknown") from None
     return Failure(code=code, message=message.message[:_MAX_REASON])
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.fit.gpus import GPUS
 from runtime.lane.child_protocol import Render, RenderEnded
+from runtime.lane.finish import Rendered
 from runtime.lane.state import Attempt
 from runtime.rules.check import check_request
 from runtime.rules.effective import effective
@@ -18,6 +19,7 @@ from runtime.rules.parameters import to_parameters
 if TYPE_CHECKING:
     from benchmarks.gpu.ballast import Ballasted
     from runtime.lane.attempt import AttemptRunner
+    from runtime.lane.finish import Finisher
     from runtime.lane.ladders import Ladders
     from runtime.lane.memory.port import DeviceMemory
     from runtime.lane.outcome import Outcome
@@ -78,6 +80,7 @@ class Bench:
     ladders: Ladders
     resident: ResidentSet
     runner: AttemptRunner
+    finisher: Finisher
     ends_s: float
     left_out: list[str] = field(default_factory=list)
     attempts: int = 0
@@ -98,7 +101,9 @@ class Bench:
             artifact_prefix=f"tasks/bench{self.attempts}/1/",
             placement=placement,
         )
-        end = self.runner.run(order)
+        end = self.runner.render(order)
+        if isinstance(end, Rendered):
+            end = self.finisher.finish(end)
         if not isinstance(end, RenderEnded):
             msg = "the memory of a release did not come back"
             raise RuntimeError(msg)  # not an argument's type

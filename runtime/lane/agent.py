@@ -83,7 +83,7 @@ class Agent:
         self._settings = settings
         self._cancel_grace_s = worker_settings.cancel_grace_s
         self._stub = stub
-        self._worker = Worker(worker_settings, on_change=self._worker_changed, on_progress=self._progressed)
+        self._worker = Worker(worker_settings, on_change=self._worker_changed, on_progress=self._progressed, on_gpu_free=self._gpu_freed)
         self._listener = on_change
         self._observer = observer
         self._state = LaneState()
@@ -93,7 +93,7 @@ class Agent:
         self._attached: Attachment | None = None
         self._is_drained = False
         self._streams = 0
-        self._attempt: asyncio.Task[None] | None = None
+        self._attempts: set[asyncio.Task[None]] = set()
         self._records: deque[MemoryRecord] = deque(maxlen=_RECORDS_KEPT)
 
     @property
@@ -136,12 +136,12 @@ class Agent:
             for task in done:
                 await task
         finally:
-            for task in tasks | ({self._attempt} if self._attempt is not None else set()):
+            for task in tasks | self._attempts:
                 task.cancel()
                 await asyncio.wait({task})
 
     async def drain(self, grace_s: float) -> None:
-        """Takes no more leases, lets the attempt in work end within `grace_s` or stops it, and tells admission; then ends the process."""
+        """Takes no more leases, lets what is in work end within `grace_s` or stops it, and tells admission; then ends the process."""
         self._become(lane.drained(self._state))
         self._nudge(urgent=True)
         if not await self._settled_within(grace_s, Working):
@@ -214,7 +214,7 @@ class Agent:
             self._is_drained = desired.drain
             _log.info("lane_drained" if desired.drain else "lane_resumed")
         state, actions = lane.wished(self._state, wish)
-        has_changed = state.activity != self._state.activity
+        has_changed = state.activities != self._state.activities
         self._become(state)
         self._carry_out(actions, desired.lease)
         # Also when nothing changed: admission may wait to hear that this wish was seen.
@@ -225,7 +225,9 @@ class Agent:
             match action:
                 case StartAttempt(attempt=attempt) if lease is not None:
                     _log.info("attempt_started", task=attempt.task_id, attempt=attempt.number)
-                    self._attempt = asyncio.create_task(self._work(attempt, lease), name=f"attempt-{attempt.task_id}-{attempt.number}")
+                    task = asyncio.create_task(self._work(attempt, lease), name=f"attempt-{attempt.task_id}-{attempt.number}")
+                    self._attempts.add(task)
+                    task.add_done_callback(self._attempts.discard)
                 case StopAttempt(attempt=attempt, reason=reason):
                     _log.info("attempt_stopped", task=attempt.task_id, attempt=attempt.number, reason=reason)
                     self._worker.cancel(attempt, reason)
@@ -272,6 +274,11 @@ class Agent:
         self._become(lane.progressed(self._state, attempt, phase, progress, detail))
         self._nudge(urgent=False)
 
+    def _gpu_freed(self, attempt: Attempt) -> None:
+        _log.info("gpu_freed", task=attempt.task_id, attempt=attempt.number)
+        self._become(lane.freed(self._state, attempt))
+        self._nudge(urgent=True)
+
     def _worker_changed(self) -> None:
         self._nudge(urgent=True)
         self._observer.status_changed(self._worker.status)
@@ -286,10 +293,10 @@ class Agent:
             attachment.nudge(urgent=urgent)
 
     async def _settled_within(self, timeout_s: float, activity: type[Idle | Working | Ended]) -> bool:
-        """Whether the lane stopped doing this kind of thing in that time."""
+        """Whether the lane stopped doing this kind of thing, in both places, in that time."""
         try:
             async with asyncio.timeout(timeout_s):
-                while isinstance(self._state.activity, activity):
+                while any(isinstance(one, activity) for one in self._state.activities):
                     self._activity_changed.clear()
                     await self._activity_changed.wait()
         except TimeoutError:

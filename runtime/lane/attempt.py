@@ -1,22 +1,19 @@
-"""One attempt inside the pipeline's process: check, load, render, store, clean up, record; out of memory, it tries once more, leaner."""
+"""The part of an attempt that needs the GPU: check, load, render, clean up, record; out of memory, it tries once more, leaner."""
 
 from __future__ import annotations
 
-import tempfile
-import time
-import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from runtime.fit.cost import DeviceLimits, Shape
 from runtime.lane.child_protocol import Render, RenderEnded, ReplacementNeeded
-from runtime.lane.encode import FORMATS, write_preview, write_video
-from runtime.lane.files import AttemptFiles, InputImageMissingError, StoreUnavailableError
+from runtime.lane.failures import UnfitRequestError, failure_of
+from runtime.lane.files import AttemptFiles
+from runtime.lane.finish import Rendered
 from runtime.lane.ladders import Ladders
 from runtime.lane.memory.process import host_rss_bytes
-from runtime.lane.outcome import Failure, FailureCode, Outcome, StoredVideo
+from runtime.lane.outcome import Failure, Outcome
 from runtime.lane.raised import cause_of_load, drop_frames, has_run_out
 from runtime.lane.recorder import MemoryRecorder
 from runtime.lane.recovery import MAX_TRIES, first_choice, limits_now, next_choice
@@ -26,7 +23,7 @@ from runtime.lane.run import Callbacks, Run
 from runtime.lane.start_failure import reason_of
 from runtime.rules.effective import effective
 from runtime.rules.parameters import from_parameters
-from runtime.rules.request import GenerationRequest, InvalidRequestError
+from runtime.rules.request import GenerationRequest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,10 +33,6 @@ if TYPE_CHECKING:
     from runtime.lane.memory.port import DeviceMemory
 
 _log = structlog.get_logger()
-
-
-class UnfitRequestError(Exception):
-    """This lane does not render the request; the text is safe to show."""
 
 
 class FrameShapeError(Exception):
@@ -63,7 +56,7 @@ class AttemptRunner:
             resident: loads the model.
             ladders: what each placement costs.
             memory: of the device that it works on.
-            files: images in, videos out.
+            files: images in.
             callbacks: to whoever gives the attempts.
         """
         self._resident = resident
@@ -79,20 +72,22 @@ class AttemptRunner:
         """The device no longer answers, or memory did not come back: this process must be replaced."""
         return self._is_broken or self._recorder.is_lost
 
-    def run(self, order: Render) -> RenderEnded | ReplacementNeeded:
-        """Runs one attempt to its end and takes its memory record; raises nothing that a pipeline may raise."""
+    def render(self, order: Render) -> Rendered | RenderEnded | ReplacementNeeded:
+        """Takes an attempt as far as it needs the GPU, and takes its memory record; raises nothing that a pipeline may raise."""
         run = Run(order, self._memory, self._callbacks)
         rss_before_bytes = host_rss_bytes()
         try:
-            result, failure = self._tried(run)
+            frames, request, failure = self._tried(run)
         except MemoryNotReturnedError as error:
             return ReplacementNeeded(attempt=order.attempt, released=error.released, out_of_memory=tuple(run.out_of_memory))
-        # From here on nothing of the render is referenced any more, so that cleaning up frees it.
+        # From here on nothing of the render but its frames, in host memory, is referenced any more, so that cleaning up frees it.
         record = self._recorder.record(run, model=self._resident.model, rss_before_bytes=rss_before_bytes, has_failed=failure is not None)
-        outcome = Outcome(result=result, failure=failure, memory=record, render_s=run.render_s, denoise_s=run.denoise_s())
+        if frames is not None and request is not None:
+            return Rendered(run=run, request=request, frames=frames, memory=record)
+        outcome = Outcome(failure=failure, memory=record, denoise_s=run.denoise_s())
         return RenderEnded(attempt=order.attempt, outcome=outcome)
 
-    def _tried(self, run: Run) -> tuple[StoredVideo | None, Failure | None]:
+    def _tried(self, run: Run) -> tuple[npt.NDArray[np.uint8] | None, GenerationRequest | None, Failure | None]:
         """How the last try ended. Raises MemoryNotReturnedError when another process has to go on."""
         choice: Choice | None = None
         while True:
@@ -100,7 +95,7 @@ class AttemptRunner:
                 request = _checked(run.order)
                 run.check()
                 run.begin_try(choice or self._first_choice(run.order, request))
-                return self._render(run, request), None
+                return self._render(run, request), request, None
             except MemoryNotReturnedError:
                 raise
             except (RenderCancelled, Exception) as error:
@@ -110,9 +105,9 @@ class AttemptRunner:
             # Only here, with the error gone, can what it held be freed.
             choice = self._recovered(run, request) if is_out else None
             if choice is None:
-                return None, failure
+                return None, None, failure
 
-    def _render(self, run: Run, request: GenerationRequest) -> StoredVideo:
+    def _render(self, run: Run, request: GenerationRequest) -> npt.NDArray[np.uint8]:
         released = run.order.released if run.change is None else None
         run.change = self._resident.ensure(request.model, run.on_stage, released) or run.change
         run.check()
@@ -135,27 +130,8 @@ class AttemptRunner:
         if frames.shape != expected or frames.dtype != "uint8":
             msg = f"expected uint8 frames of shape {expected}, not {frames.dtype} of {frames.shape}"
             raise FrameShapeError(msg)
-        return self._store(run, request, frames)
-
-    def _store(self, run: Run, request: GenerationRequest, frames: npt.NDArray[np.uint8]) -> StoredVideo:
-        form = FORMATS[request.output_format]
-        with tempfile.TemporaryDirectory(prefix="warmlane-") as folder:
-            video, preview = Path(folder, "video" + form.suffix), Path(folder, "preview.jpg")
-            write_video(frames, video, output_format=request.output_format, fps=request.fps, on_frame=run.on_frame)
-            write_preview(frames, preview)
-            run.render_s = time.monotonic() - run.started_s
-            stored = self._files.store(run.order.artifact_prefix, video, preview, run.check)
-        return StoredVideo(
-            video_key=stored.video_key,
-            media_type=form.media_type,
-            size_bytes=stored.size_bytes,
-            sha256=stored.sha256,
-            preview_key=stored.preview_key,
-            width=request.width,
-            height=request.height,
-            num_frames=request.num_frames,
-            fps=request.fps,
-        )
+        run.rendered()
+        return frames
 
     def _first_choice(self, order: Render, request: GenerationRequest) -> Choice:
         """The placement of this process's first try; an earlier process may have run out of memory with a faster one."""
@@ -203,30 +179,9 @@ class AttemptRunner:
         return limits_now(self._memory.limits(), figures.driver_free_bytes, figures.reserved_bytes)
 
     def _failure(self, error: BaseException) -> Failure:
-        """What people are told; the log gets the kind of error and where, never its text: that may quote the prompt."""
-        match error:
-            case RenderCancelled():
-                return Failure(code=FailureCode.CANCELLED, message="The render was cancelled.")
-            case InvalidRequestError() | UnfitRequestError():
-                return Failure(code=FailureCode.RENDER_FAILED, message=f"The lane refused the request: {error}")
-            case InputImageMissingError():
-                return Failure(code=FailureCode.RENDER_FAILED, message="An input image is no longer stored.")
-            case StoreUnavailableError():
-                _log.error("object_store_failed", reason=str(error))
-                # Not the request's fault: the task may run again, as after the loss of a lane.
-                return Failure(code=FailureCode.LANE_LOST, message="The object store did not take or give the files.")
-            case LoadError():
-                _log.error("load_failed", reason=str(error))
-                self._is_broken = not error.is_clean
-                if error.is_out_of_memory:
-                    message = "The GPU's memory ran out while the model was loaded."
-                    return Failure(code=FailureCode.GPU_MEMORY_EXCEEDED, message=message)
-                return Failure(code=FailureCode.RENDER_FAILED, message="The model could not be loaded.")
-        name = type(error).__name__
-        _log.error("render_failed", error=name, frames=_where(error))
-        if has_run_out(error):
-            return Failure(code=FailureCode.GPU_MEMORY_EXCEEDED, message="The GPU's memory ran out. Try fewer frames or a smaller size.")
-        return Failure(code=FailureCode.RENDER_FAILED, message=f"The pipeline failed ({name}).")
+        if isinstance(error, LoadError):
+            self._is_broken = not error.is_clean
+        return failure_of(error)
 
 
 def _checked(order: Render) -> GenerationRequest:
@@ -244,8 +199,3 @@ def _shape_of(request: GenerationRequest) -> Shape:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return error.is_out_of_memory if isinstance(error, LoadError) else has_run_out(error)
-
-
-def _where(error: BaseException) -> list[str]:
-    """File, line and function of each frame."""
-    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]

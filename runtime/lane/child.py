@@ -1,4 +1,6 @@
-"""The pipeline's process: one thread reads the agent's commands, the main thread runs the pipeline. Started by `worker.Worker` only."""
+"""The pipeline's process: one thread reads the agent's commands, the main thread runs the pipeline, a third makes the files of what was
+rendered before. Started by `worker.Worker` only.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,7 @@ from runtime.lane.child_protocol import (
     Cancel,
     Command,
     Event,
+    GpuFreed,
     LimitsChanged,
     LoadFailed,
     Loading,
@@ -39,6 +42,7 @@ from runtime.lane.child_protocol import (
     encode_event,
 )
 from runtime.lane.files import AttemptFiles
+from runtime.lane.finish import Finisher, Rendered
 from runtime.lane.ladders import Ladders
 from runtime.lane.limits_watch import IDLE_S, LimitsWatch
 from runtime.lane.loading import LoadProgress
@@ -150,14 +154,32 @@ def run(commands: Commands) -> int:
         return _LOAD_FAILED_EXIT_CODE
     runner = AttemptRunner(resident, ladders, memory, files, Callbacks(is_cancelled=commands.is_cancelled, tell=commands.tell))
     watch = LimitsWatch(memory, worker_memory.limits)
+    finisher = Finisher(files, commands.tell)
     while not isinstance(command := commands.next(IDLE_S), Shutdown):
-        end = runner.run(command) if isinstance(command, Render) else None
-        is_leaving = isinstance(end, ReplacementNeeded) or runner.is_broken or not _has_told_limits(watch, commands)
-        if end is not None:
-            commands.tell(replace(end, leaving=is_leaving) if isinstance(end, RenderEnded) else end)
-        if is_leaving:
+        # Whatever it was given: frames that were handed on must not be held by a name here until the next command.
+        if _is_leaving_after(command, runner, finisher, watch, commands, overlap=start.overlap):
             return REPLACE_EXIT_CODE
     return _exit_code_after_release(resident)
+
+
+def _is_leaving_after(
+    command: Command | None, runner: AttemptRunner, finisher: Finisher, watch: LimitsWatch, commands: Commands, *, overlap: bool
+) -> bool:
+    """Works on a command, or looks at the device when there was none; whether the process said its last message."""
+    end = runner.render(command) if isinstance(command, Render) else None
+    is_leaving = isinstance(end, ReplacementNeeded) or runner.is_broken or not _has_told_limits(watch, commands)
+    if is_leaving:
+        # What was rendered before ends before the last message.
+        finisher.wait()
+    if isinstance(end, Rendered):
+        if overlap and not is_leaving:
+            commands.tell(GpuFreed(attempt=end.attempt, memory=end.memory))
+            finisher.begin(end)
+            return False
+        end = finisher.finish(end)
+    if end is not None:
+        commands.tell(replace(end, leaving=is_leaving) if isinstance(end, RenderEnded) else end)
+    return is_leaving
 
 
 def _has_told_limits(watch: LimitsWatch, commands: Commands) -> bool:

@@ -1,7 +1,8 @@
 """What the lane's agent and its pipeline process say to each other: JSON lines over a socket pair that only the two hold.
 
 The agent sends `Start` once, then any number of `Render` and `Cancel`, then `Shutdown`. The child answers each `Render` with exactly one
-`RenderEnded` or `ReplacementNeeded`, unless it dies.
+`RenderEnded` or `ReplacementNeeded`, unless it dies. Before a `RenderEnded` it may say `GpuFreed`: then it takes another `Render` while the
+attempt is finished.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pydantic import Field, TypeAdapter
 
 from runtime.fit.cost import DeviceLimits, WorkerMemory
 from runtime.lane.loading import LoadProgress
-from runtime.lane.outcome import Outcome, OutOfMemory, Phase
+from runtime.lane.outcome import MemoryRecord, Outcome, OutOfMemory, Phase
 from runtime.lane.start_failure import StartCause
 from runtime.lane.state import Attempt
 
@@ -37,6 +38,7 @@ class Start:
         memory_margin_bytes: kept free of predictions; None: the device's default.
         pinned_limit_bytes: host memory that may be pinned; None: the device's default.
         attention_backend: of transformers; `auto`: what the GPU and the installed packages offer.
+        overlap: an attempt is finished beside the next one.
     """
 
     kind: Literal["start"] = "start"
@@ -50,6 +52,7 @@ class Start:
     memory_margin_bytes: int | None = None
     pinned_limit_bytes: int | None = None
     attention_backend: str = "auto"
+    overlap: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +165,19 @@ class Progressed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuFreed:
+    """The attempt's frames are in host memory and its part on the GPU is cleaned up and measured; its files are still to be made.
+
+    Attributes:
+        memory: its record, also if the process dies before the attempt's end.
+    """
+
+    kind: Literal["gpu_freed"] = "gpu_freed"
+    attempt: Attempt
+    memory: MemoryRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RenderEnded:
     """The attempt ended, its files are stored and the GPU is free. A failure's code is `cancelled` for whatever reason it was cancelled.
 
@@ -189,7 +205,7 @@ class ReplacementNeeded:
     out_of_memory: tuple[OutOfMemory, ...] = ()
 
 
-Event = Started | LimitsChanged | ResidentChanged | Loading | LoadFailed | Progressed | RenderEnded | ReplacementNeeded
+Event = Started | LimitsChanged | ResidentChanged | Loading | LoadFailed | Progressed | GpuFreed | RenderEnded | ReplacementNeeded
 
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

@@ -33,6 +33,7 @@ class LaneSettings(MetricsSettings):
         memory_margin_bytes: of that, kept free of predictions; None: what suits the device.
         pinned_limit_bytes: host memory that may be pinned; None: three quarters of the machine's or container's.
         attention_backend: kernel of the transformers' attention; `auto`, or a name of `runtime.lane.wan.attention.BACKENDS`.
+        overlap: a clip is encoded and stored beside the next one's render. Recommended: true.
     """
 
     lane_id: str = Field(pattern=r"^[a-z0-9-]{1,63}$", description="Stable name of this lane.")
@@ -59,3 +60,4 @@ class LaneSettings(MetricsSettings):
     attention_backend: str = Field(
         default="auto", pattern=r"^[a-z0-9_]{1,40}$", description="Attention kernel of transformers; auto: what the GPU offers."
     )
+    overlap: bool = Field(default=True, description="A clip is encoded and stored beside the next one's render.")

@@ -15,7 +15,7 @@ from runtime.fit.cost import Rung, WorkerMemory
 from runtime.lane.loading import LoadProgress
 from runtime.lane.outcome import MemoryRecord, Outcome, OutOfMemory, Phase, ResidencyChange
 from runtime.lane.start_failure import StartCause, StartFailure
-from runtime.lane.state import Attempt, Ended, Idle, LaneState, Wish, Working
+from runtime.lane.state import Activity, Attempt, Ended, Idle, LaneState, Wish, Working
 from runtime.lane.work import WorkerStatus
 
 PROTOCOL_VERSION = 1
@@ -62,12 +62,14 @@ class LaneIdentity:
 
 def wish_of(stream: int, desired: pb.DesiredState) -> Wish:
     """What the message wishes of the state machine."""
+    settled = [name for name in ("acknowledged_before", "acknowledged") if desired.HasField(name)]
     return Wish(
         stream=stream,
         epoch=desired.controller_epoch,
         sequence=desired.sequence,
         lease=_attempt(desired.lease) if desired.HasField("lease") else None,
-        acknowledged=_attempt(desired.acknowledged) if desired.HasField("acknowledged") else None,
+        acknowledged=tuple(_attempt(getattr(desired, name)) for name in settled),
+        finishing=_attempt(desired.finishing) if desired.HasField("finishing") else None,
     )
 
 
@@ -94,9 +96,9 @@ def report_message(identity: LaneIdentity, state: LaneState, status: WorkerStatu
         report.start_failure.CopyFrom(_failure_message(status.failure))
     if status.memory is not None:
         report.memory.CopyFrom(worker_memory_message(status.memory))
-    work = _work(state)
-    if work is not None:
-        report.work.CopyFrom(work)
+    for field, work in ((report.work, _work(state.activity)), (report.finishing, _work(state.finishing))):
+        if work is not None:
+            field.CopyFrom(work)
     return report
 
 
@@ -200,12 +202,15 @@ def _attempt(reference: pb.Lease | pb.AttemptReference) -> Attempt:
     return Attempt(task_id=reference.task_id, number=reference.attempt)
 
 
-def _work(state: LaneState) -> pb.Work | None:
-    match state.activity:
+def _work(activity: Activity) -> pb.Work | None:
+    match activity:
         case Idle():
             return None
-        case Working(attempt=attempt, phase=phase, progress=progress, detail=detail):
-            return pb.Work(task_id=attempt.task_id, attempt=attempt.number, phase=_PHASES[phase], progress=progress, detail=detail)
+        case Working(attempt=attempt, progress=progress, detail=detail, gpu_free=gpu_free):
+            phase = _PHASES[activity.phase]
+            return pb.Work(
+                task_id=attempt.task_id, attempt=attempt.number, phase=phase, progress=progress, detail=detail, gpu_free=gpu_free
+            )
         case Ended(attempt=attempt, outcome=outcome, progress=progress):
             return pb.Work(
                 task_id=attempt.task_id,
@@ -213,9 +218,10 @@ def _work(state: LaneState) -> pb.Work | None:
                 phase=pb.WORK_PHASE_ENDED,
                 progress=progress,
                 outcome=_outcome_message(outcome),
+                gpu_free=True,
             )
         case _:
-            assert_never(state.activity)
+            assert_never(activity)
 
 
 def _outcome_message(outcome: Outcome) -> pb.Outcome:

@@ -35,12 +35,12 @@ class Callbacks:
 
 
 class Run:
-    """One attempt in work; its methods are what a load, a pipeline and an encoder call. One thread uses it.
+    """One attempt in work; its methods are what a load, a pipeline and an encoder call. One thread at a time uses it.
 
     Attributes:
         order: what is asked for.
         started_s: monotonic time of its arrival.
-        render_s: set when the video is written.
+        render_s: set when the video is written: the time on the GPU and that of the encoding, without what lies between.
         change: the switch that preceded it.
         choice: placement of the try in work, with its predicted peak; None before it came to one.
         memory_phase: what is being done, as far as memory is concerned.
@@ -53,6 +53,8 @@ class Run:
         self.order = order
         self.started_s = time.monotonic()
         self.render_s: float | None = None
+        self._rendered_s = 0.0
+        self._files_since_s = 0.0
         self.change: ResidencyChange | None = None
         self.choice: Choice | None = None
         self.memory_phase = MemoryPhase.LOAD
@@ -143,6 +145,19 @@ class Run:
         """Before a part of a step. Without the wait a GPU would have a whole step in its queue, which it works off after a cancel too."""
         self._memory.wait()
         self.check()
+
+    def rendered(self) -> None:
+        """The frames are there."""
+        self._rendered_s = time.monotonic() - self.started_s
+
+    def begin_files(self) -> None:
+        """The encoding begins. Raises RenderCancelled when the attempt shall end."""
+        self._files_since_s = time.monotonic()
+        self.check()
+
+    def written(self) -> None:
+        """The video is encoded."""
+        self.render_s = self._rendered_s + time.monotonic() - self._files_since_s
 
     def on_frame(self, written: int, frames: int) -> None:
         """After an encoded frame; told once per percent."""

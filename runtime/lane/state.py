@@ -2,10 +2,12 @@
 
 Rules:
 
-* The lane does one thing at a time: idle, working on an attempt, or holding the outcome of an ended one until admission acknowledges it.
-* A wish is the whole desired state. Work that it does not name is stopped. A stop cannot be taken back; it can become a firmer one.
+* The lane has two places, each idle, working on an attempt, or holding the outcome of an ended one until admission acknowledges it: the
+  `activity`, which has the GPU, and beside it `finishing`, for an attempt that needs the GPU no more.
+* An attempt changes to `finishing` when a wish names it so, it needs the GPU no more, and nothing is there; never back, never by itself.
+* A wish is the whole desired state. Work that it names in neither place is stopped. A stop cannot be taken back, but become a firmer one.
 * A wish of an older controller epoch, of an older stream, or not newer than one already seen of its stream, changes nothing.
-* The next lease starts only once the ended attempt is acknowledged; one wish may do both.
+* The next lease starts only once the attempt before it has ended and is acknowledged, or has changed places; one wish may do both.
 * A lease for an attempt that ended in this boot does not render again while its outcome is known: the lane answers with that outcome.
   The last `OUTCOMES_KEPT` are kept for that. An attempt older than those would render again; that cannot commit twice, because its keys are
   the attempt's own, the same request gives the same bytes, and admission commits an attempt once.
@@ -14,6 +16,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -65,6 +68,7 @@ class Working:
     Attributes:
         progress: 0 to 100, never falling.
         detail: a short sentence for people.
+        gpu_free: it needs the GPU no more.
         stopping: why it was told to stop; None while it was not.
     """
 
@@ -72,6 +76,7 @@ class Working:
     phase: Phase = Phase.LOADING
     progress: int = 0
     detail: str = ""
+    gpu_free: bool = False
     stopping: StopReason | None = None
 
 
@@ -94,14 +99,16 @@ class Wish:
     Attributes:
         stream: number of the stream that brought it; later streams have higher numbers.
         lease: what to work on; None: nothing.
-        acknowledged: an ended attempt that admission has settled.
+        acknowledged: ended attempts that admission has settled.
+        finishing: an earlier lease that goes on beside it.
     """
 
     stream: int
     epoch: int
     sequence: int
     lease: Attempt | None = None
-    acknowledged: Attempt | None = None
+    acknowledged: tuple[Attempt, ...] = ()
+    finishing: Attempt | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +120,7 @@ class StartAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopAttempt:
-    """End the attempt in work; its end is reported like any other."""
+    """End an attempt in work; its end is reported like any other."""
 
     attempt: Attempt
     reason: StopReason
@@ -134,6 +141,8 @@ class LaneState:
     """Everything the lane knows of its work.
 
     Attributes:
+        activity: what has the GPU.
+        finishing: what goes on without it.
         draining: no lease is started any more.
         epoch: highest controller epoch seen.
         stream: newest stream that brought a wish.
@@ -142,6 +151,7 @@ class LaneState:
     """
 
     activity: Activity = Idle()
+    finishing: Activity = Idle()
     draining: bool = False
     epoch: int = 0
     stream: int = 0
@@ -151,6 +161,11 @@ class LaneState:
     def seen_sequence(self, stream: int) -> int:
         """Newest wish seen of this stream; 0 before its first."""
         return self.sequence if stream == self.stream else 0
+
+    @property
+    def activities(self) -> tuple[Activity, ...]:
+        """Both places, the older attempt's first."""
+        return self.finishing, self.activity
 
 
 Step = tuple[LaneState, tuple[Action, ...]]
@@ -168,43 +183,54 @@ def wished(state: LaneState, wish: Wish) -> Step:
     if is_stale(state, wish):
         return state, ()
     state = replace(state, epoch=wish.epoch, stream=wish.stream, sequence=wish.sequence)
-    state, forgotten = _acknowledge(state, wish.acknowledged)
-    lease = None if wish.lease == wish.acknowledged else wish.lease
-    match state.activity:
-        case Working(attempt=attempt, stopping=stopping):
-            if attempt == lease or stopping is not None:
-                return state, forgotten
-            state, actions = stopped(state, StopReason.UNWANTED)
-            return state, (*forgotten, *actions)
-        case Ended():
-            return state, forgotten
-        case Idle():
-            state, actions = _begin(state, lease)
-            return state, (*forgotten, *actions)
+    state, forgotten = _acknowledged(state, wish.acknowledged)
+    wanted = {wish.lease, wish.finishing} - {None, *wish.acknowledged}
+    unwanted = (one.attempt for one in state.activities if isinstance(one, Working) and one.stopping is None and one.attempt not in wanted)
+    stops: tuple[Action, ...] = ()
+    for attempt in tuple(unwanted):
+        state, actions = stopped(state, StopReason.UNWANTED, attempt)
+        stops += actions
+    if wish.finishing is not None and wish.finishing in wanted:
+        state = _moved_aside(state, wish.finishing)
+    begun: tuple[Action, ...] = ()
+    if wish.lease is not None and wish.lease in wanted:
+        state, begun = _begun(state, wish.lease)
+    return state, (*forgotten, *stops, *begun)
 
 
-def stopped(state: LaneState, reason: StopReason) -> Step:
-    """Stops what is in work; nothing if nothing is, or if it was stopped before for a reason that this one does not replace."""
-    if not isinstance(state.activity, Working) or not reason.replaces(state.activity.stopping):
-        return state, ()
-    activity = replace(state.activity, stopping=reason)
-    return replace(state, activity=activity), (StopAttempt(attempt=activity.attempt, reason=reason),)
+def stopped(state: LaneState, reason: StopReason, attempt: Attempt | None = None) -> Step:
+    """Stops what is in work, or only this attempt; not what was stopped before for a reason that this one does not replace."""
+
+    def stop(one: Activity) -> Activity:
+        is_meant = isinstance(one, Working) and attempt in (None, one.attempt) and reason.replaces(one.stopping)
+        return replace(one, stopping=reason) if isinstance(one, Working) and is_meant else one
+
+    after = replace(state, activity=stop(state.activity), finishing=stop(state.finishing))
+    changes = [one for before, one in zip(state.activities, after.activities, strict=True) if one is not before]
+    return after, tuple(StopAttempt(attempt=one.attempt, reason=reason) for one in changes if isinstance(one, Working))
 
 
 def progressed(state: LaneState, attempt: Attempt, phase: Phase, progress: int, detail: str) -> LaneState:
-    """Takes in how far the attempt in work is; progress never falls and stays under 100 until the end."""
-    if not isinstance(state.activity, Working) or state.activity.attempt != attempt:
-        return state
-    progress = max(state.activity.progress, min(progress, 99))
-    return replace(state, activity=replace(state.activity, phase=phase, progress=progress, detail=detail))
+    """Takes in how far an attempt in work is; progress never falls and stays under 100 until the end."""
+
+    def progress_of(working: Working) -> Activity:
+        return replace(working, phase=phase, progress=max(working.progress, min(progress, 99)), detail=detail)
+
+    return _changed(state, attempt, progress_of)
+
+
+def freed(state: LaneState, attempt: Attempt) -> LaneState:
+    """Takes in that an attempt in work needs the GPU no more."""
+    return _changed(state, attempt, lambda working: replace(working, phase=Phase.ENCODING, gpu_free=True))
 
 
 def ended(state: LaneState, attempt: Attempt, outcome: Outcome) -> LaneState:
-    """Takes in the end of the attempt in work."""
-    if not isinstance(state.activity, Working) or state.activity.attempt != attempt:
-        return state
-    progress = 100 if outcome.result is not None else state.activity.progress
-    return replace(state, activity=Ended(attempt=attempt, outcome=outcome, progress=progress))
+    """Takes in the end of an attempt in work."""
+
+    def end_of(working: Working) -> Activity:
+        return Ended(attempt=attempt, outcome=outcome, progress=100 if outcome.result is not None else working.progress)
+
+    return _changed(state, attempt, end_of)
 
 
 def drained(state: LaneState) -> LaneState:
@@ -212,21 +238,48 @@ def drained(state: LaneState) -> LaneState:
     return replace(state, draining=True)
 
 
-def _acknowledge(state: LaneState, acknowledged: Attempt | None) -> Step:
+def _changed(state: LaneState, attempt: Attempt, change: Callable[[Working], Activity]) -> LaneState:
+    """The state with the attempt changed, wherever it is in work."""
+    if isinstance(state.activity, Working) and state.activity.attempt == attempt:
+        return replace(state, activity=change(state.activity))
+    if isinstance(state.finishing, Working) and state.finishing.attempt == attempt:
+        return replace(state, finishing=change(state.finishing))
+    return state
+
+
+def _acknowledged(state: LaneState, acknowledged: tuple[Attempt, ...]) -> Step:
+    """Forgets the ends that admission has settled, but for what a lease of the same attempt would be answered with."""
+    ends = [one for one in state.activities if isinstance(one, Ended) and one.attempt in acknowledged]
+    for end in ends:
+        others = tuple(one for one in state.settled if one.attempt != end.attempt)
+        state = replace(state, settled=(*others, end)[-OUTCOMES_KEPT:])
+    activity, finishing = (Idle() if one in ends else one for one in (state.activity, state.finishing))
+    return replace(state, activity=activity, finishing=finishing), tuple(ForgetOutcome(attempt=end.attempt) for end in ends)
+
+
+def _moved_aside(state: LaneState, wished: Attempt) -> LaneState:
+    """The attempt goes on without the GPU, if it can and nothing else does."""
     activity = state.activity
-    if acknowledged is None or not isinstance(activity, Ended) or activity.attempt != acknowledged:
-        return state, ()
-    others = tuple(end for end in state.settled if end.attempt != acknowledged)
-    settled = (*others, activity)[-OUTCOMES_KEPT:]
-    return replace(state, activity=Idle(), settled=settled), (ForgetOutcome(attempt=acknowledged),)
+    if not isinstance(state.finishing, Idle):
+        return state
+    if isinstance(activity, Idle) or activity.attempt != wished:
+        return replace(state, finishing=_settled(state, wished) or Idle())
+    has_left_gpu = isinstance(activity, Ended) or activity.gpu_free
+    return replace(state, activity=Idle(), finishing=activity) if has_left_gpu else state
 
 
-def _begin(state: LaneState, lease: Attempt | None) -> Step:
-    if lease is None:
+def _begun(state: LaneState, lease: Attempt) -> Step:
+    """Begins the lease, if the lane does not have it already and nothing has the GPU."""
+    is_here = not isinstance(state.finishing, Idle) and state.finishing.attempt == lease
+    if is_here or not isinstance(state.activity, Idle):
         return state, ()
-    known = next((end for end in state.settled if end.attempt == lease), None)
+    known = _settled(state, lease)
     if known is not None:
         return replace(state, activity=known), ()
     if state.draining:
         return state, ()
     return replace(state, activity=Working(attempt=lease)), (StartAttempt(attempt=lease),)
+
+
+def _settled(state: LaneState, attempt: Attempt) -> Ended | None:
+    return next((end for end in state.settled if end.attempt == attempt), None)

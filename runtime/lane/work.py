@@ -26,6 +26,7 @@ class WorkerSettings:
         memory_margin_bytes: of that, kept free of predictions; None: the device's default.
         pinned_limit_bytes: host memory that may be pinned; None: the device's default.
         attention_backend: of transformers; `auto`: what the GPU and the installed packages offer.
+        overlap: an attempt is encoded and stored beside the next one's render.
     """
 
     name: str
@@ -42,6 +43,7 @@ class WorkerSettings:
     memory_margin_bytes: int | None = None
     pinned_limit_bytes: int | None = None
     attention_backend: str = "auto"
+    overlap: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from runtime.lane.child_process import ChildProcess, Exit, child_environment
 from runtime.lane.child_protocol import (
     Cancel,
     Event,
+    GpuFreed,
     LimitsChanged,
     LoadFailed,
     Loading,
@@ -33,7 +34,7 @@ from runtime.lane.child_protocol import (
 )
 from runtime.lane.loading import LoadProgress
 from runtime.lane.memory.process import oom_kill_count
-from runtime.lane.outcome import Failure, FailureCode, Outcome, OutOfMemory, Phase, unmeasured
+from runtime.lane.outcome import Failure, FailureCode, MemoryRecord, Outcome, OutOfMemory, Phase, unmeasured
 from runtime.lane.start_failure import StartCause
 from runtime.lane.state import Attempt, StopReason, stop_failure
 from runtime.lane.streak import Streak, told_end
@@ -44,6 +45,10 @@ _log = structlog.get_logger()
 _MIN_LIFE_S = 0.5
 """A process that asks for its replacement sooner is taken for one that died."""
 _LOOK_AGAIN_S = 1.0
+_FINISH_GRACE_S = 30.0
+"""A process whose render is stuck is spared so much longer while it finishes an earlier attempt: that one is nearly there."""
+_STORE_GRACE_S = 300.0
+"""An attempt whose deadline passed in a call to the object store may hang there so long before another's render is lost for it."""
 _REPLACED = "the pipeline's process is being replaced: memory did not come back, or the device did not answer"
 _SHUTDOWN_GRACE_S = 3.0
 """When the lane stops, its supervisor waits: the process is killed soon after it was asked."""
@@ -51,32 +56,57 @@ _SHUTDOWN_GRACE_S = 3.0
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Current:
-    """The attempt in work.
+    """An attempt in work.
 
     Attributes:
+        deadline: ends it; None while its time stands still, and then `left_s` is what is left.
         sent_to: the process that has it; None while none does.
+        memory: its record, once it needs the GPU no more.
         released: set once a process asked to be replaced.
         out_of_memory: what had happened to the attempt by then.
+        stopped_s: monotonic time of the loop at which it was told to stop.
         is_killed: the agent killed the process because of this attempt.
     """
 
     order: Order
     ended: asyncio.Future[Outcome]
+    deadline: asyncio.TimerHandle | None = None
+    left_s: float = 0.0
     arrived_s: float = field(default_factory=time.monotonic)
     waited_s: float = 0.0
     sent_to: ChildProcess | None = None
     phase: Phase = Phase.LOADING
+    memory: MemoryRecord | None = None
     released: Release | None = None
     out_of_memory: tuple[OutOfMemory, ...] = ()
     stop: StopReason | None = None
+    stopped_s: float = 0.0
     is_killed: bool = False
+
+    @property
+    def attempt(self) -> Attempt:
+        """Which."""
+        return self.order.attempt
+
+    @property
+    def is_gpu_free(self) -> bool:
+        """It needs the GPU no more."""
+        return self.memory is not None
 
 
 class Worker:
-    """The pipeline's process and the attempt that it works on. One event loop owns it."""
+    """The pipeline's process and what it works on: one attempt on the GPU, and at most one that is finished beside it.
+
+    One event loop owns it.
+    """
 
     def __init__(
-        self, settings: WorkerSettings, *, on_change: Callable[[], None], on_progress: Callable[[Attempt, Phase, int, str], None]
+        self,
+        settings: WorkerSettings,
+        *,
+        on_change: Callable[[], None],
+        on_progress: Callable[[Attempt, Phase, int, str], None],
+        on_gpu_free: Callable[[Attempt], None],
     ) -> None:
         """Starts nothing yet.
 
@@ -84,14 +114,16 @@ class Worker:
             settings: what for.
             on_change: called when `status` changed.
             on_progress: called with the attempt, its phase, its progress (0 to 99) and a short sentence.
+            on_gpu_free: called when the attempt needs the GPU no more; from then on `render` takes another.
         """
         self._settings = settings
         self._on_change = on_change
         self._on_progress = on_progress
+        self._on_gpu_free = on_gpu_free
         self._status = WorkerStatus()
         self._child: ChildProcess | None = None
         self._leaving: ChildProcess | None = None
-        self._current: _Current | None = None
+        self._works: dict[Attempt, _Current] = {}
         self._streak = Streak(lambda: asyncio.get_running_loop().time())
         self._failure: LoadFailed | None = None
         self._stopping = asyncio.Event()
@@ -109,7 +141,7 @@ class Worker:
             self._after(end)
             if not self._stopping.is_set():
                 await self._pause(self._count(end, is_starved=oom_kill_count() > oom_kills))
-        self._settle("the lane was stopped")
+        self._settle_all("the lane was stopped")
         self._update(pid=0, warm=False, resident_model="", reason="the lane was stopped")
 
     async def stop(self, grace_s: float) -> None:
@@ -119,39 +151,43 @@ class Worker:
         if child is not None:
             child.send(Shutdown())
             # In the middle of an attempt or a load it would not see the command.
-            is_busy = self._current is not None or not self._status.warm
+            is_busy = bool(self._works) or not self._status.warm
             if is_busy or not await child.wait(grace_s):
                 child.kill()
 
     async def render(self, order: Order) -> Outcome:
-        """Works on one attempt to its end; never raises for what the pipeline does. One at a time."""
-        if self._current is not None:
-            msg = "an attempt is already in work"
+        """Works on one attempt to its end; never raises for what the pipeline does. One at a time has the GPU."""
+        if any(not other.is_gpu_free for other in self._works.values()):
+            msg = "an attempt has the GPU already"
             raise RuntimeError(msg)
-        loop = asyncio.get_running_loop()
-        current = self._current = _Current(order=order, ended=loop.create_future())
-        deadline = loop.call_later(order.deadline_s, self.cancel, order.attempt, StopReason.DEADLINE)
+        current = self._works[order.attempt] = _Current(
+            order=order, ended=asyncio.get_running_loop().create_future(), left_s=order.deadline_s
+        )
         try:
+            self._run_clock(current)
             self._submit()
             return await current.ended
         finally:
-            deadline.cancel()
-            self._current = None
+            self._stop_clock(current)
+            del self._works[order.attempt]
+            # What waited for this one to be finished goes on.
+            for other in self._works.values():
+                self._run_clock(other)
 
     def cancel(self, attempt: Attempt, reason: StopReason) -> None:
         """Ends an attempt: asks the process first, kills it after the grace. An attempt that is not in work is ignored.
 
         A deadline or a shutdown overrides that it is merely unwanted; of these two the first stays, but a shutdown shortens the grace.
         """
-        current = self._current
-        if current is None or current.order.attempt != attempt:
+        current = self._works.get(attempt)
+        if current is None:
             return
         if reason.replaces(current.stop):
-            current.stop = reason
+            current.stop, current.stopped_s = reason, asyncio.get_running_loop().time()
         elif reason is not StopReason.SHUTDOWN:
             return
         if current.sent_to is None:
-            self._settle("no pipeline process ran")
+            self._settle(current, "no pipeline process ran")
             return
         current.sent_to.send(Cancel(attempt=attempt))
         grace_s = self._settings.cancel_grace_s
@@ -191,24 +227,15 @@ class Worker:
         return end
 
     def _submit(self) -> None:
-        """Gives the attempt in work to the process that runs, if it has none yet. One that leaves gets none: it waits for the next."""
-        current, child = self._current, self._child
-        if current is None or child is None or child is self._leaving or current.sent_to is child:
+        """Gives the process that runs what no process has yet. One that leaves gets nothing: that waits for the next."""
+        child = self._child
+        if child is None or child is self._leaving:
             return
-        current.sent_to = child
-        current.waited_s = time.monotonic() - current.arrived_s
-        order = current.order
-        child.send(
-            Render(
-                attempt=order.attempt,
-                parameters=dict(order.parameters),
-                artifact_prefix=order.artifact_prefix,
-                placement=order.placement,
-                predicted_peak_bytes=order.predicted_peak_bytes,
-                released=current.released,
-                out_of_memory=current.out_of_memory,
-            )
-        )
+        for current in self._works.values():
+            if current.sent_to is None:
+                current.sent_to = child
+                current.waited_s = time.monotonic() - current.arrived_s
+                child.send(_render_of(current))
 
     def _take(self, event: Event) -> None:
         match event:
@@ -226,19 +253,24 @@ class Worker:
                 self._update(load=None)
             case Progressed():
                 self._progress(event)
+            case GpuFreed():
+                self._free(event)
             case RenderEnded():
-                self._update(load=None)
                 if event.leaving:
                     self._leave()
                 self._end(event)
             case ReplacementNeeded():
                 self._leave()
-                if self._current is not None:
-                    self._current.released = event.released
-                    self._current.out_of_memory = event.out_of_memory
-                    _log.warning("memory_not_returned", model=event.released.model, residue_bytes=event.released.residue_bytes)
+                self._hand_on(event)
             case _:
                 assert_never(event)
+
+    def _hand_on(self, event: ReplacementNeeded) -> None:
+        """The attempt goes on in the next process, which is told what this one knows."""
+        current = self._works.get(event.attempt)
+        if current is not None:
+            current.released, current.out_of_memory = event.released, event.out_of_memory
+            _log.warning("memory_not_returned", model=event.released.model, residue_bytes=event.released.residue_bytes)
 
     def _leave(self) -> None:
         """The process gave its last message; it is gone soon."""
@@ -256,20 +288,45 @@ class Worker:
 
     def _load(self, progress: LoadProgress) -> None:
         self._update(load=progress)
-        current = self._current
-        if current is not None and current.phase is Phase.LOADING:
-            # Also what comes before its process could take it up.
-            self._on_progress(current.order.attempt, Phase.LOADING, 0, str(progress))
+        for current in self._works.values():
+            if current.phase is Phase.LOADING:
+                # Also what comes before its process could take it up.
+                self._on_progress(current.attempt, Phase.LOADING, 0, str(progress))
 
     def _progress(self, event: Progressed) -> None:
-        current = self._current
-        if current is not None and current.order.attempt == event.attempt:
+        current = self._works.get(event.attempt)
+        if current is not None:
             current.phase = event.phase
             self._on_progress(event.attempt, event.phase, event.progress, event.detail)
 
+    def _free(self, event: GpuFreed) -> None:
+        current = self._works.get(event.attempt)
+        if current is None or current.ended.done():
+            return
+        current.memory, current.phase = event.memory, Phase.ENCODING
+        if len(self._works) > 1:
+            # Another is being finished: what this one waits for that is no time of its own.
+            self._stop_clock(current)
+        self._on_gpu_free(event.attempt)
+
+    def _run_clock(self, current: _Current) -> None:
+        """Its time to the deadline goes on, if it stood still."""
+        if current.deadline is None:
+            loop = asyncio.get_running_loop()
+            current.deadline = loop.call_later(current.left_s, self.cancel, current.attempt, StopReason.DEADLINE)
+
+    def _stop_clock(self, current: _Current) -> None:
+        if current.deadline is not None:
+            current.left_s = max(0.0, current.deadline.when() - asyncio.get_running_loop().time())
+            current.deadline.cancel()
+            current.deadline = None
+
     def _end(self, event: RenderEnded) -> None:
-        current = self._current
-        if current is None or current.order.attempt != event.attempt or current.ended.done():
+        current = self._works.get(event.attempt)
+        if current is None or not current.is_gpu_free:
+            # What was being loaded was for this one.
+            self._update(load=None)
+        if current is None or current.ended.done():
             return
         outcome = event.outcome
         if outcome.render_s is not None:
@@ -279,20 +336,23 @@ class Worker:
         current.ended.set_result(outcome)
 
     def _after(self, end: Exit | OSError) -> None:
-        """What the end of the process means for the attempt that it had."""
-        current = self._current
-        if current is None or current.sent_to is None:
-            return
-        if current.released is not None and current.stop is None and isinstance(end, Exit) and end.asks_for_replacement:
-            # The next process takes it over. It has nothing to release, so this happens once.
-            current.sent_to = None
-        else:
-            self._settle(f"the pipeline's process ended: {end}")
+        """What the end of the process means for the attempts that it had."""
+        for current in self._works.values():
+            if current.sent_to is None:
+                continue
+            if current.released is not None and current.stop is None and isinstance(end, Exit) and end.asks_for_replacement:
+                # The next process takes it over. It has nothing to release, so this happens once.
+                current.sent_to = None
+            else:
+                self._settle(current, f"the pipeline's process ended: {end}")
 
-    def _settle(self, why: str) -> None:
-        """Ends the attempt in work without the process."""
-        current = self._current
-        if current is None or current.ended.done():
+    def _settle_all(self, why: str) -> None:
+        for current in self._works.values():
+            self._settle(current, why)
+
+    def _settle(self, current: _Current, why: str) -> None:
+        """Ends an attempt in work without the process."""
+        if current.ended.done():
             return
         stop = current.stop or (StopReason.SHUTDOWN if self._stopping.is_set() else None)
         if stop is not None:
@@ -302,22 +362,35 @@ class Worker:
             failure = Failure(code=FailureCode.LANE_LOST, message="The pipeline's process ended unexpectedly.")
         if current.is_killed:
             why = "its agent killed the pipeline's process: it did not end the attempt in time when it was asked to"
-        current.ended.set_result(Outcome(failure=failure, memory=unmeasured(why)))
+        current.ended.set_result(Outcome(failure=failure, memory=current.memory or unmeasured(why)))
 
     def _kill_if_stuck(self, current: _Current) -> None:
-        """The grace of a cancel is over.
-
-        A load that is merely unwanted goes on: it ends by itself, and killing it costs the model. Its attempt's deadline, which overrides
-        the reason, bounds that.
-        """
+        """The grace of a cancel is over."""
         if current.ended.done() or current.is_killed or current.sent_to is None or current.sent_to is not self._child:
             return
-        if current.stop is StopReason.UNWANTED and current.phase is Phase.LOADING:
+        if self._is_spared(current):
             asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._kill_if_stuck, current)
             return
         current.is_killed = True
         _log.warning("pipeline_killed", task=current.order.attempt.task_id, attempt=current.order.attempt.number, reason=current.stop)
         current.sent_to.kill()
+
+    def _is_spared(self, current: _Current) -> bool:
+        """Whether the process goes on for now although it does not end this attempt.
+
+        A load that is merely unwanted ends by itself, and killing it costs the model. Its attempt's deadline, which overrides the reason,
+        bounds that. Nor does an attempt easily take another one with it: what is finished beside it has a little time, and a render has
+        more when it is the finishing that hangs.
+        """
+        if current.stop is StopReason.UNWANTED and current.phase is Phase.LOADING:
+            return True
+        has_other = any(not other.ended.done() for other in self._works.values() if other is not current)
+        if not has_other or current.stop is StopReason.SHUTDOWN:
+            return False
+        late_s = asyncio.get_running_loop().time() - current.stopped_s - self._settings.cancel_grace_s
+        if current.is_gpu_free:
+            return current.stop is StopReason.UNWANTED or late_s < _STORE_GRACE_S
+        return late_s < _FINISH_GRACE_S
 
     def _kill_if_not_warm(self, child: ChildProcess) -> None:
         if child is self._child and not self._status.warm:
@@ -371,4 +444,18 @@ def _start_of(settings: WorkerSettings) -> Start:
         memory_margin_bytes=settings.memory_margin_bytes,
         pinned_limit_bytes=settings.pinned_limit_bytes,
         attention_backend=settings.attention_backend,
+        overlap=settings.overlap,
+    )
+
+
+def _render_of(current: _Current) -> Render:
+    order = current.order
+    return Render(
+        attempt=order.attempt,
+        parameters=dict(order.parameters),
+        artifact_prefix=order.artifact_prefix,
+        placement=order.placement,
+        predicted_peak_bytes=order.predicted_peak_bytes,
+        released=current.released,
+        out_of_memory=current.out_of_memory,
     )

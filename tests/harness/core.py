@@ -88,6 +88,7 @@ class World:
         self.lanes: dict[LaneId, KnownLane] = {}
         self.policies: dict[Model, ModelPolicy] = {}
         self.recorded: set[tuple[TaskId | None, int]] = set()
+        self.finishing: dict[LaneId, Work] = {}
         self._submitted = 0
         self._sessions = 0
         self._session_of: dict[LaneId, int] = {}
@@ -153,9 +154,12 @@ class World:
         boot: str = "boot-1",
         work: Work | None = None,
         memory: WorkerMemory | None = None,
+        forgets: bool = False,
     ) -> LaneId:
-        """A warm lane opens a new stream and reports."""
+        """A warm lane opens a new stream and reports; one that forgets finishes nothing any more."""
         lane = LaneId(lane_id)
+        if forgets:
+            self.finishing.pop(lane, None)
         self._sessions += 1
         self._session_of[lane] = self._sessions
         mode = LaneMode.DEGRADED_SHARED if pool else LaneMode.DEDICATED
@@ -169,16 +173,18 @@ class World:
             draining=False,
             resident_model=models[0],
             work=work,
+            finishing=self.finishing.get(lane),
         )
         self.handle(LaneReported(report=report))
         return lane
 
     def report(self, lane: LaneId, *, work: Work | None = None, seen: int | None = None, **changes: object) -> None:
-        """The lane reports again; by default it has seen the newest wish."""
+        """The lane reports again; by default it has seen the newest wish. It tells of what it finishes by itself."""
         last = self.core.state.lanes[lane].report
         assert last is not None
         sequence = self.wishes[lane].sequence if seen is None else seen
-        report = replace(last, session=self._session_of[lane], work=work, seen_sequence=sequence, **changes)  # type: ignore[arg-type]
+        told = {"work": work, "finishing": self.finishing.get(lane)} | changes
+        report = replace(last, session=self._session_of[lane], seen_sequence=sequence, **told)  # type: ignore[arg-type]
         self.handle(LaneReported(report=report))
 
     def detach(self, lane: LaneId) -> None:
@@ -220,6 +226,21 @@ class World:
         assert lease is not None
         self.report(lane, work=Work(task_id=lease.task_id, attempt=lease.attempt, stage=Stage.INFERENCE, progress=progress))
 
+    def frees_gpu(self, lane: LaneId) -> None:
+        """The lane's lease needs its GPU no more; if the wish says so, it is finished beside what the lane gets next."""
+        lease = self.lease(lane)
+        assert lease is not None
+        work = Work(task_id=lease.task_id, attempt=lease.attempt, stage=Stage.ENCODING, progress=90, gpu_free=True)
+        self.report(lane, work=work)
+        if self.wishes[lane].finishing == lease:
+            self.finishing[lane] = work
+
+    def has_finished(self, lane: LaneId, outcome: Outcome = DONE, work: Work | None = None) -> None:
+        """The lane says how what it finishes ended, beside this work, and sees the acknowledgement."""
+        of = self.finishing.pop(lane)
+        ended = replace(of, outcome=named_for(outcome, of.task_id, of.attempt))
+        self.report(lane, work=work, finishing=ended)
+
     def ends(self, lane: LaneId, outcome: Outcome = DONE) -> None:
         """The lane says how its lease ended, sees the acknowledgement and forgets it; a next lease is left for the test to start."""
         lease = self.lease(lane)
@@ -243,7 +264,7 @@ class World:
         assert state.degraded_depth <= state.limits.degraded_depth
         assert len(state.rescued) <= state.limits.rescued_depth
         assert all(self.now().monotonic_s - since_s < state.limits.degraded_wait_s for since_s in state.held.values())
-        leases = [(lane.lease.task_id, lane.lease.attempt) for lane in state.lanes.values() if lane.lease is not None]
+        leases = [(lease.task_id, lease.attempt) for lane in state.lanes.values() for lease in lane.leases]
         assert len({task_id for task_id, _ in leases}) == len(leases), "a task has at most one live lease"
         for task_id, attempt in leases:
             task = state.tasks[task_id]

@@ -38,8 +38,11 @@ class History:
         """Raises AssertionError when an invariant breaks, or when something accepted has not ended two hours later."""
         for _ in range(self.steps):
             (step,) = self.random.choices(
-                [self._submit, self._attach, self._follow, self._cross, self._zombie, self._cancel, self._leave, self._wait, self._restart],
-                weights=[6, 2, 12, 2, 2, 1, 1, 4, 0.3],
+                [
+                    *(self._submit, self._attach, self._follow, self._free, self._finish),
+                    *(self._cross, self._zombie, self._cancel, self._leave, self._wait, self._restart),
+                ],
+                weights=[6, 2, 12, 4, 3, 2, 2, 1, 1, 4, 0.3],
             )
             step()
         self._tell("all fall silent for two hours")
@@ -65,12 +68,13 @@ class History:
 
     def _attach(self) -> None:
         name = self.random.choice(list(_LANES))
-        if self.random.random() < 0.4:
+        reboots = self.random.random() < 0.4
+        if reboots:
             self._boots[name] = self._boots.get(name, 0) + 1
             self._said[LaneId(name)] = None
         boot = f"boot-{self._boots.get(name, 0)}"
         self._tell(f"{name} ({boot}) opens a stream, in work: {self._said.get(LaneId(name))}")
-        self.world.attach(name, *_LANES[name], pool=name == "pool", boot=boot, work=self._said.get(LaneId(name)))
+        self.world.attach(name, *_LANES[name], pool=name == "pool", boot=boot, work=self._said.get(LaneId(name)), forgets=reboots)
 
     def _lane(self) -> LaneId | None:
         known = sorted(
@@ -97,6 +101,25 @@ class History:
         self._said[lane] = work
         self._tell(f"{lane} follows its wish: {work}")
         self.world.report(lane, work=work)
+
+    def _free(self) -> None:
+        """A lane needs its GPU no more for what it renders."""
+        lane = self._lane()
+        said = None if lane is None else self._said.get(lane)
+        if lane is None or said is None or said.outcome is not None or said.lease != self.world.lease(lane) or lane in self.world.finishing:
+            return
+        self._tell(f"{lane} has its GPU free of {said.task_id} attempt {said.attempt}")
+        self.world.frees_gpu(lane)
+        if lane in self.world.finishing:
+            self._said[lane] = None
+
+    def _finish(self) -> None:
+        """A lane ends what it finished beside its render."""
+        lane = self._lane()
+        if lane is not None and lane in self.world.finishing:
+            outcome = self.random.choice(_OUTCOMES)
+            self._tell(f"{lane} ends {self.world.finishing[lane]}: {outcome}")
+            self.world.has_finished(lane, outcome, self._said.get(lane))
 
     def _cross(self) -> None:
         """A report that crossed with a wish."""

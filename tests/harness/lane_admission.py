@@ -21,6 +21,7 @@ class AdmissionDouble(pb_grpc.DispatchServiceServicer):
         streams: streams that were opened.
         sequence: of the last wish.
         lease: what the lane should work on.
+        finishing: an earlier lease that the lane shall finish beside it.
         acknowledges: acknowledge ended attempts as soon as they are reported.
         epoch: of this controller; a test raises it for a restart.
     """
@@ -31,11 +32,12 @@ class AdmissionDouble(pb_grpc.DispatchServiceServicer):
         self.streams = 0
         self.sequence = 0
         self.lease: pb.Lease | None = None
+        self.finishing: pb.Lease | None = None
         self.acknowledges = True
         self.epoch = 1
         self.interval_s = 0.2
         self.address = ""
-        self._acknowledged: pb.AttemptReference | None = None
+        self._acknowledged: list[pb.AttemptReference] = []
         self._newest: asyncio.Queue[bool] | None = None
         self._arrived = asyncio.Event()
         self._server: grpc.aio.Server | None = None
@@ -54,9 +56,9 @@ class AdmissionDouble(pb_grpc.DispatchServiceServicer):
             await self._server.stop(0)
             self._server = None
 
-    def wish(self, lease: pb.Lease | None) -> None:
-        """Changes what the lane should work on."""
-        self.lease = lease
+    def wish(self, lease: pb.Lease | None, *, finishing: pb.Lease | None = None) -> None:
+        """Changes what the lane should work on, and what it should finish beside it."""
+        self.lease, self.finishing = lease, finishing
         if self._newest is not None:
             self._newest.put_nowait(True)
 
@@ -74,8 +76,12 @@ class AdmissionDouble(pb_grpc.DispatchServiceServicer):
 
     async def until_ended(self, task_id: str) -> pb.Outcome:
         """How the attempt of this task ended."""
-        report = await self.until(lambda report: report.work.task_id == task_id and report.work.phase == pb.WORK_PHASE_ENDED)
-        return report.work.outcome
+        report = await self.until(lambda report: any(work.task_id == task_id for work in _ended(report)))
+        return next(work.outcome for work in _ended(report) if work.task_id == task_id)
+
+    async def until_gpu_free(self, task_id: str) -> None:
+        """Returns when the lane said that it needs its GPU no more for this task."""
+        await self.until(lambda report: report.work.task_id == task_id and report.work.gpu_free)
 
     async def Attach(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.AttachRequest], context: grpc.aio.ServicerContext[pb.AttachRequest, pb.AttachResponse]
@@ -106,21 +112,35 @@ class AdmissionDouble(pb_grpc.DispatchServiceServicer):
             report = request.report
             self.reports.append(report)
             self._arrived.set()
-            has_ended = report.work.phase == pb.WORK_PHASE_ENDED
-            if has_ended and self.acknowledges:
-                self._acknowledged = pb.AttemptReference(task_id=report.work.task_id, attempt=report.work.attempt)
-                if self.lease is not None and self.lease.task_id == report.work.task_id:
-                    self.lease = None
-            if is_first or has_ended:
+            ended = _ended(report)
+            if self.acknowledges:
+                for work in ended:
+                    self._acknowledge(work)
+            if is_first or ended:
                 wake.put_nowait(True)
             is_first = False
         wake.put_nowait(False)
+
+    def _acknowledge(self, ended: pb.Work) -> None:
+        reference = pb.AttemptReference(task_id=ended.task_id, attempt=ended.attempt)
+        self._acknowledged = [*(one for one in self._acknowledged if one != reference), reference][-2:]
+        if self.lease is not None and self.lease.task_id == ended.task_id:
+            self.lease = None
+        if self.finishing is not None and self.finishing.task_id == ended.task_id:
+            self.finishing = None
 
     def _response(self, sequence: int) -> pb.AttachResponse:
         desired = pb.DesiredState(controller_epoch=self.epoch, sequence=sequence)
         desired.report_interval.FromMilliseconds(round(self.interval_s * 1000))
         if self.lease is not None:
             desired.lease.CopyFrom(self.lease)
-        if self._acknowledged is not None:
-            desired.acknowledged.CopyFrom(self._acknowledged)
+        if self.finishing is not None:
+            desired.finishing.task_id, desired.finishing.attempt = self.finishing.task_id, self.finishing.attempt
+        for field, reference in zip((desired.acknowledged, desired.acknowledged_before), reversed(self._acknowledged), strict=False):
+            field.CopyFrom(reference)
         return pb.AttachResponse(desired=desired)
+
+
+def _ended(report: pb.LaneReport) -> list[pb.Work]:
+    """What ended and is not forgotten yet."""
+    return [work for work in (report.finishing, report.work) if work.phase == pb.WORK_PHASE_ENDED]

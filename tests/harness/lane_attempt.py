@@ -13,6 +13,7 @@ from runtime.fit.cost import ModelLadder
 from runtime.lane.attempt import AttemptRunner
 from runtime.lane.child_protocol import Progressed, Render, RenderEnded, ReplacementNeeded
 from runtime.lane.files import AttemptFiles
+from runtime.lane.finish import Finisher, Rendered
 from runtime.lane.ladders import Ladders
 from runtime.lane.outcome import FailureCode, Outcome
 from runtime.lane.renderer import HostWeights, LoadSettings, Pipeline, RenderJob
@@ -87,7 +88,8 @@ class Bench:
         self.pipeline = OnePipeline(behaviour)
         ladders = Ladders(self.pipeline, settings)
         resident = ResidentSet(self.pipeline, settings, ladders, lambda model: None)
-        files = AttemptFiles(open_object_store((folder / "store").as_uri()), pause_s=0)
+        files = self.files = AttemptFiles(open_object_store((folder / "store").as_uri()), pause_s=0)
+        self.finisher = Finisher(files, tell=lambda ended: None)
         callbacks = Callbacks(is_cancelled=lambda order: self.is_cancelled, tell=self.told.append)
         self.runner = AttemptRunner(resident, ladders, self.memory, files, callbacks)
         self.order = Render(attempt=Attempt(task_id="a", number=1), parameters={}, artifact_prefix="results/a/1/")
@@ -100,9 +102,14 @@ class Bench:
 
     def end(self, **changes: object) -> RenderEnded | ReplacementNeeded:
         """As above, however it ends."""
+        end = self.end_on_gpu(**changes)
+        return self.finisher.finish(end) if isinstance(end, Rendered) else end
+
+    def end_on_gpu(self, **changes: object) -> Rendered | RenderEnded | ReplacementNeeded:
+        """As far as the attempt needs the GPU."""
         raw = {"model": "phr00t", "mode": "t2v", "prompt": "p", "width": 256, "height": 256, "num_frames": 5, "output_format": "webm"}
         parameters = {**to_parameters(effective(check_request(raw), seed=1)), **changes}
-        return self.runner.run(replace(self.order, parameters=parameters))
+        return self.runner.render(replace(self.order, parameters=parameters))
 
 
 def black(job: RenderJob) -> npt.NDArray[np.uint8]:

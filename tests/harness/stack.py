@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -43,7 +43,15 @@ class Stack:
     api_key = API_KEY
     admin_key = ADMIN_KEY
 
-    def __init__(self, data_dir: Path, *, without: Sequence[str] = (), ready_timeout_s: float = 180.0, profile: str = "tiny") -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        without: Sequence[str] = (),
+        ready_timeout_s: float = 180.0,
+        profile: str = "tiny",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Prepares a stack.
 
         Args:
@@ -51,11 +59,13 @@ class Stack:
             without: processes to leave out.
             ready_timeout_s: how long it may take to become ready.
             profile: of the lanes.
+            environment: settings beside those that the stack sets.
         """
         self.data_dir = data_dir
         self._without = tuple(without)
         self._ready_timeout_s = ready_timeout_s
         self._profile = profile
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
 
@@ -85,7 +95,7 @@ class Stack:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("WARMLANE_")}
         # One thread for each pipeline: a second one takes a quarter more of two cores that other tests share.
         settings = {"WARMLANE_API_KEY": self.api_key, "WARMLANE_ADMIN_KEY": self.admin_key, "WARMLANE_TORCH_THREADS": "1"}
-        environment = clean | settings
+        environment = clean | settings | self._environment
         self._output = (self.data_dir / "up.log").open("wb")
         self._process = subprocess.Popen(
             command, cwd=_ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT

@@ -80,7 +80,12 @@ async def running_pool(folder: Path, models: Path, *, budget: int, catalog: str 
         memory_budget_bytes=budget,
     )
     changed, told = asyncio.Event(), list[int]()
-    worker = Worker(settings, on_change=changed.set, on_progress=lambda attempt, phase, progress, detail: told.append(progress))
+    worker = Worker(
+        settings,
+        on_change=changed.set,
+        on_progress=lambda attempt, phase, progress, detail: told.append(progress),
+        on_gpu_free=lambda attempt: None,
+    )
     running = asyncio.create_task(worker.run(), name="worker")
     try:
         yield Pool(worker=worker, changed=changed, told=told)

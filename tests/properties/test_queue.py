@@ -42,7 +42,8 @@ class Histories(RuleBasedStateMachine):
         if reboots:
             self.boots[name] = self.boots.get(name, 0) + 1
             self.said[lane] = None
-        self.world.attach(name, *_LANES[name], pool=name == "pool", boot=f"boot-{self.boots.get(name, 0)}", work=self.said.get(lane))
+        boot, said = f"boot-{self.boots.get(name, 0)}", self.said.get(lane)
+        self.world.attach(name, *_LANES[name], pool=name == "pool", boot=boot, work=said, forgets=reboots)
 
     @rule(data=st.data())
     @precondition(lambda self: self.world.wishes)
@@ -64,6 +65,22 @@ class Histories(RuleBasedStateMachine):
             lane,
             Work(task_id=wish.lease.task_id, attempt=wish.lease.attempt, stage=Stage.INFERENCE, progress=progress, outcome=said_end),
         )
+
+    @rule(data=st.data())
+    @precondition(lambda self: self._rendering())
+    def gpu_becomes_free(self, data: st.DataObject) -> None:
+        """The lane may have another one that it finishes; then this one keeps its place."""
+        lane = data.draw(st.sampled_from(self._rendering()))
+        self.world.frees_gpu(lane)
+        if lane in self.world.finishing:
+            self.said[lane] = None
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.world.finishing)
+    def lane_has_finished(self, data: st.DataObject) -> None:
+        lane = data.draw(st.sampled_from(sorted(self.world.finishing)))
+        if lane in self.world.wishes:
+            self.world.has_finished(lane, data.draw(st.sampled_from([DONE, _FAILURE])), self.said.get(lane))
 
     @rule(data=st.data())
     @precondition(lambda self: self.world.wishes and self.world.accepted)
@@ -107,6 +124,12 @@ class Histories(RuleBasedStateMachine):
         assert len(self.world.commits) == len({task_id for task_id, _ in self.world.commits}), "no task has two results"
         done = {task_id for task_id, task in self.world.stored.items() if task.state is TaskState.DONE}
         assert done == {task_id for task_id, _ in self.world.commits}
+
+    def _rendering(self) -> list[LaneId]:
+        """Lanes that say that they work on their lease."""
+        leases = {lane: wish.lease for lane, wish in sorted(self.world.wishes.items()) if wish.lease is not None}
+        said = {lane: work for lane, work in self.said.items() if work is not None and work.outcome is None}
+        return [lane for lane, lease in leases.items() if lane in said and said[lane].lease == lease and lane not in self.world.finishing]
 
     def _say(self, lane: LaneId, work: Work | None) -> None:
         self.said[lane] = work

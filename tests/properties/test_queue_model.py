@@ -32,13 +32,14 @@ _CONTACT_S = 4.0
 
 @dataclass(slots=True)
 class NaiveLane:
-    """A lane: whom it serves, whether it can, and what it works on."""
+    """A lane: whom it serves, whether it can, what has its GPU, and what it finishes without."""
 
     models: tuple[Model, ...]
     is_pool: bool
     is_warm: bool = True
     is_drained: bool = False
     task: str | None = None
+    finishing: str | None = None
 
 
 @dataclass(slots=True)
@@ -258,6 +259,23 @@ class CoreAgainstModel(RuleBasedStateMachine):
                 self.world.ends(LaneId(name), _DONE)
 
     @rule(data=st.data())
+    @precondition(lambda self: any(lane.task and not lane.finishing for lane in self.model.lanes.values()))
+    def gpu_becomes_free(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(name for name, lane in self.model.lanes.items() if lane.task and not lane.finishing)))
+        lane = self.model.lanes[name]
+        lane.finishing, lane.task = lane.task, None
+        self.model.settle()
+        self.world.frees_gpu(LaneId(name))
+
+    @rule(data=st.data())
+    @precondition(lambda self: any(lane.finishing for lane in self.model.lanes.values()))
+    def lane_has_finished(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(name for name, lane in self.model.lanes.items() if lane.finishing)))
+        self.model.lanes[name].finishing = None
+        self.model.settle()
+        self.world.has_finished(LaneId(name), _DONE, self._work(name))
+
+    @rule(data=st.data())
     @precondition(lambda self: self.model.held)
     def caller_leaves(self, data: st.DataObject) -> None:
         task = data.draw(st.sampled_from(self.model.held))
@@ -293,6 +311,8 @@ class CoreAgainstModel(RuleBasedStateMachine):
     def leases_are_the_same(self) -> None:
         leases = {name: lane.lease.task_id for name, lane in self.world.core.state.lanes.items() if lane.lease is not None}
         assert leases == {name: lane.task for name, lane in self.model.lanes.items() if lane.task}
+        aside = {name: lane.finishing.lease.task_id for name, lane in self.world.core.state.lanes.items() if lane.finishing is not None}
+        assert aside == {name: lane.finishing for name, lane in self.model.lanes.items() if lane.finishing}
 
     @invariant()
     def answers_are_the_same(self) -> None:

@@ -131,7 +131,7 @@ class Fates:
     def _lane(self) -> LaneProcess | None:
         """Mostly one that works on something."""
         running = [lane for lanes in self._world.lanes.values() for lane in lanes if lane.process.is_alive]
-        busy = [lane for lane in running if isinstance(lane.state.activity, Working)]
+        busy = [lane for lane in running if any(isinstance(one, Working) for one in lane.state.activities)]
         among = busy if busy and self._random.random() < 0.8 else running
         return self._random.choice(among) if among else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -80,14 +81,17 @@ class Checker:
 
     def wished(self, epoch: int, wish: Wish) -> None:
         """A lane is being told what is wanted of it: all of that is on disk."""
-        lease, ended = wish.lease, wish.acknowledged
-        if lease is not None:
+        for lease in (wish.lease, wish.finishing):
+            if lease is None:
+                continue
             task = self._disk.tasks.get(lease.task_id)
             is_there = lease.task_id in self.deleted or (task is not None and task.attempt >= lease.attempt)
             self.expect(
                 is_there, f"epoch {epoch} sends {self.named(lease.task_id)} attempt {lease.attempt}, and no lease for it is on disk"
             )
-        if ended is not None:
+        for ended in (wish.acknowledged_before, wish.acknowledged):
+            if ended is None:
+                continue
             task = self._disk.tasks.get(ended.task_id)
             goes_on = task is not None and task.attempt == ended.attempt and task.state is TaskState.LEASED
             text = f"epoch {epoch} acknowledges {self.named(ended.task_id)} attempt {ended.attempt}, and on disk it goes on"
@@ -117,10 +121,15 @@ class Checker:
             there = self._disk.tasks.get(task_id)
             self.expect(there is None or there.state in TERMINAL, f"{self.named(task_id)} is being deleted while it goes on")
         self.deleted |= gone
-        holders = [
-            task.lane_id for task in (self._disk.unfinished | {one.task_id: one for one in batch.tasks}).values() if _is_leased(task)
-        ]
-        self.expect(len(holders) == len(set(holders)), f"a lane holds two leases on disk: {sorted(filter(None, holders))}")
+        self._leases_of_lanes((self._disk.unfinished | {one.task_id: one for one in batch.tasks}).values())
+
+    def _leases_of_lanes(self, tasks: Iterable[Task]) -> None:
+        """A lane holds two leases at most, and one at most of an attempt that still needs its GPU."""
+        leased = [task for task in tasks if task.state is TaskState.LEASED]
+        holders = Counter(task.lane_id for task in leased)
+        rendering = Counter(task.lane_id for task in leased if task.stage is not Stage.ENCODING)
+        self.expect(max(holders.values(), default=0) <= 2, f"a lane holds three leases on disk: {holders}")
+        self.expect(max(rendering.values(), default=0) <= 1, f"a lane holds two leases on disk while its GPU is busy: {rendering}")
 
     def _stored(self, task: Task) -> None:
         name, before = self.named(task.task_id), self._disk.tasks.get(task.task_id)
@@ -318,6 +327,9 @@ class CoreWatch:
         self._expect(lane is not None and not lane.is_drained, f"{name} is given to {task.lane_id}, which is drained")
         if lane is not None:
             placement = lane.lease.placement if lane.lease is not None and lane.lease.task_id == task.task_id else ""
+            works = () if lane.report is None else lane.report.works
+            busy = [work.lease for work in works if not work.gpu_free and work.outcome is None]
+            self._expect(not busy, f"{name} is given to {task.lane_id} while its GPU is busy with {busy}")
             has_room = fits(self._state, lane, task.model, asked(task), placement=placement)
             self._expect(has_room, f"{name} {asked(task)} is given to {task.lane_id} as {placement!r}, which has no room for it")
             self._expect(lane.spec.memory is None or bool(placement), f"{name} is given to {task.lane_id} without a placement")
@@ -340,7 +352,7 @@ class CoreWatch:
 
     def _whole(self) -> None:
         state = self._state
-        leases = [lane.lease for lane in state.lanes.values() if lane.lease is not None]
+        leases = [lease for lane in state.lanes.values() for lease in lane.leases]
         leased = {lease.task_id: lease.attempt for lease in leases}
         self._expect(len(leased) == len(leases), "a task has two live leases")
         queued = [task_id for queue in state.queues.values() for task_id in queue]
@@ -369,10 +381,6 @@ def missing(told: Iterable[int], stored: Iterable[Event], last: int) -> list[int
     """Sequences up to the last one told that a watcher was not told."""
     known = set(told)
     return [event.sequence for event in stored if event.sequence <= last and event.sequence not in known]
-
-
-def _is_leased(task: Task) -> bool:
-    return task.state is TaskState.LEASED
 
 
 def _place(task: Task) -> str:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from admission.core.lanes import LaneSpec, Outcome, Report, Work
+from admission.core.lanes import LaneSpec, Lease, Outcome, Report, Work
 from admission.core.tasks import Failure, FailureCode, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, TaskId
 from runtime.lane import state as machine
 from runtime.lane.outcome import Phase
-from runtime.lane.state import Attempt, Ended, ForgetOutcome, Idle, LaneState, StartAttempt, StopAttempt, StopReason, Wish, Working
+from runtime.lane.state import (
+    Activity,
+    Attempt,
+    Ended,
+    ForgetOutcome,
+    Idle,
+    LaneState,
+    StartAttempt,
+    StopAttempt,
+    StopReason,
+    Wish,
+    Working,
+)
 from runtime.objects import attempt_prefix
 from tests.harness.memory import STREAMED, record, worker
 from tests.simulation.loop import Handle, Process
@@ -33,11 +46,15 @@ class Nature:
     """How the pipelines of a history behave; seconds and probabilities.
 
     Attributes:
-        hangs: of renders that never end by themselves.
+        longest_finish_s: the files of a clip take up to so long.
+        hangs: of renders, and of what makes their files, that never end by themselves.
+        overlaps: of lane processes that finish a clip beside the next render; the others know no second place.
     """
 
     shortest_s: float = 1.0
     longest_s: float = 15.0
+    longest_finish_s: float = 4.0
+    overlaps: float = 0.85
     load_s: float = 2.0
     stream_life_s: float = 60.0
     fails: float = 0.05
@@ -90,7 +107,11 @@ class LaneProcess:
         self._next_report: Handle | None = None
         self._soon: Handle | None = None
         self._interval_s = 2.0
-        self._ends: list[Handle] = []
+        self._overlaps = random.random() < world.nature.overlaps
+        self._ends: dict[Attempt, list[Handle]] = {}
+        self._deadlines: dict[Attempt, Handle] = {}
+        self._left_s: dict[Attempt, float] = {}
+        self._to_finish: list[tuple[Attempt, Outcome]] = []
         self._outcomes: dict[Attempt, Outcome] = {}
         self.process.after(random.random() * world.nature.load_s, self._warmed)
         self.process.after(0.0, self._dial)
@@ -106,8 +127,8 @@ class LaneProcess:
         """The pipeline's process dies under the agent, which starts another."""
         self._world.tell(f"the pipeline's process of {self.name} dies")
         self.is_warm, self.resident = False, None
-        if isinstance(self.state.activity, Working):
-            self._end(self.state.activity.attempt, self._failed(FailureCode.LANE_LOST, "The pipeline's process died.", measured=False))
+        for attempt in self._in_work():
+            self._end(attempt, self._failed(FailureCode.LANE_LOST, "The pipeline's process died.", measured=False))
         self.process.after(self._random.random() * 5.0, self._warmed)
         self._nudge(urgent=True)
 
@@ -142,19 +163,26 @@ class LaneProcess:
             return
         self._take_over(stream)
         desired = wish.wish
-        lease = None if desired.lease is None else Attempt(task_id=desired.lease.task_id, number=desired.lease.attempt)
-        ended = desired.acknowledged
-        acknowledged = None if ended is None else Attempt(task_id=ended.task_id, number=ended.attempt)
-        asked = Wish(stream=stream.number, epoch=wish.controller_epoch, sequence=desired.sequence, lease=lease, acknowledged=acknowledged)
+        lease, finishing = _attempt(desired.lease), _attempt(desired.finishing)
+        ends = (_attempt(desired.acknowledged_before), _attempt(desired.acknowledged))
+        asked = Wish(
+            stream=stream.number,
+            epoch=wish.controller_epoch,
+            sequence=desired.sequence,
+            lease=lease,
+            # Who knows no second place does not read what is said of it.
+            acknowledged=tuple(one for one in (ends if self._overlaps else ends[1:]) if one is not None),
+            finishing=finishing if self._overlaps else None,
+        )
         if machine.is_stale(self.state, asked):
             return
         self._interval_s = max(0.1, wish.report_interval_s)
-        before = self.state.activity
+        before = self.state.activities
         self.state, actions = machine.wished(self.state, asked)
         if lease is not None and desired.lease is not None:
             self._placements = {lease: (desired.lease.placement, desired.lease.predicted_peak_bytes)}
         self._carry_out(actions, desired.render_deadline_s, None if wish.task is None else wish.task.model)
-        self._nudge(urgent=before != self.state.activity)
+        self._nudge(urgent=before != self.state.activities)
 
     def broken(self, stream: Stream, reason: str) -> None:
         """The stream ended under it."""
@@ -241,16 +269,17 @@ class LaneProcess:
             healthy=self.is_healthy,
             draining=self.state.draining,
             resident_model=self.resident,
-            work=self._work(),
+            work=self._work(self.state.activity),
+            finishing=self._work(self.state.finishing),
         )
 
-    def _work(self) -> Work | None:
-        match self.state.activity:
+    def _work(self, activity: Activity) -> Work | None:
+        match activity:
             case Idle():
                 return None
-            case Working(attempt=attempt, phase=phase, progress=progress, detail=detail):
-                task_id = TaskId(attempt.task_id)
-                return Work(task_id=task_id, attempt=attempt.number, stage=_STAGES[phase], progress=progress, detail=detail)
+            case Working(attempt=attempt, phase=phase, progress=progress, detail=detail, gpu_free=gpu_free):
+                task_id, stage = TaskId(attempt.task_id), _STAGES[phase]
+                return Work(task_id=task_id, attempt=attempt.number, stage=stage, progress=progress, detail=detail, gpu_free=gpu_free)
             case Ended(attempt=attempt, progress=progress):
                 outcome = self._outcomes[attempt]
                 task_id = TaskId(attempt.task_id)
@@ -270,23 +299,53 @@ class LaneProcess:
 
     def _start(self, attempt: Attempt, deadline_s: float, model: Model | None) -> None:
         random, nature = self._random, self._world.nature
+        busy = [one.attempt for one in self.state.activities if isinstance(one, Working) and not one.gpu_free and one.attempt != attempt]
+        self._world.checker.expect(not busy, f"{self.name} starts {self._named(attempt)} beside {busy}")
         self._world.tell(f"{self.name} starts {self._named(attempt)}")
         load_s = 0.05 if model == self.resident else random.random() * nature.load_s
         self.resident = model
         render_s = load_s + random.uniform(nature.shortest_s, nature.longest_s)
-        self._ends = []
         for part in range(1, random.choice((1, 1, 2, 4))):
             self._later(load_s + (render_s - load_s) * part / 4, self._progress, attempt, 25 * part)
-        self._later(deadline_s, self._overdue, attempt)
+        self._deadlines[attempt] = self.process.after(deadline_s, self._overdue, attempt)
         if random.random() >= nature.hangs:
-            self._later(render_s, self._end, attempt, self._outcome(attempt, render_s))
+            outcome = self._outcome(attempt, render_s)
+            # What fails does so on the GPU or later.
+            fails_early = outcome.failure is not None and random.random() < 0.5
+            self._later(render_s, self._end if fails_early else self._gpu_ended, attempt, outcome)
 
-    def _later(self, delay_s: float, function: object, *args: object) -> None:
-        self._ends.append(self.process.after(delay_s, function, *args))  # type: ignore[arg-type]
+    def _later(self, delay_s: float, function: Callable[..., object], attempt: Attempt, *args: object) -> None:
+        """Something that the attempt comes to, unless it ends before."""
+        self._ends.setdefault(attempt, []).append(self.process.after(delay_s, function, attempt, *args))
+
+    def _in_work(self) -> list[Attempt]:
+        return [one.attempt for one in self.state.activities if isinstance(one, Working)]
+
+    def _gpu_ended(self, attempt: Attempt, outcome: Outcome) -> None:
+        """The GPU's part is over; its files are made when those of the attempt before it are."""
+        if self._overlaps:
+            self.state = machine.freed(self.state, attempt)
+            self._nudge(urgent=True)
+        self._to_finish.append((attempt, outcome))
+        if len(self._to_finish) == 1:
+            self._finish_next()
+        else:
+            deadline = self._deadlines.pop(attempt)
+            deadline.cancel()
+            self._left_s[attempt] = deadline.when() - self._world.loop.time()
+
+    def _finish_next(self) -> None:
+        if not self._to_finish:
+            return
+        (attempt, outcome), random = self._to_finish[0], self._random
+        if attempt in self._left_s:
+            self._deadlines[attempt] = self.process.after(self._left_s.pop(attempt), self._overdue, attempt)
+        if random.random() >= self._world.nature.hangs:
+            self._later(random.random() * self._world.nature.longest_finish_s, self._end, attempt, outcome)
 
     def _overdue(self, attempt: Attempt) -> None:
-        if isinstance(self.state.activity, Working) and self.state.activity.attempt == attempt:
-            self.state, actions = machine.stopped(self.state, StopReason.DEADLINE)
+        if attempt in self._in_work():
+            self.state, actions = machine.stopped(self.state, StopReason.DEADLINE, attempt)
             self._carry_out(actions, 0.0, None)
 
     def _stop(self, attempt: Attempt, reason: StopReason) -> None:
@@ -302,10 +361,15 @@ class LaneProcess:
         self._nudge(urgent=False)
 
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
-        if not isinstance(self.state.activity, Working) or self.state.activity.attempt != attempt:
+        if attempt not in self._in_work():
             return
-        for handle in self._ends:
+        for handle in self._ends.pop(attempt, []):
             handle.cancel()
+        if attempt in self._deadlines:
+            self._deadlines.pop(attempt).cancel()
+        self._left_s.pop(attempt, None)
+        is_finished = bool(self._to_finish) and self._to_finish[0][0] == attempt
+        self._to_finish = [one for one in self._to_finish if one[0] != attempt]
         how = "done" if outcome.failure is None else outcome.failure.code.value
         self._world.tell(f"{self.name} ended {self._named(attempt)}: {how}")
         if outcome.result is not None:
@@ -314,6 +378,8 @@ class LaneProcess:
         # The state machine carries its own outcome type; only whether there is a result matters to it.
         self.state = machine.ended(self.state, attempt, outcome)  # type: ignore[arg-type]
         self._nudge(urgent=True)
+        if is_finished:
+            self._finish_next()
 
     def _outcome(self, attempt: Attempt, render_s: float) -> Outcome:
         nature, dice = self._world.nature, self._random.random()
@@ -372,9 +438,9 @@ class LaneProcess:
 
     def _leave_when_settled(self, until_s: float) -> None:
         now_s = self._world.loop.time()
-        if isinstance(self.state.activity, Working) and now_s < until_s:
+        if self._in_work() and now_s < until_s:
             self.process.after(0.25, self._leave_when_settled, until_s)
-        elif isinstance(self.state.activity, Ended) and now_s < until_s:
+        elif any(isinstance(one, Ended) for one in self.state.activities) and now_s < until_s:
             # The last word is repeated for two seconds; then it is lost with the process.
             self.process.after(0.25, self._leave_when_settled, min(until_s, now_s + 2.0))
         else:
@@ -392,3 +458,7 @@ class LaneProcess:
 
     def _named(self, attempt: Attempt) -> str:
         return f"{self._world.name_of(attempt.task_id)} attempt {attempt.number}"
+
+
+def _attempt(lease: Lease | None) -> Attempt | None:
+    return None if lease is None else Attempt(task_id=lease.task_id, number=lease.attempt)

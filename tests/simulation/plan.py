@@ -85,6 +85,8 @@ class Plan:
         nature = Nature(
             shortest_s=random.choice((0.3, 1.0, 4.0)),
             longest_s=random.choice((5.0, 12.0, 25.0, 45.0)),
+            longest_finish_s=random.choice((0.2, 3.0, 12.0, 12.0, 60.0)),
+            overlaps=random.choice((0.0, 0.9, 0.9, 1.0, 1.0)),
             stream_life_s=random.choice((6.0, 20.0, 600.0)),
             child_dies=random.choice((0.02, 0.05, 0.05, 0.4)),
             hangs=0.05 if random.random() < 0.03 else 0.0,

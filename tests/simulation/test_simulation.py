@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from admission.core.tasks import Event, LaneId
 from tests.simulation.faults import leases, queues
 from tests.simulation.plan import Plan
 from tests.simulation.simulate import run, shrink
@@ -86,9 +88,25 @@ def test_much_happens_when_histories_are_played() -> None:
             if any(learned.excesses for learned in world.disk.learned.values()):
                 seen["learned"] = seen.get("learned", 0) + 1
             seen["epochs"] = seen.get("epochs", 0) + world.disk.epoch
+            seen["beside"] = seen.get("beside", 0) + _begun_beside_another(world.disk.events)
     for kind in ("placement_retired", "residency_changed", "memory_drift"):
         assert seen.get(kind, 0) >= 1, f"{kind}: {seen}"
     assert "learned" in seen, f"nothing was learned: {seen}"
     for kind in ("accepted", "overloaded", "refused", "unavailable", "fallback_activated", "lane_lost", "memory_record", "ended"):
         assert seen.get(kind, 0) >= 10, f"{kind}: {seen}"
     assert seen["epochs"] > 60
+    assert seen["beside"] > 100
+
+
+def _begun_beside_another(events: Iterable[Event]) -> int:
+    """Attempts that were given to a lane that was still finishing another one."""
+    count = 0
+    on_lanes: dict[LaneId | None, set[object]] = {}
+    for event in events:
+        there, attempt = on_lanes.setdefault(event.lane_id, set()), (event.task_id, event.attempt)
+        if event.event_type == "attempt_started":
+            count += bool(there)
+            there.add(attempt)
+        elif event.event_type == "memory_record":
+            there.discard(attempt)
+    return count

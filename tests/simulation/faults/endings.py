@@ -13,7 +13,7 @@ from admission.core import leases, operators
 from admission.core.commands import Command
 from admission.core.lanes import Outcome
 from admission.core.queue import QueueState
-from admission.core.state import Lane, Turn
+from admission.core.state import Assignment, Lane, Turn
 from admission.core.tasks import Task, TaskId, TaskState
 
 
@@ -51,10 +51,9 @@ def cancelled_is_done_later() -> AbstractContextManager[object]:
     """A result that comes after the cancel is committed."""
     end = leases.end_withdrawn
 
-    def late(turn: Turn, lane: Lane, outcome: Outcome | None, reason: str = "no word") -> None:
-        lease = lane.withdrawn
-        task = None if lease is None else turn.state.withdrawn.get(lease.task_id)
-        end(turn, lane, outcome, reason)
+    def late(turn: Turn, lane: Lane, assignment: Assignment, outcome: Outcome | None, reason: str = "no word") -> None:
+        task = turn.state.withdrawn.get(assignment.lease.task_id)
+        end(turn, lane, assignment, outcome, reason)
         if task is not None and outcome is not None:
             turn.store(replace(task, state=TaskState.DONE, result=outcome.result, failure=None, is_withdrawn=False))
 

@@ -12,7 +12,7 @@ from admission.core import availability, contact, leases
 from admission.core.lanes import Lease, Outcome, Report
 from admission.core.limits import Limits
 from admission.core.queue import QueueState
-from admission.core.state import Lane, State, Turn
+from admission.core.state import Assignment, Lane, State, Turn
 from admission.core.tasks import Event, Task, TaskState, moved
 from tests.simulation import world
 
@@ -25,7 +25,10 @@ def fencing_forgotten() -> AbstractContextManager[object]:
         task = turn.state.tasks.get(stale.task_id)
         refuse(turn, lane, stale, outcome)
         if task is not None and task.lane_id is not None and task.state is TaskState.LEASED and outcome.result is not None:
-            leases.settle(turn, turn.state.lanes[task.lane_id], task, outcome)
+            holder = turn.state.lanes[task.lane_id]
+            current = holder.assignment_of(task.task_id)
+            if current is not None:
+                leases.settle(turn, holder, current, task, outcome)
 
     return patch.object(leases, "refuse", believe)
 
@@ -45,10 +48,9 @@ def lease_kept_after_loss() -> AbstractContextManager[object]:
     """A lane that lost its lease keeps it in the core."""
     lose = leases.lose
 
-    def sticky(turn: Turn, lane: Lane, reason: str, *, counts: bool = True) -> None:
-        lease = lane.lease
-        lose(turn, lane, reason, counts=counts)
-        lane.lease = lane.lease or lease
+    def sticky(turn: Turn, lane: Lane, assignment: Assignment, reason: str, *, counts: bool = True) -> None:
+        lose(turn, lane, assignment, reason, counts=counts)
+        lane.rendering = lane.rendering or assignment
 
     return patch.object(leases, "lose", sticky)
 

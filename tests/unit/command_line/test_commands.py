@@ -189,6 +189,16 @@ def test_stage_is_shown_alone_when_nothing_is_read_yet(run: Run, threaded_admiss
     assert "%" not in shown
 
 
+def test_both_tasks_are_shown_when_a_lane_finishes_one_beside_the_other(run: Run, threaded_admission: Served) -> None:
+    earlier = operator_service_pb2.FinishingTask(task_id="aa", attempt=1, progress=93)
+    lane = operator_service_pb2.LaneSnapshot(lane_id="lane-anisora", task_id="bb", attempt=2, progress=40, finishing=earlier)
+    threaded_admission.script.snapshot.lanes.append(lane)
+    words = " ".join(run("lanes").stdout.split())
+    assert "bb #2" in words
+    assert "finishing" in words
+    assert "aa #1" in words
+
+
 def test_memory_is_shown_when_a_lane_has_said_what_it_has(run: Run, threaded_admission: Served) -> None:
     lane = operator_service_pb2.LaneSnapshot(
         lane_id="lane-anisora",

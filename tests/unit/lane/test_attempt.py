@@ -133,10 +133,12 @@ def test_the_process_is_given_up_when_the_device_is_lost(tmp_path: Path) -> None
     assert bench.runner.is_broken
 
 
-def test_the_task_may_run_again_when_the_store_takes_no_files(tmp_path: Path) -> None:
+def test_the_task_may_run_again_and_keeps_its_record_when_the_store_takes_no_files(tmp_path: Path) -> None:
     bench = Bench(tmp_path, black)
     (tmp_path / "store" / "results").write_bytes(b"")
-    assert code_of(bench.run()) is FailureCode.LANE_LOST
+    outcome = bench.run()
+    assert code_of(outcome) is FailureCode.LANE_LOST
+    assert outcome.memory.placement == "resident_all"
 
 
 @pytest.mark.torch

@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from warmlane.generation.v1 import generation_pb2
+from warmlane.lane.v1 import dispatch_service_pb2 as pb
 
 from runtime.fit.cost import Activations, ModelLadder, PhaseCost, Rung, WorkerMemory
 from runtime.fit.placement import MemoryPhase
-from runtime.lane.convert import LaneIdentity, memory_message, report_message
+from runtime.lane.convert import LaneIdentity, memory_message, report_message, wish_of
 from runtime.lane.loading import LoadProgress
-from runtime.lane.outcome import MemoryRecord, OutOfMemory, PhasePeak, ResidencyChange, unmeasured
+from runtime.lane.outcome import Failure, FailureCode, MemoryRecord, Outcome, OutOfMemory, PhasePeak, ResidencyChange, unmeasured
 from runtime.lane.start_failure import StartCause, StartFailure
-from runtime.lane.state import Attempt, LaneState, Wish, drained, wished
+from runtime.lane.state import Attempt, LaneState, Wish, drained, ended, freed, wished
 from runtime.lane.work import WorkerStatus
 from tests.harness.lane_memory import FakeMemory
 
@@ -28,6 +29,24 @@ def test_the_report_says_draining_idle_and_seen_when_a_lease_comes_to_a_draining
     assert report.draining
     assert not report.HasField("work")
     assert report.seen_sequence == 7
+
+
+def test_the_report_has_both_places_and_a_wish_settles_both() -> None:
+    first, second = Attempt(task_id="a", number=1), Attempt(task_id="b", number=2)
+    failed = Outcome(memory=unmeasured("test"), failure=Failure(code=FailureCode.RENDER_FAILED, message="It failed."))
+    desired = pb.DesiredState(controller_epoch=1, sequence=2, finishing=pb.AttemptReference(task_id="a", attempt=1))
+    desired.lease.task_id, desired.lease.attempt = "b", 2
+    state = freed(wished(LaneState(), Wish(stream=1, epoch=1, sequence=1, lease=first))[0], first)
+    assert report_message(IDENTITY, state, WorkerStatus(), seen_sequence=0).work.gpu_free
+
+    state = ended(wished(state, wish_of(1, desired))[0], first, failed)
+
+    report = report_message(IDENTITY, state, WorkerStatus(), seen_sequence=0)
+    assert (report.work.task_id, report.work.gpu_free) == ("b", False)
+    assert (report.finishing.task_id, report.finishing.phase) == ("a", pb.WORK_PHASE_ENDED)
+    desired.acknowledged.task_id, desired.acknowledged.attempt = "b", 2
+    desired.acknowledged_before.task_id, desired.acknowledged_before.attempt = "a", 1
+    assert wish_of(1, desired).acknowledged == (first, second)
 
 
 def test_the_report_has_limits_and_ladders_when_the_process_measured_them() -> None:

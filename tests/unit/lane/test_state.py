@@ -23,6 +23,7 @@ from runtime.lane.state import (
     Working,
     drained,
     ended,
+    freed,
     progressed,
     stopped,
     wished,
@@ -39,9 +40,18 @@ DONE = Outcome(
 )
 
 
-def wish(sequence: int, *, lease: Attempt | None = None, acknowledged: Attempt | None = None, stream: int = 1, epoch: int = 1) -> Wish:
+def wish(
+    sequence: int,
+    *,
+    lease: Attempt | None = None,
+    acknowledged: Attempt | None = None,
+    finishing: Attempt | None = None,
+    stream: int = 1,
+    epoch: int = 1,
+) -> Wish:
     """A wish of the first stream and controller, unless said otherwise."""
-    return Wish(stream=stream, epoch=epoch, sequence=sequence, lease=lease, acknowledged=acknowledged)
+    settled = () if acknowledged is None else (acknowledged,)
+    return Wish(stream=stream, epoch=epoch, sequence=sequence, lease=lease, acknowledged=settled, finishing=finishing)
 
 
 def working(attempt: Attempt = A) -> LaneState:
@@ -189,6 +199,71 @@ def test_progress_stays_where_it_was_when_the_attempt_failed() -> None:
     assert state.activity == Ended(attempt=A, outcome=FAILED, progress=45)
 
 
+def aside(attempt: Attempt = A, following: Attempt | None = B) -> LaneState:
+    """A lane that finishes the one and was given the other by wish 2."""
+    return wished(freed(working(attempt), attempt), wish(2, lease=following, finishing=attempt))[0]
+
+
+def test_the_next_lease_starts_beside_it_when_the_gpu_is_free_and_a_wish_moves_it_aside() -> None:
+    state, actions = wished(freed(working(), A), wish(2, lease=B, finishing=A))
+    assert actions == (StartAttempt(attempt=B),)
+    assert state.finishing == Working(attempt=A, phase=Phase.ENCODING, gpu_free=True)
+    assert state.activity == Working(attempt=B)
+
+
+def test_the_next_lease_waits_when_the_gpu_is_not_free() -> None:
+    state, actions = wished(working(), wish(2, lease=B, finishing=A))
+    assert actions == ()
+    assert (state.activity, state.finishing) == (Working(attempt=A), Idle())
+
+
+def test_it_stays_where_it_is_when_no_wish_moves_it() -> None:
+    # An admission that knows only one place names it as the lease.
+    state, actions = wished(freed(working(), A), wish(2, lease=A))
+    assert actions == ()
+    assert state.finishing == Idle()
+
+
+def test_it_stays_where_it_is_when_another_is_still_being_finished() -> None:
+    state, actions = wished(freed(aside(), B), wish(3, lease=Attempt(task_id="c", number=1), finishing=B))
+    assert actions == (StopAttempt(attempt=A, reason=StopReason.UNWANTED),)
+    assert isinstance(state.activity, Working)
+    assert state.activity.attempt == B
+
+
+def test_an_ended_attempt_makes_room_for_the_next_lease_when_a_wish_moves_it_aside_unacknowledged() -> None:
+    state, actions = wished(ended(freed(working(), A), A, DONE), wish(2, lease=B, finishing=A))
+    assert actions == (StartAttempt(attempt=B),)
+    assert state.finishing == Ended(attempt=A, outcome=DONE, progress=100)
+
+
+def test_both_outcomes_are_forgotten_when_one_wish_acknowledges_both() -> None:
+    state = ended(ended(aside(), B, DONE), A, FAILED)
+    both = replace(wish(3), acknowledged=(A, B))
+    state, actions = wished(state, both)
+    assert set(actions) == {ForgetOutcome(attempt=A), ForgetOutcome(attempt=B)}
+    assert (state.activity, state.finishing) == (Idle(), Idle())
+
+
+def test_only_the_unwanted_one_is_stopped_when_a_wish_names_the_other_in_either_place() -> None:
+    assert wished(aside(), wish(3, lease=B))[1] == (StopAttempt(attempt=A, reason=StopReason.UNWANTED),)
+    assert wished(aside(), wish(3, finishing=A))[1] == (StopAttempt(attempt=B, reason=StopReason.UNWANTED),)
+    # A restarted admission that does not know yet which of the two has the GPU.
+    assert wished(aside(), wish(3, lease=A, finishing=B)) == (replace(aside(), sequence=3), ())
+
+
+def test_both_are_stopped_when_the_lane_is_and_only_the_late_one_when_its_time_is_over() -> None:
+    both = (StopAttempt(attempt=A, reason=StopReason.SHUTDOWN), StopAttempt(attempt=B, reason=StopReason.SHUTDOWN))
+    assert stopped(aside(), StopReason.SHUTDOWN)[1] == both
+    assert stopped(aside(), StopReason.DEADLINE, A)[1] == (StopAttempt(attempt=A, reason=StopReason.DEADLINE),)
+
+
+def test_nothing_new_starts_beside_it_when_the_lane_is_draining() -> None:
+    state, actions = wished(drained(freed(working(), A)), wish(2, lease=B, finishing=A))
+    assert actions == ()
+    assert (state.activity, isinstance(state.finishing, Working)) == (Idle(), True)
+
+
 ATTEMPTS = st.builds(Attempt, task_id=st.sampled_from("abc"), number=st.integers(1, 2))
 WISHES = st.builds(
     Wish,
@@ -196,15 +271,17 @@ WISHES = st.builds(
     epoch=st.integers(1, 2),
     sequence=st.integers(1, 30),
     lease=st.none() | ATTEMPTS,
-    acknowledged=st.none() | ATTEMPTS,
+    acknowledged=st.just(()) | st.tuples(ATTEMPTS) | st.tuples(ATTEMPTS, ATTEMPTS),
+    finishing=st.none() | ATTEMPTS,
 )
-EVENTS = st.lists(WISHES | st.sampled_from(["end", "drain", "deadline", "shutdown"]), max_size=60)
+EVENTS = st.lists(WISHES | st.sampled_from(["free", "end", "finish", "drain", "deadline", "shutdown"]), max_size=60)
 
 
 @given(EVENTS)
-def test_every_start_is_alone_and_ends_before_the_next_when_anything_happens(events: list[Wish | str]) -> None:
+def test_every_start_is_alone_on_the_gpu_and_ends_once_when_anything_happens(events: list[Wish | str]) -> None:
     state = LaneState()
-    in_work: Attempt | None = None
+    on_gpu: Attempt | None = None
+    in_work: set[Attempt] = set()
     started: set[Attempt] = set()
     stops: dict[Attempt, StopReason] = {}
     for event in events:
@@ -213,9 +290,14 @@ def test_every_start_is_alone_and_ends_before_the_next_when_anything_happens(eve
         if isinstance(event, Wish):
             state, actions = wished(state, event)
             assert (state.epoch, state.stream) >= (before.epoch, before.stream) or state.epoch > before.epoch
-        elif event == "end" and in_work is not None:
-            state, in_work = ended(state, in_work, DONE), None
-            assert isinstance(state.activity, Ended)
+        elif event == "free" and on_gpu is not None:
+            state, on_gpu = freed(state, on_gpu), None
+        elif event in ("end", "finish"):
+            one = state.activity if event == "end" else state.finishing
+            if isinstance(one, Working):
+                state = ended(state, one.attempt, DONE)
+                in_work.remove(one.attempt)
+                on_gpu = None if on_gpu == one.attempt else on_gpu
         elif event == "drain":
             state = drained(state)
         elif event in ("deadline", "shutdown"):
@@ -223,21 +305,47 @@ def test_every_start_is_alone_and_ends_before_the_next_when_anything_happens(eve
         for action in actions:
             match action:
                 case StartAttempt(attempt=attempt):
-                    assert in_work is None
+                    assert on_gpu is None
                     # Fewer attempts than outcomes are kept, so none may ever run twice.
                     assert attempt not in started
                     assert not state.draining
                     started.add(attempt)
-                    in_work = attempt
+                    in_work.add(attempt)
+                    on_gpu = attempt
                 case StopAttempt(attempt=attempt, reason=reason):
-                    assert attempt == in_work
+                    assert attempt in in_work
                     assert reason.replaces(stops.get(attempt))
                     stops[attempt] = reason
                 case ForgetOutcome(attempt=attempt):
                     assert isinstance(event, Wish)
-                    assert event.acknowledged == attempt
-                    assert isinstance(before.activity, Ended)
-        assert isinstance(state.activity, Working) == (in_work is not None)
+                    assert attempt in event.acknowledged
+                    assert attempt in [one.attempt for one in before.activities if isinstance(one, Ended)]
+        expect_places(state, in_work, on_gpu)
+
+
+def expect_places(state: LaneState, in_work: set[Attempt], on_gpu: Attempt | None) -> None:
+    """These are in work, each once, and only this one has the GPU."""
+    working = [one for one in state.activities if isinstance(one, Working)]
+    assert {one.attempt for one in working} == in_work
+    assert len(working) == len(in_work)
+    assert [one.attempt for one in working if not one.gpu_free] == ([] if on_gpu is None else [on_gpu])
+    assert not isinstance(state.finishing, Working) or state.finishing.gpu_free
+
+
+@given(EVENTS)
+def test_no_outcome_is_forgotten_unless_it_is_acknowledged_when_anything_happens(events: list[Wish | str]) -> None:
+    state = LaneState()
+    for event in events:
+        held = [one for one in state.activities if isinstance(one, Ended)]
+        if isinstance(event, Wish):
+            state, _ = wished(state, event)
+            held = [one for one in held if one.attempt not in event.acknowledged]
+        elif event == "free" and isinstance(state.activity, Working):
+            state = freed(state, state.activity.attempt)
+        elif event in ("end", "finish"):
+            one = state.activity if event == "end" else state.finishing
+            state = ended(state, one.attempt, DONE) if isinstance(one, Working) else state
+        assert all(one in state.activities for one in held)
 
 
 @given(EVENTS, WISHES)

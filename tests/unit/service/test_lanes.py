@@ -16,7 +16,7 @@ from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 
 from admission.core import measured
 from admission.core.lanes import Lease, LoadProgress, StartCause, StartFailure, Wish
-from admission.core.tasks import FailureCode, LaneMode, Stage, TaskState
+from admission.core.tasks import FailureCode, LaneMode, Stage, TaskId, TaskState
 from admission.engine_types import InvalidReportError, LaneWish, SessionEndedError
 from admission.service import convert_lanes
 from admission.service.doors import Doors
@@ -124,6 +124,8 @@ async def test_lease_carries_all_that_the_lane_needs(stack: Stack) -> None:
         sequence=1,
         lease=Lease(task_id=TASK_ID, attempt=2, placement="streamed", predicted_peak_bytes=2**34),
         acknowledged=Lease(task_id=TASK_ID, attempt=1),
+        acknowledged_before=Lease(task_id=TaskId("ab" * 16), attempt=4),
+        finishing=Lease(task_id=TaskId("cd" * 16), attempt=5),
         render_deadline_s=900.0,
     )
     task = a_task(TaskState.LEASED, attempt=2, leased_at=AT)
@@ -136,6 +138,8 @@ async def test_lease_carries_all_that_the_lane_needs(stack: Stack) -> None:
     assert (desired.lease.placement, desired.lease.predicted_peak_bytes) == ("streamed", 2**34)
     assert (desired.lease.render_deadline.seconds, desired.lease.leased_at.ToDatetime()) == (900, AT.replace(tzinfo=None))
     assert (desired.acknowledged.task_id, desired.acknowledged.attempt) == (TASK_ID, 1)
+    assert (desired.acknowledged_before.task_id, desired.acknowledged_before.attempt) == ("ab" * 16, 4)
+    assert (desired.finishing.task_id, desired.finishing.attempt) == ("cd" * 16, 5)
     call.cancel()
 
 
@@ -243,11 +247,24 @@ async def test_stream_ends_when_the_lane_is_silent() -> None:
         ({"work": _ended(result=_result(preview_key=PREFIX))}, "work.outcome.result.preview_key"),
         ({"work": _ended(result=_result(size_bytes=0))}, "work.outcome.result.size_bytes"),
         ({"work": _ended(failure=generation_pb2.Failure(code="no_such_code"))}, "work.outcome.failure.code"),
+        ({"finishing": pb.Work(task_id="x", attempt=1, phase=pb.WORK_PHASE_ENCODING)}, "finishing.task_id"),
+        ({"finishing": pb.Work(task_id=TASK_ID, attempt=1, phase=pb.WORK_PHASE_ENCODING)}, "finishing.gpu_free"),
+        ({"work": _ended(result=_result()), "finishing": _ended(result=_result())}, "finishing"),
+        ({"finishing": _ended(result=_result(preview_key=PREFIX))}, "finishing.outcome.result.preview_key"),
     ],
 )
 def test_report_is_refused_by_field_when_it_makes_no_sense(changes: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidReportError, match=f"^{field} "):
         convert_lanes.report(_report(**changes), 1)
+
+
+def test_both_places_are_taken_when_a_lane_finishes_one_beside_the_other() -> None:
+    work = pb.Work(task_id=TASK_ID, attempt=3, phase=pb.WORK_PHASE_INFERENCE)
+    finishing = pb.Work(task_id=TASK_ID, attempt=2, phase=pb.WORK_PHASE_ENCODING, gpu_free=True)
+
+    report = convert_lanes.report(_report(work=work, finishing=finishing), 1)
+
+    assert [(one.attempt, one.gpu_free) for one in report.works] == [(2, True), (3, False)]
 
 
 def test_load_and_failed_start_are_taken_whole_when_a_lane_is_not_warm() -> None:

@@ -64,6 +64,7 @@ def test_busy_lane_is_shown_whole() -> None:
         warm=True,
         resident_model=Model("phr00t"),
         work=WorkView(task_id=TASK_ID, attempt=2, progress=40),
+        finishing=WorkView(task_id=TASK_ID, attempt=1, progress=93),
         reason="",
         last_report_age_s=0.25,
         cold_starts=1,
@@ -73,6 +74,7 @@ def test_busy_lane_is_shown_whole() -> None:
     )
 
     [shown] = convert.snapshot(replace(ControllerDouble().snapshot(), lanes=(lane,)), AT).lanes
+    assert (shown.finishing.task_id, shown.finishing.attempt, shown.finishing.progress) == (TASK_ID, 1, 93)
 
     assert (shown.lane_id, list(shown.models), shown.device) == ("degraded-pool", ["anisora", "phr00t"], "cpu")
     assert (shown.lane_mode, shown.availability) == (task_pb2.LANE_MODE_DEGRADED_SHARED, pb.AVAILABILITY_READY)

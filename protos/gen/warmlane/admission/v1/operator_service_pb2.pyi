@@ -404,6 +404,7 @@ class LaneSnapshot(_message.Message):
     RETIRED_PLACEMENTS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     START_FAILURE_FIELD_NUMBER: _builtins.int
+    FINISHING_FIELD_NUMBER: _builtins.int
     lane_id: _builtins.str
     """Chosen by the lane's configuration, such as `lane-anisora`."""
     lane_mode: _task_pb2.LaneMode.ValueType
@@ -456,6 +457,10 @@ class LaneSnapshot(_message.Message):
     def start_failure(self) -> _generation_pb2.StartFailure:
         """That it cannot become warm, and why; unset otherwise."""
 
+    @_builtins.property
+    def finishing(self) -> Global___FinishingTask:
+        """An earlier task whose video is written and stored beside the task in work; unset: none."""
+
     def __init__(
         self,
         *,
@@ -479,14 +484,45 @@ class LaneSnapshot(_message.Message):
         retired_placements: _abc.Iterable[Global___RetiredPlacement] | None = ...,
         load: _generation_pb2.LoadProgress | None = ...,
         start_failure: _generation_pb2.StartFailure | None = ...,
+        finishing: Global___FinishingTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_memory", b"last_memory", "last_report_age", b"last_report_age", "load", b"load", "start_failure", b"start_failure"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finishing", b"finishing", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "load", b"load", "start_failure", b"start_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "availability", b"availability", "cold_starts", b"cold_starts", "device", b"device", "drained", b"drained", "gpu", b"gpu", "lane_id", b"lane_id", "lane_mode", b"lane_mode", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "load", b"load", "memory_budget_bytes", b"memory_budget_bytes", "models", b"models", "progress", b"progress", "reason", b"reason", "resident_model", b"resident_model", "retired_placements", b"retired_placements", "start_failure", b"start_failure", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "availability", b"availability", "cold_starts", b"cold_starts", "device", b"device", "drained", b"drained", "finishing", b"finishing", "gpu", b"gpu", "lane_id", b"lane_id", "lane_mode", b"lane_mode", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "load", b"load", "memory_budget_bytes", b"memory_budget_bytes", "models", b"models", "progress", b"progress", "reason", b"reason", "resident_model", b"resident_model", "retired_placements", b"retired_placements", "start_failure", b"start_failure", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LaneSnapshot: _TypeAlias = LaneSnapshot  # noqa: Y015
+
+@_typing.final
+class FinishingTask(_message.Message):
+    """A task that a lane finishes without its GPU."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task."""
+    attempt: _builtins.int
+    """Attempt of that task."""
+    progress: _builtins.int
+    """0 to 100 of that task."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        progress: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "progress", b"progress", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinishingTask: _TypeAlias = FinishingTask  # noqa: Y015
 
 @_typing.final
 class RetiredPlacement(_message.Message):

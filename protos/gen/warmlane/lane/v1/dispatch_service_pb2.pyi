@@ -62,7 +62,7 @@ class _WorkPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkPhase.V
     WORK_PHASE_ENCODING: _WorkPhase.ValueType  # 3
     """Writing the files."""
     WORK_PHASE_ENDED: _WorkPhase.ValueType  # 4
-    """The GPU is free again; `outcome` is set."""
+    """It ended and the GPU is free of it; `outcome` is set."""
 
 class WorkPhase(_WorkPhase, metaclass=_WorkPhaseEnumTypeWrapper):
     """The phase of an attempt."""
@@ -76,7 +76,7 @@ WORK_PHASE_INFERENCE: WorkPhase.ValueType  # 2
 WORK_PHASE_ENCODING: WorkPhase.ValueType  # 3
 """Writing the files."""
 WORK_PHASE_ENDED: WorkPhase.ValueType  # 4
-"""The GPU is free again; `outcome` is set."""
+"""It ended and the GPU is free of it; `outcome` is set."""
 Global___WorkPhase: _TypeAlias = WorkPhase  # noqa: Y015
 
 @_typing.final
@@ -150,6 +150,7 @@ class LaneReport(_message.Message):
     MEMORY_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     START_FAILURE_FIELD_NUMBER: _builtins.int
+    FINISHING_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol that the lane speaks: 1."""
     lane_id: _builtins.str
@@ -194,6 +195,12 @@ class LaneReport(_message.Message):
     def start_failure(self) -> _generation_pb2.StartFailure:
         """Set from the first failed start of the pipeline's process until it is warm."""
 
+    @_builtins.property
+    def finishing(self) -> Global___Work:
+        """An earlier attempt that is finished beside `work`: its GPU is free, its files are being written, or it ended and is not yet acknowledged.
+        Set only after `DesiredState.finishing` named it.
+        """
+
     def __init__(
         self,
         *,
@@ -214,10 +221,11 @@ class LaneReport(_message.Message):
         memory: _memory_pb2.WorkerMemory | None = ...,
         load: _generation_pb2.LoadProgress | None = ...,
         start_failure: _generation_pb2.StartFailure | None = ...,
+        finishing: Global___Work | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "memory", b"memory", "start_failure", b"start_failure", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finishing", b"finishing", "load", b"load", "memory", b"memory", "start_failure", b"start_failure", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cold_starts", b"cold_starts", "device", b"device", "draining", b"draining", "healthy", b"healthy", "kind", b"kind", "lane_id", b"lane_id", "load", b"load", "memory", b"memory", "models", b"models", "protocol_version", b"protocol_version", "reason", b"reason", "resident_model", b"resident_model", "seen_sequence", b"seen_sequence", "start_failure", b"start_failure", "warm", b"warm", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cold_starts", b"cold_starts", "device", b"device", "draining", b"draining", "finishing", b"finishing", "healthy", b"healthy", "kind", b"kind", "lane_id", b"lane_id", "load", b"load", "memory", b"memory", "models", b"models", "protocol_version", b"protocol_version", "reason", b"reason", "resident_model", b"resident_model", "seen_sequence", b"seen_sequence", "start_failure", b"start_failure", "warm", b"warm", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,6 +243,7 @@ class Work(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    GPU_FREE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -245,6 +254,8 @@ class Work(_message.Message):
     """0 to 100, never falling."""
     detail: _builtins.str
     """A short sentence, such as `step 3 of 8`."""
+    gpu_free: _builtins.bool
+    """The attempt needs the GPU no more: it is cleaned up and measured, and the rest can go on beside another attempt. Once true it stays true."""
     @_builtins.property
     def outcome(self) -> Global___Outcome:
         """Set in phase ENDED. Repeated in every report until acknowledged."""
@@ -258,10 +269,11 @@ class Work(_message.Message):
         progress: _builtins.int = ...,
         detail: _builtins.str = ...,
         outcome: Global___Outcome | None = ...,
+        gpu_free: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "detail", b"detail", "outcome", b"outcome", "phase", b"phase", "progress", b"progress", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "detail", b"detail", "gpu_free", b"gpu_free", "outcome", b"outcome", "phase", b"phase", "progress", b"progress", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -292,7 +304,7 @@ class Outcome(_message.Message):
 
     @_builtins.property
     def render_duration(self) -> _duration_pb2.Duration:
-        """Time from the lease's arrival to the end of encoding."""
+        """Time from the lease's arrival to the end of encoding, without what it waited for another attempt's files."""
 
     @_builtins.property
     def denoise_duration(self) -> _duration_pb2.Duration:
@@ -329,6 +341,8 @@ class DesiredState(_message.Message):
     ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     REPORT_INTERVAL_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    FINISHING_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_BEFORE_FIELD_NUMBER: _builtins.int
     controller_epoch: _builtins.int
     """Rises by one at every start of admission. A lane ignores a lower one than it has seen."""
     sequence: _builtins.int
@@ -338,7 +352,7 @@ class DesiredState(_message.Message):
     @_builtins.property
     def lease(self) -> Global___Lease:
         """What the lane should work on; unset: nothing. A lane that works on anything else stops that first, then reports its end, and starts
-        this one when that end is acknowledged.
+        this one when that end is acknowledged. What `finishing` names does not stand in its way once it has changed places.
         """
 
     @_builtins.property
@@ -349,6 +363,16 @@ class DesiredState(_message.Message):
     def report_interval(self) -> _duration_pb2.Duration:
         """Report at least this often, however busy the GPU is."""
 
+    @_builtins.property
+    def finishing(self) -> Global___AttemptReference:
+        """An earlier lease that goes on beside `lease`, without the GPU; unset: none. A lane whose `work` it is, with `gpu_free` or ended, reports it
+        as `finishing` from then on, unless it still has another one there. A lane that works on an attempt named neither here nor in `lease` stops it.
+        """
+
+    @_builtins.property
+    def acknowledged_before(self) -> Global___AttemptReference:
+        """The attempt that was settled before `acknowledged`: a lane with two attempts may still repeat both."""
+
     def __init__(
         self,
         *,
@@ -358,10 +382,12 @@ class DesiredState(_message.Message):
         acknowledged: Global___AttemptReference | None = ...,
         report_interval: _duration_pb2.Duration | None = ...,
         drain: _builtins.bool = ...,
+        finishing: Global___AttemptReference | None = ...,
+        acknowledged_before: Global___AttemptReference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "lease", b"lease", "report_interval", b"report_interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "acknowledged_before", b"acknowledged_before", "finishing", b"finishing", "lease", b"lease", "report_interval", b"report_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "controller_epoch", b"controller_epoch", "drain", b"drain", "lease", b"lease", "report_interval", b"report_interval", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "acknowledged_before", b"acknowledged_before", "controller_epoch", b"controller_epoch", "drain", b"drain", "finishing", b"finishing", "lease", b"lease", "report_interval", b"report_interval", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
