@@ -24,7 +24,7 @@ up: install
 
 # Two processes: one has the tests of a running stack, the other those that mostly wait; then both share the rest.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 # The long forms too.
 test-all: install
