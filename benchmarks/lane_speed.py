@@ -28,6 +28,7 @@ from runtime.fit.placement import BY_NAME, MemoryPhase
 from runtime.lane.memory.open import open_device
 from runtime.lane.renderer import HostWeights, LoadSettings, Pipeline, RenderJob
 from runtime.lane.wan.attention import BACKENDS, AttentionBackendError, choose_backend, offer_of
+from runtime.lane.wan.compiling import can_compile
 from runtime.rules.check import check_request
 from runtime.rules.effective import effective
 from runtime.rules.request import GenerationRequest
@@ -145,6 +146,11 @@ def measure(settings: LoadSettings, *, size: tuple[int, int, int], placement: st
             lambda other=other: anisora.clip(other),  # type: ignore[misc]
         )
         other.release()
+    if can_compile(torch.device(settings.memory.device)):
+        compiled = anisora.pipeline(is_compiled=True)
+        anisora.clip(compiled)
+        yield _row("compiled blocks, denoising", rounds, denoising, lambda: anisora.clip(pipeline), lambda: anisora.clip(compiled))
+        compiled.release()
     pipeline.release()
 
 

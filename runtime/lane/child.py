@@ -131,7 +131,11 @@ def run(commands: Commands) -> int:
     try:
         catalog, memory, files = _opened(start, commands)
         settings = LoadSettings(
-            profile=start.profile, models_dir=start.models_dir, memory=memory, attention_backend=start.attention_backend
+            profile=start.profile,
+            models_dir=start.models_dir,
+            memory=memory,
+            attention_backend=start.attention_backend,
+            is_compiled=start.compile_blocks,
         )
         ladders = Ladders(catalog, settings)
         _tell_stage(commands, "measuring what the placements need")

@@ -37,6 +37,7 @@ class Start:
         memory_budget_bytes: what the device has for this process, if not all its own; 0: that.
         memory_margin_bytes: kept free of predictions; None: the device's default.
         pinned_limit_bytes: host memory that may be pinned; None: the device's default.
+        compile_blocks: of transformers, where the device lets them be.
         attention_backend: of transformers; `auto`: what the GPU and the installed packages offer.
         overlap: an attempt is finished beside the next one.
     """
@@ -52,6 +53,7 @@ class Start:
     memory_margin_bytes: int | None = None
     pinned_limit_bytes: int | None = None
     attention_backend: str = "auto"
+    compile_blocks: bool = False
     overlap: bool = True
 
 

@@ -33,6 +33,7 @@ class LaneSettings(MetricsSettings):
         memory_margin_bytes: of that, kept free of predictions; None: what suits the device.
         pinned_limit_bytes: host memory that may be pinned; None: three quarters of the machine's or container's.
         attention_backend: kernel of the transformers' attention; `auto`, or a name of `runtime.lane.wan.attention.BACKENDS`.
+        compile_blocks: torch compiles transformer blocks, on a GPU: quicker steps, a slow first clip, other last bits in the pictures.
         overlap: a clip is encoded and stored beside the next one's render. Recommended: true.
     """
 
@@ -60,4 +61,5 @@ class LaneSettings(MetricsSettings):
     attention_backend: str = Field(
         default="auto", pattern=r"^[a-z0-9_]{1,40}$", description="Attention kernel of transformers; auto: what the GPU offers."
     )
+    compile_blocks: bool = Field(default=False, description="Transformer blocks are compiled, on a GPU.")
     overlap: bool = Field(default=True, description="A clip is encoded and stored beside the next one's render.")

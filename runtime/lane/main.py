@@ -136,5 +136,6 @@ def _worker_settings(settings: LaneSettings, identity: LaneIdentity) -> WorkerSe
         memory_margin_bytes=settings.memory_margin_bytes,
         pinned_limit_bytes=settings.pinned_limit_bytes,
         attention_backend=settings.attention_backend,
+        compile_blocks=settings.compile_blocks,
         overlap=settings.overlap,
     )

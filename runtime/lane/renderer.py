@@ -44,6 +44,7 @@ class LoadSettings:
         memory: of the device to work on; weights get there by it only.
         is_host_poor: weights stay mapped from disk instead of being copied to host memory.
         on_read: called again and again while weights are read, with bytes read and bytes to read. It returns at once.
+        is_compiled: transformer blocks are compiled, where the device lets them be.
         attention_backend: kernel of the transformers' attention, by diffusers' name; `auto`: what the GPU and the packages offer.
     """
 
@@ -53,6 +54,7 @@ class LoadSettings:
     is_host_poor: bool = False
     on_read: Callable[[int, int], None] = _ignore_read
     attention_backend: str = "auto"
+    is_compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ class WorkerSettings:
         memory_budget_bytes: what the device has for it, if not all its own; 0: that.
         memory_margin_bytes: of that, kept free of predictions; None: the device's default.
         pinned_limit_bytes: host memory that may be pinned; None: the device's default.
+        compile_blocks: of transformers, where the device lets them be.
         attention_backend: of transformers; `auto`: what the GPU and the installed packages offer.
         overlap: an attempt is encoded and stored beside the next one's render.
     """
@@ -43,6 +44,7 @@ class WorkerSettings:
     memory_margin_bytes: int | None = None
     pinned_limit_bytes: int | None = None
     attention_backend: str = "auto"
+    compile_blocks: bool = False
     overlap: bool = True
 
 

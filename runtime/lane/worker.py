@@ -444,6 +444,7 @@ def _start_of(settings: WorkerSettings) -> Start:
         memory_margin_bytes=settings.memory_margin_bytes,
         pinned_limit_bytes=settings.pinned_limit_bytes,
         attention_backend=settings.attention_backend,
+        compile_blocks=settings.compile_blocks,
         overlap=settings.overlap,
     )
 

@@ -20,6 +20,7 @@ from runtime.fit.ladder import (
     build_ladder,
 )
 from runtime.lane.wan.attention import choose_backend, offer_of, set_backend
+from runtime.lane.wan.compiling import can_compile, compile_blocks
 from runtime.lane.wan.components import compute_types, model_folder, silence_libraries
 from runtime.lane.wan.headers import WeightsError
 from runtime.lane.wan.lean import cast_at_use
@@ -138,12 +139,16 @@ class WanCatalog:
         pair = {name: modules.pop(part) for name, part in zip(TRANSFORMERS, TEXT_TO_VIDEO_TRANSFORMERS, strict=True) if part in modules}
         main = self._model.make_pipeline({"tokenizer": tokenizer, **modules})
         text_to_video = self._model.make_text_to_video({"tokenizer": tokenizer, **modules, **pair}) if pair else None
+        transformers = [part.module for name, part in placed.items() if name in ALL_TRANSFORMERS]
         set_backend(
-            (part.module for name, part in placed.items() if name in ALL_TRANSFORMERS),
+            transformers,
             choose_backend(settings.attention_backend, offer_of(torch.device(settings.memory.device), types[TRANSFORMERS[0]])),
         )
+        is_compiled = settings.is_compiled and can_compile(torch.device(settings.memory.device))
+        if is_compiled:
+            compile_blocks(transformers)
         recipe = self._model.make_recipe(variant_of(weights.folder))
-        pipes = Pipes(main=main, text_to_video=text_to_video)
+        pipes = Pipes(main=main, text_to_video=text_to_video, is_compiled=is_compiled)
         return LoadedWanPipeline(pipes, recipe, Placer(settings.memory, placed), settings.memory, weights.embeddings)
 
     def _folder(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> Path:

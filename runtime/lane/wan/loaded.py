@@ -12,6 +12,7 @@ import torch
 
 from runtime.fit.ladder import TEXT_ENCODER, TEXT_TO_VIDEO_TRANSFORMERS, TRANSFORMERS, VAE
 from runtime.fit.placement import MemoryPhase
+from runtime.lane.wan.compiling import forget_compiled
 from runtime.lane.wan.forwards import replaced_forwards
 from runtime.lane.wan.latents import decode_frames
 from runtime.lane.wan.lean import leaner
@@ -79,10 +80,12 @@ class Pipes:
     Attributes:
         main: renders every mode, or every mode but `t2v`.
         text_to_video: renders `t2v`, with `TEXT_TO_VIDEO_TRANSFORMERS`, where the model's folder has these.
+        is_compiled: the blocks of their transformers are.
     """
 
     main: DiffusionPipeline
     text_to_video: DiffusionPipeline | None = None
+    is_compiled: bool = False
 
 
 class LoadedWanPipeline:
@@ -103,6 +106,7 @@ class LoadedWanPipeline:
                 one.set_progress_bar_config(disable=True)
         self._pipe: Any = pipes.main
         self._text_to_video: Any = pipes.text_to_video
+        self._is_compiled = pipes.is_compiled
         self._embeddings = embeddings
         self._recipe = recipe
         self._placer = placer
@@ -137,6 +141,8 @@ class LoadedWanPipeline:
         if self._pipe is not None:
             self._pipe = self._text_to_video = None
             self._placer.release()
+            if self._is_compiled:
+                forget_compiled()
 
     def _pipe_for(self, job: RenderJob) -> Any:
         return self._text_to_video if job.request.mode == "t2v" and self._text_to_video is not None else self._pipe

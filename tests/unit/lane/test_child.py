@@ -227,7 +227,13 @@ def test_the_url_of_the_object_store_is_not_told_when_it_cannot_be_opened(
 
 
 def test_every_setting_of_the_pipeline_reaches_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"memory_budget_bytes": 1, "memory_margin_bytes": 2, "pinned_limit_bytes": 3, "attention_backend": "native"}
+    values = {
+        "memory_budget_bytes": 1,
+        "memory_margin_bytes": 2,
+        "pinned_limit_bytes": 3,
+        "attention_backend": "native",
+        "compile_blocks": True,
+    }
     for name, value in values.items():
         monkeypatch.setenv(f"WARMLANE_{name.upper()}", str(value))
     identity = LaneIdentity(lane_id="lane-test", boot_id="boot", is_dedicated=True, models=("anisora",), catalog="m:c")
