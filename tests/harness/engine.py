@@ -21,20 +21,23 @@ PATIENCE_S = 5.0
 
 
 class SlowStore(FailingStore):
-    """Writes wait until the test lets them through; each batch is noted."""
+    """Writes wait until the test lets them through, and their answers too; each batch is noted."""
 
     def __init__(self) -> None:
         """Lets everything through."""
         super().__init__()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.batches: list[Batch] = []
 
     async def write(self, epoch: int, batch: Batch) -> int:
-        """Waits at the gate first."""
+        """Waits at the gate first, and with the answer when all is stored."""
         await self.gate.wait()
         last_sequence = await super().write(epoch, batch)
         self.batches.append(batch)
+        await self.answers.wait()
         return last_sequence
 
 

@@ -7,8 +7,8 @@ from contextlib import aclosing
 
 import pytest
 
-from admission.core.lanes import Work
-from admission.core.tasks import Stage, TaskId, TaskState
+from admission.core.lanes import Outcome, Work
+from admission.core.tasks import Failure, FailureCode, MemoryRecord, Stage, TaskId, TaskState
 from admission.engine_types import TaskChange, UnknownTaskError
 from admission.store.port import EventPage, EventQuery
 from tests.harness.engine import PATIENCE_S, Rig, settle
@@ -68,6 +68,24 @@ async def test_slow_watcher_gets_progress_merged_and_holds_up_nobody(rig: Rig) -
             await lane.report(Work(task_id=leased.task_id, attempt=1, stage=Stage.INFERENCE, progress=progress))
             await settle()
         assert (await anext(slow)).view.task.progress == 59
+
+
+async def test_watch_of_a_cancelled_task_waits_for_its_last_record_when_its_end_is_stored_and_not_answered_yet(rig: Rig) -> None:
+    # The store said that the task was over, and nothing had told the watcher of the record yet: it was let go without it.
+    lane = await rig.lane()
+    task = await rig.submit()
+    await lane.leased()
+    await rig.engine.cancel(task.task_id)
+    rig.store.answers.clear()
+    stopped = Outcome(failure=Failure(code=FailureCode.CANCELLED, message=""), memory=MemoryRecord(figures={"device": "cpu"}))
+    await lane.report(Work(task_id=task.task_id, attempt=1, stage=Stage.ENCODING, progress=50, outcome=stopped))
+    await settle()
+    watcher = asyncio.create_task(_to_the_end(rig, task.task_id))
+    await settle()
+    rig.store.answers.set()
+    changes = await asyncio.wait_for(watcher, PATIENCE_S)
+    assert _events(changes)[-1] == "memory_record"
+    assert not changes[-1].view.task.is_withdrawn
 
 
 async def test_watch_of_a_cancelled_task_ends_with_its_last_memory_record(rig: Rig) -> None:
