@@ -13,7 +13,7 @@ from tests.harness.stack import Stack
 from tests.harness.video import decode
 
 
-@pytest.mark.parametrize("model", ["anisora", "phr00t"])
+@pytest.mark.parametrize("model", ["anisora", pytest.param("phr00t", marks=pytest.mark.long)])
 def test_pool_serves_and_status_says_why_when_the_dedicated_lane_is_away(pool_frontend: Frontend, model: str) -> None:
     status, content = pool_frontend.render(model=model, prompt="a cliff in mist", width=256, height=256, num_frames=9, seed=2)
     assert decode(content).frames == 9

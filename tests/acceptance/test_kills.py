@@ -39,7 +39,7 @@ def _is_done_once(stack: Stack, frontend: Frontend, task_id: str) -> dict[str, o
     return status
 
 
-@pytest.mark.parametrize("process", ["admission", "http-bridge", "degraded-pool"])
+@pytest.mark.parametrize("process", ["admission", "http-bridge", pytest.param("degraded-pool", marks=pytest.mark.long)])
 def test_clip_is_done_by_its_first_attempt_when_a_process_that_does_not_render_is_killed(
     stack: Stack, frontend: Frontend, process: str
 ) -> None:
@@ -56,6 +56,8 @@ def test_clip_is_done_by_a_second_attempt_when_its_lane_is_killed(stack: Stack, 
     assert _is_done_once(stack, frontend, task_id)["attempt"] == 2
 
 
+# The short form of this is tests/integration/test_lane_agent.py: …_a_fresh_process_serves_when_the_process_dies.
+@pytest.mark.long
 def test_clip_is_done_by_a_second_attempt_when_only_the_pipeline_process_is_killed(stack: Stack, frontend: Frontend) -> None:
     task_id = _rendering(frontend)
     agent = stack.pid("lane-anisora")

@@ -68,7 +68,7 @@ def test_size_and_count_are_the_nearest_not_above_when_the_model_needs_others(fr
     assert (item["parameters"]["width"], item["parameters"]["height"], item["parameters"]["num_frames"]) == (256, 288, 9)
 
 
-@pytest.mark.parametrize("model", ["anisora", "phr00t"])
+@pytest.mark.parametrize("model", [pytest.param("anisora", marks=pytest.mark.long), "phr00t"])
 def test_bytes_are_the_same_twice_and_differ_with_another_seed(frontend: Frontend, model: str) -> None:
     body = {"model": model, "prompt": "a lantern in the rain", "width": 256, "height": 256, "num_frames": 9}
     (_, first), (_, again), (_, other) = (frontend.render(**body, seed=seed) for seed in (11, 11, 12))

@@ -41,7 +41,7 @@ class Storm:
     sweep_s: float
 
 
-SHORT = Storm(kills=8, stops=2, pause_s=(1.0, 2.0), stop_s=((100, 1.0, 2.0),), sweep_s=15.0)
+SHORT = Storm(kills=6, stops=2, pause_s=(1.0, 2.0), stop_s=((100, 1.0, 2.0),), sweep_s=15.0)
 # One stop in ten is longer than a lease.
 LONG = Storm(kills=200, stops=40, pause_s=(1.5, 3.5), stop_s=((70, 1.0, 4.0), (20, 8.0, 14.0), (10, 31.0, 40.0)), sweep_s=60.0)
 

@@ -34,8 +34,10 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     return _SUBJECTS[str(request.param)]
 
 
-def test_the_shipped_figures_hold_when_one_size_is_traced_again(subject: Subject) -> None:
-    assert list(differences(subject, TRACED[subject.key], is_quick=True)) == []
+# AniSora's real network has no part that Phr00t's has not.
+@pytest.mark.parametrize("key", [pytest.param(key, marks=[pytest.mark.long] if key == "anisora" else []) for key in _SUBJECTS])
+def test_the_shipped_figures_hold_when_one_size_is_traced_again(key: str) -> None:
+    assert list(differences(_SUBJECTS[key], TRACED[key], is_quick=True)) == []
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.torch
 
-BOTH = ("anisora", "phr00t")
+BOTH = (pytest.param("anisora", marks=pytest.mark.long), "phr00t")
 
 
 @pytest.fixture
