@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, assert_never
 
 import structlog
@@ -23,8 +22,6 @@ from runtime.lane.child_protocol import (
     LoadFailed,
     Loading,
     Progressed,
-    Release,
-    Render,
     RenderEnded,
     ReplacementNeeded,
     ResidentChanged,
@@ -32,11 +29,12 @@ from runtime.lane.child_protocol import (
     Start,
     Started,
 )
+from runtime.lane.in_work import InWork
 from runtime.lane.loading import LoadProgress
 from runtime.lane.memory.process import oom_kill_count
-from runtime.lane.outcome import Failure, FailureCode, MemoryRecord, Outcome, OutOfMemory, Phase, unmeasured
+from runtime.lane.outcome import Outcome, Phase
 from runtime.lane.start_failure import StartCause
-from runtime.lane.state import Attempt, StopReason, stop_failure
+from runtime.lane.state import Attempt, StopReason
 from runtime.lane.streak import Streak, told_end
 from runtime.lane.work import Order, WorkerSettings, WorkerStatus
 
@@ -52,46 +50,6 @@ _STORE_GRACE_S = 300.0
 _REPLACED = "the pipeline's process is being replaced: memory did not come back, or the device did not answer"
 _SHUTDOWN_GRACE_S = 3.0
 """When the lane stops, its supervisor waits: the process is killed soon after it was asked."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Current:
-    """An attempt in work.
-
-    Attributes:
-        deadline: ends it; None while its time stands still, and then `left_s` is what is left.
-        sent_to: the process that has it; None while none does.
-        memory: its record, once it needs the GPU no more.
-        released: set once a process asked to be replaced.
-        out_of_memory: what had happened to the attempt by then.
-        stopped_s: monotonic time of the loop at which it was told to stop.
-        is_killed: the agent killed the process because of this attempt.
-    """
-
-    order: Order
-    ended: asyncio.Future[Outcome]
-    deadline: asyncio.TimerHandle | None = None
-    left_s: float = 0.0
-    arrived_s: float = field(default_factory=time.monotonic)
-    waited_s: float = 0.0
-    sent_to: ChildProcess | None = None
-    phase: Phase = Phase.LOADING
-    memory: MemoryRecord | None = None
-    released: Release | None = None
-    out_of_memory: tuple[OutOfMemory, ...] = ()
-    stop: StopReason | None = None
-    stopped_s: float = 0.0
-    is_killed: bool = False
-
-    @property
-    def attempt(self) -> Attempt:
-        """Which."""
-        return self.order.attempt
-
-    @property
-    def is_gpu_free(self) -> bool:
-        """It needs the GPU no more."""
-        return self.memory is not None
 
 
 class Worker:
@@ -123,7 +81,7 @@ class Worker:
         self._status = WorkerStatus()
         self._child: ChildProcess | None = None
         self._leaving: ChildProcess | None = None
-        self._works: dict[Attempt, _Current] = {}
+        self._works: dict[Attempt, InWork] = {}
         self._streak = Streak(lambda: asyncio.get_running_loop().time())
         self._failure: LoadFailed | None = None
         self._stopping = asyncio.Event()
@@ -160,19 +118,19 @@ class Worker:
         if any(not other.is_gpu_free for other in self._works.values()):
             msg = "an attempt has the GPU already"
             raise RuntimeError(msg)
-        current = self._works[order.attempt] = _Current(
+        current = self._works[order.attempt] = InWork(
             order=order, ended=asyncio.get_running_loop().create_future(), left_s=order.deadline_s
         )
         try:
-            self._run_clock(current)
+            current.run_clock(self.cancel)
             self._submit()
             return await current.ended
         finally:
-            self._stop_clock(current)
+            current.stop_clock()
             del self._works[order.attempt]
             # What waited for this one to be finished goes on.
             for other in self._works.values():
-                self._run_clock(other)
+                other.run_clock(self.cancel)
 
     def cancel(self, attempt: Attempt, reason: StopReason) -> None:
         """Ends an attempt: asks the process first, kills it after the grace. An attempt that is not in work is ignored.
@@ -233,9 +191,7 @@ class Worker:
             return
         for current in self._works.values():
             if current.sent_to is None:
-                current.sent_to = child
-                current.waited_s = time.monotonic() - current.arrived_s
-                child.send(_render_of(current))
+                current.send_to(child)
 
     def _take(self, event: Event) -> None:
         match event:
@@ -306,34 +262,16 @@ class Worker:
         current.memory, current.phase = event.memory, Phase.ENCODING
         if len(self._works) > 1:
             # Another is being finished: what this one waits for that is no time of its own.
-            self._stop_clock(current)
+            current.stop_clock()
         self._on_gpu_free(event.attempt)
-
-    def _run_clock(self, current: _Current) -> None:
-        """Its time to the deadline goes on, if it stood still."""
-        if current.deadline is None:
-            loop = asyncio.get_running_loop()
-            current.deadline = loop.call_later(current.left_s, self.cancel, current.attempt, StopReason.DEADLINE)
-
-    def _stop_clock(self, current: _Current) -> None:
-        if current.deadline is not None:
-            current.left_s = max(0.0, current.deadline.when() - asyncio.get_running_loop().time())
-            current.deadline.cancel()
-            current.deadline = None
 
     def _end(self, event: RenderEnded) -> None:
         current = self._works.get(event.attempt)
         if current is None or not current.is_gpu_free:
             # What was being loaded was for this one.
             self._update(load=None)
-        if current is None or current.ended.done():
-            return
-        outcome = event.outcome
-        if outcome.render_s is not None:
-            outcome = replace(outcome, render_s=outcome.render_s + current.waited_s)
-        if current.stop is not None and outcome.failure is not None and outcome.failure.code is FailureCode.CANCELLED:
-            outcome = replace(outcome, failure=stop_failure(current.stop))
-        current.ended.set_result(outcome)
+        if current is not None:
+            current.end(event.outcome)
 
     def _after(self, end: Exit | OSError) -> None:
         """What the end of the process means for the attempts that it had."""
@@ -350,21 +288,10 @@ class Worker:
         for current in self._works.values():
             self._settle(current, why)
 
-    def _settle(self, current: _Current, why: str) -> None:
-        """Ends an attempt in work without the process."""
-        if current.ended.done():
-            return
-        stop = current.stop or (StopReason.SHUTDOWN if self._stopping.is_set() else None)
-        if stop is not None:
-            failure = stop_failure(stop)
-        else:
-            # As lost as with its machine: the task runs again, and the third loss ends it.
-            failure = Failure(code=FailureCode.LANE_LOST, message="The pipeline's process ended unexpectedly.")
-        if current.is_killed:
-            why = "its agent killed the pipeline's process: it did not end the attempt in time when it was asked to"
-        current.ended.set_result(Outcome(failure=failure, memory=current.memory or unmeasured(why)))
+    def _settle(self, current: InWork, why: str) -> None:
+        current.settle(why, is_shutdown=self._stopping.is_set())
 
-    def _kill_if_stuck(self, current: _Current) -> None:
+    def _kill_if_stuck(self, current: InWork) -> None:
         """The grace of a cancel is over."""
         if current.ended.done() or current.is_killed or current.sent_to is None or current.sent_to is not self._child:
             return
@@ -375,7 +302,7 @@ class Worker:
         _log.warning("pipeline_killed", task=current.order.attempt.task_id, attempt=current.order.attempt.number, reason=current.stop)
         current.sent_to.kill()
 
-    def _is_spared(self, current: _Current) -> bool:
+    def _is_spared(self, current: InWork) -> bool:
         """Whether the process goes on for now although it does not end this attempt.
 
         A load that is merely unwanted ends by itself, and killing it costs the model. Its attempt's deadline, which overrides the reason,
@@ -446,17 +373,4 @@ def _start_of(settings: WorkerSettings) -> Start:
         attention_backend=settings.attention_backend,
         compile_blocks=settings.compile_blocks,
         overlap=settings.overlap,
-    )
-
-
-def _render_of(current: _Current) -> Render:
-    order = current.order
-    return Render(
-        attempt=order.attempt,
-        parameters=dict(order.parameters),
-        artifact_prefix=order.artifact_prefix,
-        placement=order.placement,
-        predicted_peak_bytes=order.predicted_peak_bytes,
-        released=current.released,
-        out_of_memory=current.out_of_memory,
     )
