@@ -14,6 +14,7 @@ import pytest
 from runtime.fit.placement import PLACEMENTS, MemoryPhase
 from runtime.lane.memory.budget import BudgetMemory
 from runtime.lane.renderer import RenderCancelled
+from tests.harness.prepared import write_manifest
 from tests.harness.short import crossed
 from tests.unit.pipelines.jobs import ignore_stage, inner, load, make_job, make_request, settings
 
@@ -148,6 +149,26 @@ def test_types_stay_when_the_same_weights_are_assembled_again(models_dir: Path) 
 def _dtypes(pipe: Any) -> dict[str, torch.dtype]:
     parts = {"text_encoder": pipe.text_encoder, "vae": pipe.vae, "transformer": pipe.transformer}
     return {f"{part}.{name}": tensor.dtype for part, module in parts.items() for name, tensor in module.named_parameters()}
+
+
+def test_shared_networks_keep_their_types_when_two_pipelines_have_them(models_dir: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from lane_anisora.tiny import build_text_to_video_pair
+
+    load(_catalog("anisora"), "anisora", settings(models_dir))  # makes the parts where they are missing
+    folder = shutil.copytree(models_dir / "anisora-tiny-v1", tmp_path / "anisora")
+    build_text_to_video_pair(folder)
+    for file in folder.rglob("*.safetensors"):
+        save_file({name: tensor.to(torch.bfloat16) for name, tensor in load_file(file).items()}, file)
+    write_manifest(folder, "anisora")
+    pipeline = load(_catalog("anisora"), "anisora", settings(tmp_path, "a10g"))
+    main, text_to_video = inner(pipeline), vars(pipeline)["_text_to_video"]
+    assert main.vae is text_to_video.vae
+    assert main.text_encoder is text_to_video.text_encoder
+    for pipe in (main, text_to_video):
+        assert set(_dtypes(pipe).values()) == {torch.bfloat16}
 
 
 # 5: an exception or a cancel in the denoising loop leaves the transformer on the GPU, and an interrupt still decodes.
