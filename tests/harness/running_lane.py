@@ -89,6 +89,6 @@ def lease(prompt: str, *, task: str = "a", attempt: int = 1, model: str = "aniso
 
 async def holds(condition: Callable[[], bool]) -> None:
     """Returns when the condition holds."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not condition():  # noqa: ASYNC110 (nothing tells when it does)
             await asyncio.sleep(0.01)
