@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from runtime.metrics.settings import MetricsSettings
 
@@ -38,6 +39,21 @@ class BridgeSettings(MetricsSettings):
         large_bodies_at_once: how many bodies over 1 MiB are read and taken in at a time; each may take some four times its size of memory.
             Others wait up to 20 s and are then told to come again; smaller bodies never wait.
         body_timeout_s: how long a client may take to send its body.
+        header_timeout_s: how long a client may take to send a request's head, from the connection or the end of the request before.
+        max_header_bytes: largest head of a request.
+        http_tls_cert_file, http_tls_key_file: PEM files to serve https with, without a proxy before it; both or none.
+        admin_key: the key of the admin paths, at least 16 characters. None, or a shorter one: they answer 403 `admin_misconfigured`.
+        admin_idle_timeout_s: an admin session ends after so long without use.
+        new_sessions_per_minute: of one address; 0: unlimited.
+        generations_per_minute: of one session; 0: unlimited. Calls with the API key are never limited.
+        bad_keys_per_minute: of one address, API keys and admin keys apart; 0: unlimited.
+        trusted_proxies: addresses or networks (`10.0.0.0/8`) whose X-Forwarded-For and X-Forwarded-Proto are believed; nobody's by default.
+        gallery_private: a task belongs to the session or key that made it, and is 404 to everyone else but the API key.
+        image_upstream_url: base URL of the server of the image models, `/api` included where it needs it. None: they are not served.
+        image_upstream_key: API key for it.
+        accounts_upstream_url: base URL of the server of the accounts' admin paths. None: they are not supported.
+        accounts_upstream_key: admin key for it.
+        upstream_timeout_s: for an upstream's reply to begin, and between two pieces of it.
     """
 
     metrics_bind: str = Field(default="127.0.0.1:9100", description="host:port of /metrics; empty turns it off.")
@@ -58,12 +74,45 @@ class BridgeSettings(MetricsSettings):
     large_bodies_at_once: int = Field(default=4, ge=1, description="Bodies over 1 MiB that are read and taken in at a time; others wait.")
     body_timeout_s: float = Field(default=120.0, gt=0, description="Seconds a client may take to send its body.")
 
-    @field_validator("api_key")
+    header_timeout_s: float = Field(default=15.0, gt=0, description="Seconds a client may take to send the head of a request.")
+    max_header_bytes: int = Field(default=32 * 1024, ge=1024, description="Largest head of a request in bytes.")
+    http_tls_cert_file: Path | None = Field(default=None, description="PEM file: certificate to serve https with; unset: plain http.")
+    http_tls_key_file: Path | None = Field(default=None, description="PEM file: key of that certificate.")
+    admin_key: SecretStr | None = Field(default=None, description="Opens the admin paths; at least 16 characters.")
+    admin_idle_timeout_s: float = Field(default=12 * 3600.0, gt=0, description="Seconds without use that end an admin session.")
+    new_sessions_per_minute: int = Field(default=20, ge=0, le=1_000_000, description="New sessions of one address; 0: unlimited.")
+    generations_per_minute: int = Field(default=120, ge=0, le=1_000_000, description="Generations of one session; 0: unlimited.")
+    bad_keys_per_minute: int = Field(default=10, ge=0, le=1_000_000, description="Wrong keys of one address; 0: unlimited.")
+    trusted_proxies: tuple[str, ...] = Field(
+        default=(), description="JSON list of addresses or networks whose X-Forwarded-For is believed."
+    )
+    gallery_private: bool = Field(default=False, description="Everyone sees their own tasks only; the API key sees all.")
+    image_upstream_url: str | None = Field(default=None, description="Base URL of the server of the image models.")
+    image_upstream_key: SecretStr | None = Field(default=None, description="API key for that server.")
+    accounts_upstream_url: str | None = Field(default=None, description="Base URL of the server of the accounts' admin paths.")
+    accounts_upstream_key: SecretStr | None = Field(default=None, description="Admin key for that server.")
+    upstream_timeout_s: float = Field(default=30.0, gt=0, description="Seconds for an upstream's reply to begin, and between its pieces.")
+
+    @field_validator("api_key", "admin_key", "image_upstream_key", "accounts_upstream_key")
     @classmethod
     def _empty_key_is_none(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value is not None and value.get_secret_value() else None
 
-    @field_validator("public_base_url")
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ip_network(network)
+        return value
+
+    @model_validator(mode="after")
+    def _certificate_has_key(self) -> Self:
+        if (self.http_tls_cert_file is None) != (self.http_tls_key_file is None):
+            msg = "WARMLANE_HTTP_TLS_CERT_FILE and WARMLANE_HTTP_TLS_KEY_FILE are set together or not at all"
+            raise ValueError(msg)
+        return self
+
+    @field_validator("public_base_url", "image_upstream_url", "accounts_upstream_url")
     @classmethod
     def _base_without_slash(cls, value: str | None) -> str | None:
         if not value:

@@ -37,6 +37,7 @@ class _Kind:
 
 
 _NEW_SESSION = "Open a new session with POST /auth/session and repeat the request."
+_NEW_ADMIN_SESSION = "Open an admin session with POST /admin/session and repeat the request."
 _KINDS: Mapping[str, _Kind] = MappingProxyType(
     {
         ErrorCode.VALIDATION_ERROR: _Kind(status=422, user_action="Correct the fields that metadata.fields names and send it again."),
@@ -67,6 +68,17 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "generation_session_missing": _Kind(status=401, user_action=_NEW_SESSION),
         "generation_session_expired": _Kind(status=401, user_action=_NEW_SESSION),
         "generation_session_invalid": _Kind(status=401, user_action=_NEW_SESSION),
+        "admin_key_invalid": _Kind(status=403, user_action="Check the admin key in the header X-Admin-Key."),
+        "admin_misconfigured": _Kind(
+            status=403, user_action="The operator must set WARMLANE_ADMIN_KEY, to at least 16 characters, and restart the bridge."
+        ),
+        "admin_session_missing": _Kind(status=401, user_action=_NEW_ADMIN_SESSION),
+        "admin_session_invalid": _Kind(status=401, user_action=_NEW_ADMIN_SESSION),
+        "admin_session_expired": _Kind(status=401, user_action=_NEW_ADMIN_SESSION),
+        "admin_rate_limited": _Kind(
+            status=429, user_action="Wait for the time in Retry-After before trying a key again.", retry_after_s=60
+        ),
+        "not_supported": _Kind(status=501, user_action="Ask the operator; the detail names the setting that this path needs."),
         "result_not_found": _Kind(status=404, user_action="Look at /status for the reason; submit a new task for another try."),
         "not_found": _Kind(status=404, user_action="Check the path; /docs lists every one."),
         "method_not_allowed": _Kind(status=405, user_action="Use one of the methods in the Allow header; /docs lists them."),

@@ -22,26 +22,59 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*warmlane/admission/v1/access_service.proto\x12\x15warmlane.admission.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14\x43reateSessionRequest\"V\n\x15\x43reateSessionResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x13\x43heckSessionRequest\x12\r\n\x05token\x18\x01 \x01(\t\"\x8e\x01\n\x14\x43heckSessionResponse\x12\x32\n\x05state\x18\x01 \x01(\x0e\x32#.warmlane.admission.v1.SessionState\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*}\n\x0cSessionState\x12\x1d\n\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SESSION_STATE_ACTIVE\x10\x01\x12\x19\n\x15SESSION_STATE_EXPIRED\x10\x02\x12\x19\n\x15SESSION_STATE_INVALID\x10\x03\x32\xe4\x01\n\rAccessService\x12j\n\rCreateSession\x12+.warmlane.admission.v1.CreateSessionRequest\x1a,.warmlane.admission.v1.CreateSessionResponse\x12g\n\x0c\x43heckSession\x12*.warmlane.admission.v1.CheckSessionRequest\x1a+.warmlane.admission.v1.CheckSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*warmlane/admission/v1/access_service.proto\x12\x15warmlane.admission.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n\x04Rate\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.warmlane.admission.v1.RateKind\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x12\n\nper_minute\x18\x03 \x01(\x05\"A\n\x14\x43reateSessionRequest\x12)\n\x04rate\x18\x01 \x01(\x0b\x32\x1b.warmlane.admission.v1.Rate\"V\n\x15\x43reateSessionResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x13\x43heckSessionRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x1e\n\x16generations_per_minute\x18\x02 \x01(\x05\"\x8e\x01\n\x14\x43heckSessionResponse\x12\x32\n\x05state\x18\x01 \x01(\x0e\x32#.warmlane.admission.v1.SessionState\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\">\n\x11\x43ountEventRequest\x12)\n\x04rate\x18\x01 \x01(\x0b\x32\x1b.warmlane.admission.v1.Rate\"\x14\n\x12\x43ountEventResponse\"\xc8\x01\n\tAdminCall\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x03 \x01(\t\x12,\n\x03key\x18\x04 \x01(\x0e\x32\x1f.warmlane.admission.v1.AdminKey\x12\r\n\x05token\x18\x05 \x01(\t\x12/\n\x0cidle_timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13\x62\x61\x64_keys_per_minute\x18\x07 \x01(\x05\"I\n\x17OpenAdminSessionRequest\x12.\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32 .warmlane.admission.v1.AdminCall\"\x8f\x01\n\x18OpenAdminSessionResponse\x12\x34\n\x07verdict\x18\x01 \x01(\x0e\x32#.warmlane.admission.v1.AdminVerdict\x12\r\n\x05token\x18\x02 \x01(\t\x12.\n\x0bretry_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\x15\x41uthorizeAdminRequest\x12.\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32 .warmlane.admission.v1.AdminCall\"\xb4\x01\n\x16\x41uthorizeAdminResponse\x12\x34\n\x07verdict\x18\x01 \x01(\x0e\x32#.warmlane.admission.v1.AdminVerdict\x12\x34\n\x10last_activity_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x0bretry_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\x18\x43loseAdminSessionRequest\x12.\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32 .warmlane.admission.v1.AdminCall\"\x81\x01\n\x19\x43loseAdminSessionResponse\x12\x34\n\x07verdict\x18\x01 \x01(\x0e\x32#.warmlane.admission.v1.AdminVerdict\x12.\n\x0bretry_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"!\n\x10ListAuditRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\"G\n\x11ListAuditResponse\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.warmlane.admission.v1.AuditEntry\"\x83\x01\n\nAuditEntry\x12\n\n\x02id\x18\x01 \x01(\x03\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x05 \x01(\t\x12\x0f\n\x07success\x18\x06 \x01(\x08*q\n\x08RateKind\x12\x19\n\x15RATE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15RATE_KIND_NEW_SESSION\x10\x01\x12\x18\n\x14RATE_KIND_GENERATION\x10\x02\x12\x15\n\x11RATE_KIND_BAD_KEY\x10\x03*}\n\x0cSessionState\x12\x1d\n\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SESSION_STATE_ACTIVE\x10\x01\x12\x19\n\x15SESSION_STATE_EXPIRED\x10\x02\x12\x19\n\x15SESSION_STATE_INVALID\x10\x03*\x82\x01\n\x08\x41\x64minKey\x12\x19\n\x15\x41\x44MIN_KEY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41\x44MIN_KEY_ABSENT\x10\x01\x12\x13\n\x0f\x41\x44MIN_KEY_RIGHT\x10\x02\x12\x13\n\x0f\x41\x44MIN_KEY_WRONG\x10\x03\x12\x1b\n\x17\x41\x44MIN_KEY_MISCONFIGURED\x10\x04*\x91\x02\n\x0c\x41\x64minVerdict\x12\x1d\n\x19\x41\x44MIN_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x44MIN_VERDICT_GRANTED\x10\x01\x12\x1d\n\x19\x41\x44MIN_VERDICT_KEY_INVALID\x10\x02\x12\x1f\n\x1b\x41\x44MIN_VERDICT_MISCONFIGURED\x10\x03\x12!\n\x1d\x41\x44MIN_VERDICT_SESSION_MISSING\x10\x04\x12!\n\x1d\x41\x44MIN_VERDICT_SESSION_INVALID\x10\x05\x12!\n\x1d\x41\x44MIN_VERDICT_SESSION_EXPIRED\x10\x06\x12\x1e\n\x1a\x41\x44MIN_VERDICT_RATE_LIMITED\x10\x07\x32\x83\x06\n\rAccessService\x12j\n\rCreateSession\x12+.warmlane.admission.v1.CreateSessionRequest\x1a,.warmlane.admission.v1.CreateSessionResponse\x12g\n\x0c\x43heckSession\x12*.warmlane.admission.v1.CheckSessionRequest\x1a+.warmlane.admission.v1.CheckSessionResponse\x12\x61\n\nCountEvent\x12(.warmlane.admission.v1.CountEventRequest\x1a).warmlane.admission.v1.CountEventResponse\x12s\n\x10OpenAdminSession\x12..warmlane.admission.v1.OpenAdminSessionRequest\x1a/.warmlane.admission.v1.OpenAdminSessionResponse\x12m\n\x0e\x41uthorizeAdmin\x12,.warmlane.admission.v1.AuthorizeAdminRequest\x1a-.warmlane.admission.v1.AuthorizeAdminResponse\x12v\n\x11\x43loseAdminSession\x12/.warmlane.admission.v1.CloseAdminSessionRequest\x1a\x30.warmlane.admission.v1.CloseAdminSessionResponse\x12^\n\tListAudit\x12\'.warmlane.admission.v1.ListAuditRequest\x1a(.warmlane.admission.v1.ListAuditResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'warmlane.admission.v1.access_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONSTATE']._serialized_start=397
-  _globals['_SESSIONSTATE']._serialized_end=522
-  _globals['_CREATESESSIONREQUEST']._serialized_start=102
-  _globals['_CREATESESSIONREQUEST']._serialized_end=124
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=126
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=212
-  _globals['_CHECKSESSIONREQUEST']._serialized_start=214
-  _globals['_CHECKSESSIONREQUEST']._serialized_end=250
-  _globals['_CHECKSESSIONRESPONSE']._serialized_start=253
-  _globals['_CHECKSESSIONRESPONSE']._serialized_end=395
-  _globals['_ACCESSSERVICE']._serialized_start=525
-  _globals['_ACCESSSERVICE']._serialized_end=753
+  _globals['_RATEKIND']._serialized_start=1812
+  _globals['_RATEKIND']._serialized_end=1925
+  _globals['_SESSIONSTATE']._serialized_start=1927
+  _globals['_SESSIONSTATE']._serialized_end=2052
+  _globals['_ADMINKEY']._serialized_start=2055
+  _globals['_ADMINKEY']._serialized_end=2185
+  _globals['_ADMINVERDICT']._serialized_start=2188
+  _globals['_ADMINVERDICT']._serialized_end=2461
+  _globals['_RATE']._serialized_start=134
+  _globals['_RATE']._serialized_end=224
+  _globals['_CREATESESSIONREQUEST']._serialized_start=226
+  _globals['_CREATESESSIONREQUEST']._serialized_end=291
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=293
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=379
+  _globals['_CHECKSESSIONREQUEST']._serialized_start=381
+  _globals['_CHECKSESSIONREQUEST']._serialized_end=449
+  _globals['_CHECKSESSIONRESPONSE']._serialized_start=452
+  _globals['_CHECKSESSIONRESPONSE']._serialized_end=594
+  _globals['_COUNTEVENTREQUEST']._serialized_start=596
+  _globals['_COUNTEVENTREQUEST']._serialized_end=658
+  _globals['_COUNTEVENTRESPONSE']._serialized_start=660
+  _globals['_COUNTEVENTRESPONSE']._serialized_end=680
+  _globals['_ADMINCALL']._serialized_start=683
+  _globals['_ADMINCALL']._serialized_end=883
+  _globals['_OPENADMINSESSIONREQUEST']._serialized_start=885
+  _globals['_OPENADMINSESSIONREQUEST']._serialized_end=958
+  _globals['_OPENADMINSESSIONRESPONSE']._serialized_start=961
+  _globals['_OPENADMINSESSIONRESPONSE']._serialized_end=1104
+  _globals['_AUTHORIZEADMINREQUEST']._serialized_start=1106
+  _globals['_AUTHORIZEADMINREQUEST']._serialized_end=1177
+  _globals['_AUTHORIZEADMINRESPONSE']._serialized_start=1180
+  _globals['_AUTHORIZEADMINRESPONSE']._serialized_end=1360
+  _globals['_CLOSEADMINSESSIONREQUEST']._serialized_start=1362
+  _globals['_CLOSEADMINSESSIONREQUEST']._serialized_end=1436
+  _globals['_CLOSEADMINSESSIONRESPONSE']._serialized_start=1439
+  _globals['_CLOSEADMINSESSIONRESPONSE']._serialized_end=1568
+  _globals['_LISTAUDITREQUEST']._serialized_start=1570
+  _globals['_LISTAUDITREQUEST']._serialized_end=1603
+  _globals['_LISTAUDITRESPONSE']._serialized_start=1605
+  _globals['_LISTAUDITRESPONSE']._serialized_end=1676
+  _globals['_AUDITENTRY']._serialized_start=1679
+  _globals['_AUDITENTRY']._serialized_end=1810
+  _globals['_ACCESSSERVICE']._serialized_start=2464
+  _globals['_ACCESSSERVICE']._serialized_end=3235
 # @@protoc_insertion_point(module_scope)

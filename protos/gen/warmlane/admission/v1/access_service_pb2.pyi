@@ -3,9 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -17,6 +20,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RateKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RateKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RATE_KIND_UNSPECIFIED: _RateKind.ValueType  # 0
+    """Refused."""
+    RATE_KIND_NEW_SESSION: _RateKind.ValueType  # 1
+    """New sessions, by address."""
+    RATE_KIND_GENERATION: _RateKind.ValueType  # 2
+    """Generations, by session."""
+    RATE_KIND_BAD_KEY: _RateKind.ValueType  # 3
+    """Wrong API keys, by address."""
+
+class RateKind(_RateKind, metaclass=_RateKindEnumTypeWrapper):
+    """What a rate limits. Each kind counts by itself."""
+
+RATE_KIND_UNSPECIFIED: RateKind.ValueType  # 0
+"""Refused."""
+RATE_KIND_NEW_SESSION: RateKind.ValueType  # 1
+"""New sessions, by address."""
+RATE_KIND_GENERATION: RateKind.ValueType  # 2
+"""Generations, by session."""
+RATE_KIND_BAD_KEY: RateKind.ValueType  # 3
+"""Wrong API keys, by address."""
+Global___RateKind: _TypeAlias = RateKind  # noqa: Y015
 
 class _SessionState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -46,18 +77,131 @@ SESSION_STATE_INVALID: SessionState.ValueType  # 3
 """Unknown."""
 Global___SessionState: _TypeAlias = SessionState  # noqa: Y015
 
+class _AdminKey:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AdminKeyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdminKey.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADMIN_KEY_UNSPECIFIED: _AdminKey.ValueType  # 0
+    """As ABSENT."""
+    ADMIN_KEY_ABSENT: _AdminKey.ValueType  # 1
+    """None was sent."""
+    ADMIN_KEY_RIGHT: _AdminKey.ValueType  # 2
+    """The right one."""
+    ADMIN_KEY_WRONG: _AdminKey.ValueType  # 3
+    """A wrong one."""
+    ADMIN_KEY_MISCONFIGURED: _AdminKey.ValueType  # 4
+    """The bridge has none, or one that is too short to be one."""
+
+class AdminKey(_AdminKey, metaclass=_AdminKeyEnumTypeWrapper):
+    """What the bridge found of the admin key that a caller sent; the key itself never leaves the bridge."""
+
+ADMIN_KEY_UNSPECIFIED: AdminKey.ValueType  # 0
+"""As ABSENT."""
+ADMIN_KEY_ABSENT: AdminKey.ValueType  # 1
+"""None was sent."""
+ADMIN_KEY_RIGHT: AdminKey.ValueType  # 2
+"""The right one."""
+ADMIN_KEY_WRONG: AdminKey.ValueType  # 3
+"""A wrong one."""
+ADMIN_KEY_MISCONFIGURED: AdminKey.ValueType  # 4
+"""The bridge has none, or one that is too short to be one."""
+Global___AdminKey: _TypeAlias = AdminKey  # noqa: Y015
+
+class _AdminVerdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AdminVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdminVerdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADMIN_VERDICT_UNSPECIFIED: _AdminVerdict.ValueType  # 0
+    """Never sent."""
+    ADMIN_VERDICT_GRANTED: _AdminVerdict.ValueType  # 1
+    """Let in."""
+    ADMIN_VERDICT_KEY_INVALID: _AdminVerdict.ValueType  # 2
+    """The key is wrong."""
+    ADMIN_VERDICT_MISCONFIGURED: _AdminVerdict.ValueType  # 3
+    """There is no key that could be right."""
+    ADMIN_VERDICT_SESSION_MISSING: _AdminVerdict.ValueType  # 4
+    """Neither key nor token was sent."""
+    ADMIN_VERDICT_SESSION_INVALID: _AdminVerdict.ValueType  # 5
+    """The token is not one of a session, or of one that was ended."""
+    ADMIN_VERDICT_SESSION_EXPIRED: _AdminVerdict.ValueType  # 6
+    """The session was idle for too long."""
+    ADMIN_VERDICT_RATE_LIMITED: _AdminVerdict.ValueType  # 7
+    """Too many wrong keys came from this address."""
+
+class AdminVerdict(_AdminVerdict, metaclass=_AdminVerdictEnumTypeWrapper):
+    """Whether an admin call is let in."""
+
+ADMIN_VERDICT_UNSPECIFIED: AdminVerdict.ValueType  # 0
+"""Never sent."""
+ADMIN_VERDICT_GRANTED: AdminVerdict.ValueType  # 1
+"""Let in."""
+ADMIN_VERDICT_KEY_INVALID: AdminVerdict.ValueType  # 2
+"""The key is wrong."""
+ADMIN_VERDICT_MISCONFIGURED: AdminVerdict.ValueType  # 3
+"""There is no key that could be right."""
+ADMIN_VERDICT_SESSION_MISSING: AdminVerdict.ValueType  # 4
+"""Neither key nor token was sent."""
+ADMIN_VERDICT_SESSION_INVALID: AdminVerdict.ValueType  # 5
+"""The token is not one of a session, or of one that was ended."""
+ADMIN_VERDICT_SESSION_EXPIRED: AdminVerdict.ValueType  # 6
+"""The session was idle for too long."""
+ADMIN_VERDICT_RATE_LIMITED: AdminVerdict.ValueType  # 7
+"""Too many wrong keys came from this address."""
+Global___AdminVerdict: _TypeAlias = AdminVerdict  # noqa: Y015
+
+@_typing.final
+class Rate(_message.Message):
+    """At most so many events within any 60 s, refused ones not counted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PER_MINUTE_FIELD_NUMBER: _builtins.int
+    kind: Global___RateKind.ValueType
+    """What is limited."""
+    subject: _builtins.str
+    """Of whom: an address as text, or a session's public id; 1 to 128 characters. An IPv6 address counts as its /64."""
+    per_minute: _builtins.int
+    """The limit; 1 to 1,000,000."""
+    def __init__(
+        self,
+        *,
+        kind: Global___RateKind.ValueType = ...,
+        subject: _builtins.str = ...,
+        per_minute: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "per_minute", b"per_minute", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rate: _TypeAlias = Rate  # noqa: Y015
+
 @_typing.final
 class CreateSessionRequest(_message.Message):
     """See CreateSession."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    RATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rate(self) -> Global___Rate:
+        """By the address that asks; unset: unlimited. Of kind NEW_SESSION."""
+
     def __init__(
         self,
+        *,
+        rate: Global___Rate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rate", b"rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rate", b"rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -72,7 +216,7 @@ class CreateSessionResponse(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """256 bits, URL-safe; shown once."""
+    """Shown once."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """From then on it is refused."""
@@ -98,16 +242,20 @@ class CheckSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_FIELD_NUMBER: _builtins.int
+    GENERATIONS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     """What the client sent."""
+    generations_per_minute: _builtins.int
+    """Generations of this session within any 60 s; 0: this call is no generation, or they are unlimited."""
     def __init__(
         self,
         *,
         token: _builtins.str = ...,
+        generations_per_minute: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations_per_minute", b"generations_per_minute", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -144,3 +292,348 @@ class CheckSessionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckSessionResponse: _TypeAlias = CheckSessionResponse  # noqa: Y015
+
+@_typing.final
+class CountEventRequest(_message.Message):
+    """See CountEvent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rate(self) -> Global___Rate:
+        """What happened."""
+
+    def __init__(
+        self,
+        *,
+        rate: Global___Rate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rate", b"rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rate", b"rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountEventRequest: _TypeAlias = CountEventRequest  # noqa: Y015
+
+@_typing.final
+class CountEventResponse(_message.Message):
+    """See CountEvent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountEventResponse: _TypeAlias = CountEventResponse  # noqa: Y015
+
+@_typing.final
+class AdminCall(_message.Message):
+    """One call of an admin path, as it will stand in the audit log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    BAD_KEYS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    """Stable name, such as `admin_session_create`; lower-case letters and underscores, 1 to 64."""
+    address: _builtins.str
+    """Where it came from; an address, at most 64 characters."""
+    details: _builtins.str
+    """What was asked for, at most 512 characters; never a key, a token or a prompt."""
+    key: Global___AdminKey.ValueType
+    """Of the key that was sent. A key decides; a token counts only where no key was sent."""
+    token: _builtins.str
+    """Of the cookie that was sent; empty: none."""
+    bad_keys_per_minute: _builtins.int
+    """From one address at most so many wrong keys within any 60 s; beyond them every key from there, a right one too, is RATE_LIMITED. 0: no limit."""
+    @_builtins.property
+    def idle_timeout(self) -> _duration_pb2.Duration:
+        """An admin session ends after so long without use."""
+
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        address: _builtins.str = ...,
+        details: _builtins.str = ...,
+        key: Global___AdminKey.ValueType = ...,
+        token: _builtins.str = ...,
+        idle_timeout: _duration_pb2.Duration | None = ...,
+        bad_keys_per_minute: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "address", b"address", "bad_keys_per_minute", b"bad_keys_per_minute", "details", b"details", "idle_timeout", b"idle_timeout", "key", b"key", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdminCall: _TypeAlias = AdminCall  # noqa: Y015
+
+@_typing.final
+class OpenAdminSessionRequest(_message.Message):
+    """See OpenAdminSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def call(self) -> Global___AdminCall:
+        """The call; its token is ignored, only the right key opens a session."""
+
+    def __init__(
+        self,
+        *,
+        call: Global___AdminCall | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenAdminSessionRequest: _TypeAlias = OpenAdminSessionRequest  # noqa: Y015
+
+@_typing.final
+class OpenAdminSessionResponse(_message.Message):
+    """See OpenAdminSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    verdict: Global___AdminVerdict.ValueType
+    """Whether it was opened; SESSION_MISSING when no key was sent."""
+    token: _builtins.str
+    """Shown once; only when GRANTED."""
+    @_builtins.property
+    def retry_after(self) -> _duration_pb2.Duration:
+        """When a key may be tried again; only when RATE_LIMITED."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___AdminVerdict.ValueType = ...,
+        token: _builtins.str = ...,
+        retry_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after", "token", b"token", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenAdminSessionResponse: _TypeAlias = OpenAdminSessionResponse  # noqa: Y015
+
+@_typing.final
+class AuthorizeAdminRequest(_message.Message):
+    """See AuthorizeAdmin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def call(self) -> Global___AdminCall:
+        """The call."""
+
+    def __init__(
+        self,
+        *,
+        call: Global___AdminCall | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthorizeAdminRequest: _TypeAlias = AuthorizeAdminRequest  # noqa: Y015
+
+@_typing.final
+class AuthorizeAdminResponse(_message.Message):
+    """See AuthorizeAdmin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    LAST_ACTIVITY_AT_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    verdict: Global___AdminVerdict.ValueType
+    """Whether it is let in."""
+    @_builtins.property
+    def last_activity_at(self) -> _timestamp_pb2.Timestamp:
+        """The last use, which is this call; only when GRANTED."""
+
+    @_builtins.property
+    def retry_after(self) -> _duration_pb2.Duration:
+        """When a key may be tried again; only when RATE_LIMITED."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___AdminVerdict.ValueType = ...,
+        last_activity_at: _timestamp_pb2.Timestamp | None = ...,
+        retry_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_activity_at", b"last_activity_at", "retry_after", b"retry_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_activity_at", b"last_activity_at", "retry_after", b"retry_after", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthorizeAdminResponse: _TypeAlias = AuthorizeAdminResponse  # noqa: Y015
+
+@_typing.final
+class CloseAdminSessionRequest(_message.Message):
+    """See CloseAdminSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def call(self) -> Global___AdminCall:
+        """The call, with the token of the session to end. With the right key as well the answer is GRANTED whatever the token is."""
+
+    def __init__(
+        self,
+        *,
+        call: Global___AdminCall | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseAdminSessionRequest: _TypeAlias = CloseAdminSessionRequest  # noqa: Y015
+
+@_typing.final
+class CloseAdminSessionResponse(_message.Message):
+    """See CloseAdminSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    verdict: Global___AdminVerdict.ValueType
+    """GRANTED: the session has ended."""
+    @_builtins.property
+    def retry_after(self) -> _duration_pb2.Duration:
+        """When a key may be tried again; only when RATE_LIMITED."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___AdminVerdict.ValueType = ...,
+        retry_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseAdminSessionResponse: _TypeAlias = CloseAdminSessionResponse  # noqa: Y015
+
+@_typing.final
+class ListAuditRequest(_message.Message):
+    """See ListAudit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """1 to 1,000; 0 means 100."""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRequest: _TypeAlias = ListAuditRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditResponse(_message.Message):
+    """See ListAudit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___AuditEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditResponse: _TypeAlias = ListAuditResponse  # noqa: Y015
+
+@_typing.final
+class AuditEntry(_message.Message):
+    """One admin call, or refused ones of one kind from one address that came so fast that they were written together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Rises with every entry."""
+    address: _builtins.str
+    """Its address."""
+    action: _builtins.str
+    """Its action."""
+    details: _builtins.str
+    """What was asked for; for a refused call why it was refused, and of several how many."""
+    success: _builtins.bool
+    """It was let in."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When the (first) call came."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        address: _builtins.str = ...,
+        action: _builtins.str = ...,
+        details: _builtins.str = ...,
+        success: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "address", b"address", "at", b"at", "details", b"details", "id", b"id", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015

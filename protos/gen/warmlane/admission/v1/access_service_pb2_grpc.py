@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class AccessServiceStub:
-    """For the bridge: sessions live here, so that they outlive any bridge and hold for every replica.
+    """For the bridge: sessions, the audit log and counts of rates live here, so that they outlive any bridge and hold for every replica.
+    Tokens are 256 random bits, URL-safe, and told once; only their SHA-256 is stored. Sessions and the audit log are on disk before the answer.
+    Rates are counted in memory: they hold for every bridge of this admission, and a restart of admission begins them anew.
     """
 
     def __init__(self, channel):
@@ -45,14 +47,42 @@ class AccessServiceStub:
                 request_serializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.CheckSessionRequest.SerializeToString,
                 response_deserializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.CheckSessionResponse.FromString,
                 _registered_method=True)
+        self.CountEvent = channel.unary_unary(
+                '/warmlane.admission.v1.AccessService/CountEvent',
+                request_serializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.CountEventRequest.SerializeToString,
+                response_deserializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.CountEventResponse.FromString,
+                _registered_method=True)
+        self.OpenAdminSession = channel.unary_unary(
+                '/warmlane.admission.v1.AccessService/OpenAdminSession',
+                request_serializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.OpenAdminSessionRequest.SerializeToString,
+                response_deserializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.OpenAdminSessionResponse.FromString,
+                _registered_method=True)
+        self.AuthorizeAdmin = channel.unary_unary(
+                '/warmlane.admission.v1.AccessService/AuthorizeAdmin',
+                request_serializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.AuthorizeAdminRequest.SerializeToString,
+                response_deserializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.AuthorizeAdminResponse.FromString,
+                _registered_method=True)
+        self.CloseAdminSession = channel.unary_unary(
+                '/warmlane.admission.v1.AccessService/CloseAdminSession',
+                request_serializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.CloseAdminSessionRequest.SerializeToString,
+                response_deserializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.CloseAdminSessionResponse.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/warmlane.admission.v1.AccessService/ListAudit',
+                request_serializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.ListAuditResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer:
-    """For the bridge: sessions live here, so that they outlive any bridge and hold for every replica.
+    """For the bridge: sessions, the audit log and counts of rates live here, so that they outlive any bridge and hold for every replica.
+    Tokens are 256 random bits, URL-safe, and told once; only their SHA-256 is stored. Sessions and the audit log are on disk before the answer.
+    Rates are counted in memory: they hold for every bridge of this admission, and a restart of admission begins them anew.
     """
 
     def CreateSession(self, request, context):
-        """Opens a generation session: 24 h, not renewed. Only a hash of the token is stored.
+        """Opens a generation session: 24 h, not renewed. RESOURCE_EXHAUSTED with reason RATE_LIMITED (and RetryInfo) when `rate` is used up;
+        nothing is stored then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,6 +90,43 @@ class AccessServiceServicer:
 
     def CheckSession(self, request, context):
         """Says whether a token opens a session. Never an error for a bad token: the answer's state says what is wrong with it.
+        With a `rate`, an ACTIVE session uses one of it; RESOURCE_EXHAUSTED with reason RATE_LIMITED when it is used up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountEvent(self, request, context):
+        """Counts one event of a rate. RESOURCE_EXHAUSTED with reason RATE_LIMITED (and RetryInfo) when the rate was used up before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenAdminSession(self, request, context):
+        """Opens an admin session for a caller that showed the right key. Audited, whatever the answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AuthorizeAdmin(self, request, context):
+        """Says whether an admin call is let in, by its key or its session, and renews that session's idle time. Audited, whatever the answer.
+        Never an error for a bad credential: the verdict says what is wrong with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseAdminSession(self, request, context):
+        """Ends an admin session: its token is INVALID from then on. Audited. Ending one that is not there gives its verdict.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """The newest entries of the audit log, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +145,31 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     request_deserializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.CheckSessionRequest.FromString,
                     response_serializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.CheckSessionResponse.SerializeToString,
             ),
+            'CountEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountEvent,
+                    request_deserializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.CountEventRequest.FromString,
+                    response_serializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.CountEventResponse.SerializeToString,
+            ),
+            'OpenAdminSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenAdminSession,
+                    request_deserializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.OpenAdminSessionRequest.FromString,
+                    response_serializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.OpenAdminSessionResponse.SerializeToString,
+            ),
+            'AuthorizeAdmin': grpc.unary_unary_rpc_method_handler(
+                    servicer.AuthorizeAdmin,
+                    request_deserializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.AuthorizeAdminRequest.FromString,
+                    response_serializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.AuthorizeAdminResponse.SerializeToString,
+            ),
+            'CloseAdminSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseAdminSession,
+                    request_deserializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.CloseAdminSessionRequest.FromString,
+                    response_serializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.CloseAdminSessionResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.ListAuditRequest.FromString,
+                    response_serializer=warmlane_dot_admission_dot_v1_dot_access__service__pb2.ListAuditResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'warmlane.admission.v1.AccessService', rpc_method_handlers)
@@ -87,7 +179,9 @@ def add_AccessServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccessService:
-    """For the bridge: sessions live here, so that they outlive any bridge and hold for every replica.
+    """For the bridge: sessions, the audit log and counts of rates live here, so that they outlive any bridge and hold for every replica.
+    Tokens are 256 random bits, URL-safe, and told once; only their SHA-256 is stored. Sessions and the audit log are on disk before the answer.
+    Rates are counted in memory: they hold for every bridge of this admission, and a restart of admission begins them anew.
     """
 
     @staticmethod
@@ -134,6 +228,141 @@ class AccessService:
             '/warmlane.admission.v1.AccessService/CheckSession',
             warmlane_dot_admission_dot_v1_dot_access__service__pb2.CheckSessionRequest.SerializeToString,
             warmlane_dot_admission_dot_v1_dot_access__service__pb2.CheckSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmlane.admission.v1.AccessService/CountEvent',
+            warmlane_dot_admission_dot_v1_dot_access__service__pb2.CountEventRequest.SerializeToString,
+            warmlane_dot_admission_dot_v1_dot_access__service__pb2.CountEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenAdminSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmlane.admission.v1.AccessService/OpenAdminSession',
+            warmlane_dot_admission_dot_v1_dot_access__service__pb2.OpenAdminSessionRequest.SerializeToString,
+            warmlane_dot_admission_dot_v1_dot_access__service__pb2.OpenAdminSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AuthorizeAdmin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmlane.admission.v1.AccessService/AuthorizeAdmin',
+            warmlane_dot_admission_dot_v1_dot_access__service__pb2.AuthorizeAdminRequest.SerializeToString,
+            warmlane_dot_admission_dot_v1_dot_access__service__pb2.AuthorizeAdminResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseAdminSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmlane.admission.v1.AccessService/CloseAdminSession',
+            warmlane_dot_admission_dot_v1_dot_access__service__pb2.CloseAdminSessionRequest.SerializeToString,
+            warmlane_dot_admission_dot_v1_dot_access__service__pb2.CloseAdminSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmlane.admission.v1.AccessService/ListAudit',
+            warmlane_dot_admission_dot_v1_dot_access__service__pb2.ListAuditRequest.SerializeToString,
+            warmlane_dot_admission_dot_v1_dot_access__service__pb2.ListAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

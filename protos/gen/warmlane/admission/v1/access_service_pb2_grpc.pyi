@@ -27,29 +27,70 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccessServiceStub:
-    """For the bridge: sessions live here, so that they outlive any bridge and hold for every replica."""
+    """For the bridge: sessions, the audit log and counts of rates live here, so that they outlive any bridge and hold for every replica.
+    Tokens are 256 random bits, URL-safe, and told once; only their SHA-256 is stored. Sessions and the audit log are on disk before the answer.
+    Rates are counted in memory: they hold for every bridge of this admission, and a restart of admission begins them anew.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AccessServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CreateSessionRequest, _access_service_pb2.CreateSessionResponse]
-    """Opens a generation session: 24 h, not renewed. Only a hash of the token is stored."""
+    """Opens a generation session: 24 h, not renewed. RESOURCE_EXHAUSTED with reason RATE_LIMITED (and RetryInfo) when `rate` is used up;
+    nothing is stored then.
+    """
     CheckSession: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CheckSessionRequest, _access_service_pb2.CheckSessionResponse]
-    """Says whether a token opens a session. Never an error for a bad token: the answer's state says what is wrong with it."""
+    """Says whether a token opens a session. Never an error for a bad token: the answer's state says what is wrong with it.
+    With a `rate`, an ACTIVE session uses one of it; RESOURCE_EXHAUSTED with reason RATE_LIMITED when it is used up.
+    """
+    CountEvent: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CountEventRequest, _access_service_pb2.CountEventResponse]
+    """Counts one event of a rate. RESOURCE_EXHAUSTED with reason RATE_LIMITED (and RetryInfo) when the rate was used up before."""
+    OpenAdminSession: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.OpenAdminSessionRequest, _access_service_pb2.OpenAdminSessionResponse]
+    """Opens an admin session for a caller that showed the right key. Audited, whatever the answer."""
+    AuthorizeAdmin: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.AuthorizeAdminRequest, _access_service_pb2.AuthorizeAdminResponse]
+    """Says whether an admin call is let in, by its key or its session, and renews that session's idle time. Audited, whatever the answer.
+    Never an error for a bad credential: the verdict says what is wrong with it.
+    """
+    CloseAdminSession: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CloseAdminSessionRequest, _access_service_pb2.CloseAdminSessionResponse]
+    """Ends an admin session: its token is INVALID from then on. Audited. Ending one that is not there gives its verdict."""
+    ListAudit: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListAuditRequest, _access_service_pb2.ListAuditResponse]
+    """The newest entries of the audit log, newest first."""
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
-    """For the bridge: sessions live here, so that they outlive any bridge and hold for every replica."""
+    """For the bridge: sessions, the audit log and counts of rates live here, so that they outlive any bridge and hold for every replica.
+    Tokens are 256 random bits, URL-safe, and told once; only their SHA-256 is stored. Sessions and the audit log are on disk before the answer.
+    Rates are counted in memory: they hold for every bridge of this admission, and a restart of admission begins them anew.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreateSessionRequest, _access_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
-    """Opens a generation session: 24 h, not renewed. Only a hash of the token is stored."""
+    """Opens a generation session: 24 h, not renewed. RESOURCE_EXHAUSTED with reason RATE_LIMITED (and RetryInfo) when `rate` is used up;
+    nothing is stored then.
+    """
     CheckSession: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CheckSessionRequest, _access_service_pb2.CheckSessionResponse]  # type: ignore[assignment]
-    """Says whether a token opens a session. Never an error for a bad token: the answer's state says what is wrong with it."""
+    """Says whether a token opens a session. Never an error for a bad token: the answer's state says what is wrong with it.
+    With a `rate`, an ACTIVE session uses one of it; RESOURCE_EXHAUSTED with reason RATE_LIMITED when it is used up.
+    """
+    CountEvent: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CountEventRequest, _access_service_pb2.CountEventResponse]  # type: ignore[assignment]
+    """Counts one event of a rate. RESOURCE_EXHAUSTED with reason RATE_LIMITED (and RetryInfo) when the rate was used up before."""
+    OpenAdminSession: _aio.UnaryUnaryMultiCallable[_access_service_pb2.OpenAdminSessionRequest, _access_service_pb2.OpenAdminSessionResponse]  # type: ignore[assignment]
+    """Opens an admin session for a caller that showed the right key. Audited, whatever the answer."""
+    AuthorizeAdmin: _aio.UnaryUnaryMultiCallable[_access_service_pb2.AuthorizeAdminRequest, _access_service_pb2.AuthorizeAdminResponse]  # type: ignore[assignment]
+    """Says whether an admin call is let in, by its key or its session, and renews that session's idle time. Audited, whatever the answer.
+    Never an error for a bad credential: the verdict says what is wrong with it.
+    """
+    CloseAdminSession: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CloseAdminSessionRequest, _access_service_pb2.CloseAdminSessionResponse]  # type: ignore[assignment]
+    """Ends an admin session: its token is INVALID from then on. Audited. Ending one that is not there gives its verdict."""
+    ListAudit: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListAuditRequest, _access_service_pb2.ListAuditResponse]  # type: ignore[assignment]
+    """The newest entries of the audit log, newest first."""
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
-    """For the bridge: sessions live here, so that they outlive any bridge and hold for every replica."""
+    """For the bridge: sessions, the audit log and counts of rates live here, so that they outlive any bridge and hold for every replica.
+    Tokens are 256 random bits, URL-safe, and told once; only their SHA-256 is stored. Sessions and the audit log are on disk before the answer.
+    Rates are counted in memory: they hold for every bridge of this admission, and a restart of admission begins them anew.
+    """
 
     @_abc_1.abstractmethod
     def CreateSession(
@@ -57,7 +98,9 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.CreateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.CreateSessionResponse, _abc.Awaitable[_access_service_pb2.CreateSessionResponse]]:
-        """Opens a generation session: 24 h, not renewed. Only a hash of the token is stored."""
+        """Opens a generation session: 24 h, not renewed. RESOURCE_EXHAUSTED with reason RATE_LIMITED (and RetryInfo) when `rate` is used up;
+        nothing is stored then.
+        """
 
     @_abc_1.abstractmethod
     def CheckSession(
@@ -65,6 +108,50 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.CheckSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.CheckSessionResponse, _abc.Awaitable[_access_service_pb2.CheckSessionResponse]]:
-        """Says whether a token opens a session. Never an error for a bad token: the answer's state says what is wrong with it."""
+        """Says whether a token opens a session. Never an error for a bad token: the answer's state says what is wrong with it.
+        With a `rate`, an ACTIVE session uses one of it; RESOURCE_EXHAUSTED with reason RATE_LIMITED when it is used up.
+        """
+
+    @_abc_1.abstractmethod
+    def CountEvent(
+        self,
+        request: _access_service_pb2.CountEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.CountEventResponse, _abc.Awaitable[_access_service_pb2.CountEventResponse]]:
+        """Counts one event of a rate. RESOURCE_EXHAUSTED with reason RATE_LIMITED (and RetryInfo) when the rate was used up before."""
+
+    @_abc_1.abstractmethod
+    def OpenAdminSession(
+        self,
+        request: _access_service_pb2.OpenAdminSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.OpenAdminSessionResponse, _abc.Awaitable[_access_service_pb2.OpenAdminSessionResponse]]:
+        """Opens an admin session for a caller that showed the right key. Audited, whatever the answer."""
+
+    @_abc_1.abstractmethod
+    def AuthorizeAdmin(
+        self,
+        request: _access_service_pb2.AuthorizeAdminRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.AuthorizeAdminResponse, _abc.Awaitable[_access_service_pb2.AuthorizeAdminResponse]]:
+        """Says whether an admin call is let in, by its key or its session, and renews that session's idle time. Audited, whatever the answer.
+        Never an error for a bad credential: the verdict says what is wrong with it.
+        """
+
+    @_abc_1.abstractmethod
+    def CloseAdminSession(
+        self,
+        request: _access_service_pb2.CloseAdminSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.CloseAdminSessionResponse, _abc.Awaitable[_access_service_pb2.CloseAdminSessionResponse]]:
+        """Ends an admin session: its token is INVALID from then on. Audited. Ending one that is not there gives its verdict."""
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _access_service_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ListAuditResponse, _abc.Awaitable[_access_service_pb2.ListAuditResponse]]:
+        """The newest entries of the audit log, newest first."""
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

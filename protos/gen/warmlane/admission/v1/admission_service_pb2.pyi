@@ -161,16 +161,20 @@ class GetTaskRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
+    ONLY_OWNER_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
+    only_owner: _builtins.str
+    """Only as a task of this owner: another's is NOT_FOUND. Empty: whoever it belongs to."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
+        only_owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["only_owner", b"only_owner", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,19 +212,23 @@ class WatchTaskRequest(_message.Message):
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ONLY_OWNER_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     after_sequence: _builtins.int
     """Sequence of the last event that was seen; only later ones are sent. 0: all of them."""
+    only_owner: _builtins.str
+    """Only as a task of this owner: another's is NOT_FOUND. Empty: whoever it belongs to."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        only_owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "only_owner", b"only_owner", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -271,6 +279,7 @@ class ListTasksRequest(_message.Message):
     SORT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
+    ONLY_OWNER_FIELD_NUMBER: _builtins.int
     page: _builtins.int
     """From 1; 0 means 1."""
     page_size: _builtins.int
@@ -279,6 +288,8 @@ class ListTasksRequest(_message.Message):
     """Order."""
     model: _builtins.str
     """Only this model; empty means all."""
+    only_owner: _builtins.str
+    """Only tasks of this owner; empty: everyone's."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_task_pb2.TaskState.ValueType]:
         """Only these states; empty means all."""
@@ -291,10 +302,11 @@ class ListTasksRequest(_message.Message):
         sort: Global___TaskSort.ValueType = ...,
         model: _builtins.str = ...,
         states: _abc.Iterable[_task_pb2.TaskState.ValueType] | None = ...,
+        only_owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "page", b"page", "page_size", b"page_size", "sort", b"sort", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "only_owner", b"only_owner", "page", b"page", "page_size", b"page_size", "sort", b"sort", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -335,16 +347,20 @@ class CancelTaskRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
+    ONLY_OWNER_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
+    only_owner: _builtins.str
+    """Only as a task of this owner: another's is NOT_FOUND. Empty: whoever it belongs to."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
+        only_owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["only_owner", b"only_owner", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -381,16 +397,20 @@ class DeleteTaskRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
+    ONLY_OWNER_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
+    only_owner: _builtins.str
+    """Only as a task of this owner: another's is NOT_FOUND. Empty: whoever it belongs to."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
+        only_owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["only_owner", b"only_owner", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -665,22 +685,26 @@ class ReadResultRequest(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    ONLY_OWNER_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     file: Global___ResultFile.ValueType
     """Which file."""
     offset: _builtins.int
     """First byte wanted; at most the file's size."""
+    only_owner: _builtins.str
+    """Only as a task of this owner: another's is NOT_FOUND. Empty: whoever it belongs to."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         file: Global___ResultFile.ValueType = ...,
         offset: _builtins.int = ...,
+        only_owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "offset", b"offset", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "offset", b"offset", "only_owner", b"only_owner", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

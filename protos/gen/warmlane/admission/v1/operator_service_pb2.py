@@ -28,49 +28,57 @@ from warmlane.admission.v1 import task_pb2 as warmlane_dot_admission_dot_v1_dot_
 from warmlane.generation.v1 import generation_pb2 as warmlane_dot_generation_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,warmlane/admission/v1/operator_service.proto\x12\x15warmlane.admission.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a warmlane/admission/v1/task.proto\x1a\'warmlane/generation/v1/generation.proto\"\x88\x01\n\x12WatchEventsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\x12\x10\n\x08only_new\x18\x02 \x01(\x08\x12\x13\n\x0b\x65vent_types\x18\x03 \x03(\t\x12\x0f\n\x07task_id\x18\x04 \x01(\t\x12\x0f\n\x07lane_id\x18\x05 \x01(\t\x12\x11\n\tno_follow\x18\x06 \x01(\x08\"^\n\x13WatchEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .warmlane.admission.v1.TaskEvent\x12\x15\n\rlast_sequence\x18\x02 \x01(\x03\"3\n\x10\x44rainLaneRequest\x12\x0f\n\x07lane_id\x18\x01 \x01(\t\x12\x0e\n\x06resume\x18\x02 \x01(\x08\"F\n\x11\x44rainLaneResponse\x12\x31\n\x04lane\x18\x01 \x01(\x0b\x32#.warmlane.admission.v1.LaneSnapshot\"4\n\x12SetFallbackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x02 \x01(\x08\"J\n\x13SetFallbackResponse\x12\x33\n\x05queue\x18\x01 \x01(\x0b\x32$.warmlane.admission.v1.QueueSnapshot\"\x97\x01\n\x15ReportCapacityRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x31\n\x08\x63\x61pacity\x18\x02 \x01(\x0e\x32\x1f.warmlane.admission.v1.Capacity\x12,\n\tvalid_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x04 \x01(\t\"M\n\x16ReportCapacityResponse\x12\x33\n\x05queue\x18\x01 \x01(\x0b\x32$.warmlane.admission.v1.QueueSnapshot\"\x14\n\x12GetSnapshotRequest\"\xb5\x02\n\x13GetSnapshotResponse\x12\x18\n\x10\x63ontroller_epoch\x18\x01 \x01(\x03\x12,\n\x08taken_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x05lanes\x18\x03 \x03(\x0b\x32#.warmlane.admission.v1.LaneSnapshot\x12\x34\n\x06queues\x18\x04 \x03(\x0b\x32$.warmlane.admission.v1.QueueSnapshot\x12\x39\n\x08\x64\x65graded\x18\x05 \x01(\x0b\x32\'.warmlane.admission.v1.DegradedSnapshot\x12\x31\n\x08\x63ounters\x18\x06 \x01(\x0b\x32\x1f.warmlane.admission.v1.Counters\"\xc6\x05\n\x0cLaneSnapshot\x12\x0f\n\x07lane_id\x18\x01 \x01(\t\x12\x0e\n\x06models\x18\x02 \x03(\t\x12\x32\n\tlane_mode\x18\x03 \x01(\x0e\x32\x1f.warmlane.admission.v1.LaneMode\x12\x39\n\x0c\x61vailability\x18\x04 \x01(\x0e\x32#.warmlane.admission.v1.Availability\x12\x0c\n\x04warm\x18\x05 \x01(\x08\x12\x16\n\x0eresident_model\x18\x06 \x01(\t\x12\x0f\n\x07task_id\x18\x07 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\x05\x12\x10\n\x08progress\x18\t \x01(\x05\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x32\n\x0flast_report_age\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x63old_starts\x18\x0c \x01(\x05\x12\x39\n\x0blast_memory\x18\r \x01(\x0b\x32$.warmlane.generation.v1.MemoryRecord\x12\x0e\n\x06\x64\x65vice\x18\x0e \x01(\t\x12\x0f\n\x07\x64rained\x18\x0f \x01(\x08\x12\x0b\n\x03gpu\x18\x10 \x01(\t\x12\x1b\n\x13memory_budget_bytes\x18\x11 \x01(\x03\x12\x43\n\x12retired_placements\x18\x12 \x03(\x0b\x32\'.warmlane.admission.v1.RetiredPlacement\x12\x32\n\x04load\x18\x13 \x01(\x0b\x32$.warmlane.generation.v1.LoadProgress\x12;\n\rstart_failure\x18\x14 \x01(\x0b\x32$.warmlane.generation.v1.StartFailure\x12\x37\n\tfinishing\x18\x15 \x01(\x0b\x32$.warmlane.admission.v1.FinishingTask\"C\n\rFinishingTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08progress\x18\x03 \x01(\x05\"4\n\x10RetiredPlacement\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tplacement\x18\x02 \x01(\t\"\xd9\x02\n\rQueueSnapshot\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\x12\x11\n\tmax_depth\x18\x03 \x01(\x05\x12\x0e\n\x06served\x18\x04 \x01(\x08\x12\x0f\n\x07running\x18\x05 \x01(\x05\x12>\n\x0f\x66\x61llback_reason\x18\x06 \x01(\x0e\x32%.warmlane.admission.v1.FallbackReason\x12\x32\n\x0e\x66\x61llback_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fmanual_fallback\x18\x08 \x01(\x08\x12\x36\n\x12quota_denied_until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0epredicted_wait\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb0\x01\n\x10\x44\x65gradedSnapshot\x12\r\n\x05\x64\x65pth\x18\x01 \x01(\x05\x12\x11\n\tmax_depth\x18\x02 \x01(\x05\x12\x0c\n\x04held\x18\x03 \x01(\x05\x12\x0f\n\x07rescued\x18\x04 \x01(\x05\x12.\n\x0boldest_wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08max_wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"v\n\x08\x43ounters\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x11\n\tfallbacks\x18\x02 \x01(\x03\x12\x18\n\x10overloaded_depth\x18\x03 \x01(\x03\x12\x17\n\x0foverloaded_wait\x18\x04 \x01(\x03\x12\x12\n\nlanes_lost\x18\x05 \x01(\x03*P\n\x08\x43\x61pacity\x12\x18\n\x14\x43\x41PACITY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41PACITY_DENIED\x10\x01\x12\x15\n\x11\x43\x41PACITY_RESTORED\x10\x02*y\n\x0c\x41vailability\x12\x1c\n\x18\x41VAILABILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41VAILABILITY_READY\x10\x01\x12\x15\n\x11\x41VAILABILITY_COLD\x10\x02\x12\x1c\n\x18\x41VAILABILITY_UNAVAILABLE\x10\x03\x32\x94\x04\n\x0fOperatorService\x12\x64\n\x0bGetSnapshot\x12).warmlane.admission.v1.GetSnapshotRequest\x1a*.warmlane.admission.v1.GetSnapshotResponse\x12\x66\n\x0bWatchEvents\x12).warmlane.admission.v1.WatchEventsRequest\x1a*.warmlane.admission.v1.WatchEventsResponse0\x01\x12^\n\tDrainLane\x12\'.warmlane.admission.v1.DrainLaneRequest\x1a(.warmlane.admission.v1.DrainLaneResponse\x12\x64\n\x0bSetFallback\x12).warmlane.admission.v1.SetFallbackRequest\x1a*.warmlane.admission.v1.SetFallbackResponse\x12m\n\x0eReportCapacity\x12,.warmlane.admission.v1.ReportCapacityRequest\x1a-.warmlane.admission.v1.ReportCapacityResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,warmlane/admission/v1/operator_service.proto\x12\x15warmlane.admission.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a warmlane/admission/v1/task.proto\x1a\'warmlane/generation/v1/generation.proto\"\x81\x01\n\x11ImportTaskRequest\x12\x33\n\x04task\x18\x01 \x01(\x0b\x32#.warmlane.admission.v1.ImportedTaskH\x00\x12\x16\n\x0cresult_chunk\x18\x02 \x01(\x0cH\x00\x12\x17\n\rpreview_chunk\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"\xa6\x03\n\x0cImportedTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .warmlane.admission.v1.TaskState\x12:\n\x07request\x18\x03 \x01(\x0b\x32).warmlane.generation.v1.GenerationRequest\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x30\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1f.warmlane.generation.v1.Failure\x12\x32\n\tlane_mode\x18\x06 \x01(\x0e\x32\x1f.warmlane.admission.v1.LaneMode\x12>\n\x0f\x66\x61llback_reason\x18\x07 \x01(\x0e\x32%.warmlane.admission.v1.FallbackReason\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"K\n\x12ImportTaskResponse\x12\x35\n\x07outcome\x18\x01 \x01(\x0e\x32$.warmlane.admission.v1.ImportOutcome\"\x88\x01\n\x12WatchEventsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\x12\x10\n\x08only_new\x18\x02 \x01(\x08\x12\x13\n\x0b\x65vent_types\x18\x03 \x03(\t\x12\x0f\n\x07task_id\x18\x04 \x01(\t\x12\x0f\n\x07lane_id\x18\x05 \x01(\t\x12\x11\n\tno_follow\x18\x06 \x01(\x08\"^\n\x13WatchEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .warmlane.admission.v1.TaskEvent\x12\x15\n\rlast_sequence\x18\x02 \x01(\x03\"3\n\x10\x44rainLaneRequest\x12\x0f\n\x07lane_id\x18\x01 \x01(\t\x12\x0e\n\x06resume\x18\x02 \x01(\x08\"F\n\x11\x44rainLaneResponse\x12\x31\n\x04lane\x18\x01 \x01(\x0b\x32#.warmlane.admission.v1.LaneSnapshot\"4\n\x12SetFallbackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x02 \x01(\x08\"J\n\x13SetFallbackResponse\x12\x33\n\x05queue\x18\x01 \x01(\x0b\x32$.warmlane.admission.v1.QueueSnapshot\"\x97\x01\n\x15ReportCapacityRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x31\n\x08\x63\x61pacity\x18\x02 \x01(\x0e\x32\x1f.warmlane.admission.v1.Capacity\x12,\n\tvalid_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x04 \x01(\t\"M\n\x16ReportCapacityResponse\x12\x33\n\x05queue\x18\x01 \x01(\x0b\x32$.warmlane.admission.v1.QueueSnapshot\"\x14\n\x12GetSnapshotRequest\"\xb5\x02\n\x13GetSnapshotResponse\x12\x18\n\x10\x63ontroller_epoch\x18\x01 \x01(\x03\x12,\n\x08taken_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x05lanes\x18\x03 \x03(\x0b\x32#.warmlane.admission.v1.LaneSnapshot\x12\x34\n\x06queues\x18\x04 \x03(\x0b\x32$.warmlane.admission.v1.QueueSnapshot\x12\x39\n\x08\x64\x65graded\x18\x05 \x01(\x0b\x32\'.warmlane.admission.v1.DegradedSnapshot\x12\x31\n\x08\x63ounters\x18\x06 \x01(\x0b\x32\x1f.warmlane.admission.v1.Counters\"\xc6\x05\n\x0cLaneSnapshot\x12\x0f\n\x07lane_id\x18\x01 \x01(\t\x12\x0e\n\x06models\x18\x02 \x03(\t\x12\x32\n\tlane_mode\x18\x03 \x01(\x0e\x32\x1f.warmlane.admission.v1.LaneMode\x12\x39\n\x0c\x61vailability\x18\x04 \x01(\x0e\x32#.warmlane.admission.v1.Availability\x12\x0c\n\x04warm\x18\x05 \x01(\x08\x12\x16\n\x0eresident_model\x18\x06 \x01(\t\x12\x0f\n\x07task_id\x18\x07 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\x05\x12\x10\n\x08progress\x18\t \x01(\x05\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x32\n\x0flast_report_age\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x63old_starts\x18\x0c \x01(\x05\x12\x39\n\x0blast_memory\x18\r \x01(\x0b\x32$.warmlane.generation.v1.MemoryRecord\x12\x0e\n\x06\x64\x65vice\x18\x0e \x01(\t\x12\x0f\n\x07\x64rained\x18\x0f \x01(\x08\x12\x0b\n\x03gpu\x18\x10 \x01(\t\x12\x1b\n\x13memory_budget_bytes\x18\x11 \x01(\x03\x12\x43\n\x12retired_placements\x18\x12 \x03(\x0b\x32\'.warmlane.admission.v1.RetiredPlacement\x12\x32\n\x04load\x18\x13 \x01(\x0b\x32$.warmlane.generation.v1.LoadProgress\x12;\n\rstart_failure\x18\x14 \x01(\x0b\x32$.warmlane.generation.v1.StartFailure\x12\x37\n\tfinishing\x18\x15 \x01(\x0b\x32$.warmlane.admission.v1.FinishingTask\"C\n\rFinishingTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08progress\x18\x03 \x01(\x05\"4\n\x10RetiredPlacement\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tplacement\x18\x02 \x01(\t\"\xd9\x02\n\rQueueSnapshot\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\x12\x11\n\tmax_depth\x18\x03 \x01(\x05\x12\x0e\n\x06served\x18\x04 \x01(\x08\x12\x0f\n\x07running\x18\x05 \x01(\x05\x12>\n\x0f\x66\x61llback_reason\x18\x06 \x01(\x0e\x32%.warmlane.admission.v1.FallbackReason\x12\x32\n\x0e\x66\x61llback_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fmanual_fallback\x18\x08 \x01(\x08\x12\x36\n\x12quota_denied_until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0epredicted_wait\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb0\x01\n\x10\x44\x65gradedSnapshot\x12\r\n\x05\x64\x65pth\x18\x01 \x01(\x05\x12\x11\n\tmax_depth\x18\x02 \x01(\x05\x12\x0c\n\x04held\x18\x03 \x01(\x05\x12\x0f\n\x07rescued\x18\x04 \x01(\x05\x12.\n\x0boldest_wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08max_wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"v\n\x08\x43ounters\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x11\n\tfallbacks\x18\x02 \x01(\x03\x12\x18\n\x10overloaded_depth\x18\x03 \x01(\x03\x12\x17\n\x0foverloaded_wait\x18\x04 \x01(\x03\x12\x12\n\nlanes_lost\x18\x05 \x01(\x03*n\n\rImportOutcome\x12\x1e\n\x1aIMPORT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17IMPORT_OUTCOME_IMPORTED\x10\x01\x12 \n\x1cIMPORT_OUTCOME_ALREADY_THERE\x10\x02*P\n\x08\x43\x61pacity\x12\x18\n\x14\x43\x41PACITY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41PACITY_DENIED\x10\x01\x12\x15\n\x11\x43\x41PACITY_RESTORED\x10\x02*y\n\x0c\x41vailability\x12\x1c\n\x18\x41VAILABILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41VAILABILITY_READY\x10\x01\x12\x15\n\x11\x41VAILABILITY_COLD\x10\x02\x12\x1c\n\x18\x41VAILABILITY_UNAVAILABLE\x10\x03\x32\xf9\x04\n\x0fOperatorService\x12\x64\n\x0bGetSnapshot\x12).warmlane.admission.v1.GetSnapshotRequest\x1a*.warmlane.admission.v1.GetSnapshotResponse\x12\x66\n\x0bWatchEvents\x12).warmlane.admission.v1.WatchEventsRequest\x1a*.warmlane.admission.v1.WatchEventsResponse0\x01\x12^\n\tDrainLane\x12\'.warmlane.admission.v1.DrainLaneRequest\x1a(.warmlane.admission.v1.DrainLaneResponse\x12\x64\n\x0bSetFallback\x12).warmlane.admission.v1.SetFallbackRequest\x1a*.warmlane.admission.v1.SetFallbackResponse\x12m\n\x0eReportCapacity\x12,.warmlane.admission.v1.ReportCapacityRequest\x1a-.warmlane.admission.v1.ReportCapacityResponse\x12\x63\n\nImportTask\x12(.warmlane.admission.v1.ImportTaskRequest\x1a).warmlane.admission.v1.ImportTaskResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'warmlane.admission.v1.operator_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CAPACITY']._serialized_start=2751
-  _globals['_CAPACITY']._serialized_end=2831
-  _globals['_AVAILABILITY']._serialized_start=2833
-  _globals['_AVAILABILITY']._serialized_end=2954
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=212
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=348
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=350
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=444
-  _globals['_DRAINLANEREQUEST']._serialized_start=446
-  _globals['_DRAINLANEREQUEST']._serialized_end=497
-  _globals['_DRAINLANERESPONSE']._serialized_start=499
-  _globals['_DRAINLANERESPONSE']._serialized_end=569
-  _globals['_SETFALLBACKREQUEST']._serialized_start=571
-  _globals['_SETFALLBACKREQUEST']._serialized_end=623
-  _globals['_SETFALLBACKRESPONSE']._serialized_start=625
-  _globals['_SETFALLBACKRESPONSE']._serialized_end=699
-  _globals['_REPORTCAPACITYREQUEST']._serialized_start=702
-  _globals['_REPORTCAPACITYREQUEST']._serialized_end=853
-  _globals['_REPORTCAPACITYRESPONSE']._serialized_start=855
-  _globals['_REPORTCAPACITYRESPONSE']._serialized_end=932
-  _globals['_GETSNAPSHOTREQUEST']._serialized_start=934
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=954
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=957
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1266
-  _globals['_LANESNAPSHOT']._serialized_start=1269
-  _globals['_LANESNAPSHOT']._serialized_end=1979
-  _globals['_FINISHINGTASK']._serialized_start=1981
-  _globals['_FINISHINGTASK']._serialized_end=2048
-  _globals['_RETIREDPLACEMENT']._serialized_start=2050
-  _globals['_RETIREDPLACEMENT']._serialized_end=2102
-  _globals['_QUEUESNAPSHOT']._serialized_start=2105
-  _globals['_QUEUESNAPSHOT']._serialized_end=2450
-  _globals['_DEGRADEDSNAPSHOT']._serialized_start=2453
-  _globals['_DEGRADEDSNAPSHOT']._serialized_end=2629
-  _globals['_COUNTERS']._serialized_start=2631
-  _globals['_COUNTERS']._serialized_end=2749
-  _globals['_OPERATORSERVICE']._serialized_start=2957
-  _globals['_OPERATORSERVICE']._serialized_end=3489
+  _globals['_IMPORTOUTCOME']._serialized_start=3385
+  _globals['_IMPORTOUTCOME']._serialized_end=3495
+  _globals['_CAPACITY']._serialized_start=3497
+  _globals['_CAPACITY']._serialized_end=3577
+  _globals['_AVAILABILITY']._serialized_start=3579
+  _globals['_AVAILABILITY']._serialized_end=3700
+  _globals['_IMPORTTASKREQUEST']._serialized_start=212
+  _globals['_IMPORTTASKREQUEST']._serialized_end=341
+  _globals['_IMPORTEDTASK']._serialized_start=344
+  _globals['_IMPORTEDTASK']._serialized_end=766
+  _globals['_IMPORTTASKRESPONSE']._serialized_start=768
+  _globals['_IMPORTTASKRESPONSE']._serialized_end=843
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=846
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=982
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=984
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1078
+  _globals['_DRAINLANEREQUEST']._serialized_start=1080
+  _globals['_DRAINLANEREQUEST']._serialized_end=1131
+  _globals['_DRAINLANERESPONSE']._serialized_start=1133
+  _globals['_DRAINLANERESPONSE']._serialized_end=1203
+  _globals['_SETFALLBACKREQUEST']._serialized_start=1205
+  _globals['_SETFALLBACKREQUEST']._serialized_end=1257
+  _globals['_SETFALLBACKRESPONSE']._serialized_start=1259
+  _globals['_SETFALLBACKRESPONSE']._serialized_end=1333
+  _globals['_REPORTCAPACITYREQUEST']._serialized_start=1336
+  _globals['_REPORTCAPACITYREQUEST']._serialized_end=1487
+  _globals['_REPORTCAPACITYRESPONSE']._serialized_start=1489
+  _globals['_REPORTCAPACITYRESPONSE']._serialized_end=1566
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=1568
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1588
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=1591
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1900
+  _globals['_LANESNAPSHOT']._serialized_start=1903
+  _globals['_LANESNAPSHOT']._serialized_end=2613
+  _globals['_FINISHINGTASK']._serialized_start=2615
+  _globals['_FINISHINGTASK']._serialized_end=2682
+  _globals['_RETIREDPLACEMENT']._serialized_start=2684
+  _globals['_RETIREDPLACEMENT']._serialized_end=2736
+  _globals['_QUEUESNAPSHOT']._serialized_start=2739
+  _globals['_QUEUESNAPSHOT']._serialized_end=3084
+  _globals['_DEGRADEDSNAPSHOT']._serialized_start=3087
+  _globals['_DEGRADEDSNAPSHOT']._serialized_end=3263
+  _globals['_COUNTERS']._serialized_start=3265
+  _globals['_COUNTERS']._serialized_end=3383
+  _globals['_OPERATORSERVICE']._serialized_start=3703
+  _globals['_OPERATORSERVICE']._serialized_end=4336
 # @@protoc_insertion_point(module_scope)

@@ -23,6 +23,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ImportOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImportOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMPORT_OUTCOME_UNSPECIFIED: _ImportOutcome.ValueType  # 0
+    """Never sent."""
+    IMPORT_OUTCOME_IMPORTED: _ImportOutcome.ValueType  # 1
+    """It is stored."""
+    IMPORT_OUTCOME_ALREADY_THERE: _ImportOutcome.ValueType  # 2
+    """A task of this id was there."""
+
+class ImportOutcome(_ImportOutcome, metaclass=_ImportOutcomeEnumTypeWrapper):
+    """What became of it."""
+
+IMPORT_OUTCOME_UNSPECIFIED: ImportOutcome.ValueType  # 0
+"""Never sent."""
+IMPORT_OUTCOME_IMPORTED: ImportOutcome.ValueType  # 1
+"""It is stored."""
+IMPORT_OUTCOME_ALREADY_THERE: ImportOutcome.ValueType  # 2
+"""A task of this id was there."""
+Global___ImportOutcome: _TypeAlias = ImportOutcome  # noqa: Y015
+
 class _Capacity:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -74,6 +98,124 @@ AVAILABILITY_COLD: Availability.ValueType  # 2
 AVAILABILITY_UNAVAILABLE: Availability.ValueType  # 3
 """Never seen, quota denied, or unhealthy for more than 60 s."""
 Global___Availability: _TypeAlias = Availability  # noqa: Y015
+
+@_typing.final
+class ImportTaskRequest(_message.Message):
+    """See ImportTask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    RESULT_CHUNK_FIELD_NUMBER: _builtins.int
+    PREVIEW_CHUNK_FIELD_NUMBER: _builtins.int
+    result_chunk: _builtins.bytes
+    """The next bytes of the result; only of a DONE task."""
+    preview_chunk: _builtins.bytes
+    """The next bytes of the JPEG preview."""
+    @_builtins.property
+    def task(self) -> Global___ImportedTask:
+        """First, and once."""
+
+    def __init__(
+        self,
+        *,
+        task: Global___ImportedTask | None = ...,
+        result_chunk: _builtins.bytes = ...,
+        preview_chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "preview_chunk", b"preview_chunk", "result_chunk", b"result_chunk", "task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "preview_chunk", b"preview_chunk", "result_chunk", b"result_chunk", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["task", "result_chunk", "preview_chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ImportTaskRequest: _TypeAlias = ImportTaskRequest  # noqa: Y015
+
+@_typing.final
+class ImportedTask(_message.Message):
+    """A task that ended before this system."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    LANE_MODE_FIELD_NUMBER: _builtins.int
+    FALLBACK_REASON_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """As the earlier system named it: 1 to 64 letters, digits, `-` and `_`. One that begins with `image-` is refused: those are of the image upstream."""
+    state: _task_pb2.TaskState.ValueType
+    """DONE, FAILED or CANCELLED."""
+    media_type: _builtins.str
+    """Of a DONE task: `video/mp4` or `video/webm`."""
+    lane_mode: _task_pb2.LaneMode.ValueType
+    """Which kind of lane served it."""
+    fallback_reason: _task_pb2.FallbackReason.ValueType
+    """Why not the dedicated lane."""
+    @_builtins.property
+    def request(self) -> _generation_pb2.GenerationRequest:
+        """What was asked, as far as it is known. It is kept as it was: the rules of today are not applied, but model and mode must be known ones."""
+
+    @_builtins.property
+    def failure(self) -> _generation_pb2.Failure:
+        """Of a FAILED task."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked for."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it changed last."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        state: _task_pb2.TaskState.ValueType = ...,
+        request: _generation_pb2.GenerationRequest | None = ...,
+        media_type: _builtins.str = ...,
+        failure: _generation_pb2.Failure | None = ...,
+        lane_mode: _task_pb2.LaneMode.ValueType = ...,
+        fallback_reason: _task_pb2.FallbackReason.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "failure", b"failure", "request", b"request", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "failure", b"failure", "fallback_reason", b"fallback_reason", "lane_mode", b"lane_mode", "media_type", b"media_type", "request", b"request", "state", b"state", "task_id", b"task_id", "updated_at", b"updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportedTask: _TypeAlias = ImportedTask  # noqa: Y015
+
+@_typing.final
+class ImportTaskResponse(_message.Message):
+    """See ImportTask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    outcome: Global___ImportOutcome.ValueType
+    """What became of it."""
+    def __init__(
+        self,
+        *,
+        outcome: Global___ImportOutcome.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportTaskResponse: _TypeAlias = ImportTaskResponse  # noqa: Y015
 
 @_typing.final
 class WatchEventsRequest(_message.Message):

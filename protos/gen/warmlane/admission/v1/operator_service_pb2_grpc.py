@@ -61,6 +61,11 @@ class OperatorServiceStub:
                 request_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ReportCapacityRequest.SerializeToString,
                 response_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ReportCapacityResponse.FromString,
                 _registered_method=True)
+        self.ImportTask = channel.stream_unary(
+                '/warmlane.admission.v1.OperatorService/ImportTask',
+                request_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ImportTaskRequest.SerializeToString,
+                response_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ImportTaskResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer:
@@ -106,6 +111,15 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportTask(self, request_iterator, context):
+        """Takes over one finished task of an earlier system with its files, under its own id: the task first, then the files in chunks of at most
+        1 MiB. Stored when the stream ends well, or not at all. A task id that is there already is left as it is (ALREADY_THERE), so that an
+        import may be repeated. INVALID_ARGUMENT names every field that cannot be taken over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -133,6 +147,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.ReportCapacity,
                     request_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ReportCapacityRequest.FromString,
                     response_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ReportCapacityResponse.SerializeToString,
+            ),
+            'ImportTask': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportTask,
+                    request_deserializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ImportTaskRequest.FromString,
+                    response_serializer=warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ImportTaskResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -272,6 +291,33 @@ class OperatorService:
             '/warmlane.admission.v1.OperatorService/ReportCapacity',
             warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ReportCapacityRequest.SerializeToString,
             warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ReportCapacityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportTask(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/warmlane.admission.v1.OperatorService/ImportTask',
+            warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ImportTaskRequest.SerializeToString,
+            warmlane_dot_admission_dot_v1_dot_operator__service__pb2.ImportTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

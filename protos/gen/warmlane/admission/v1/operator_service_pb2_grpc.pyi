@@ -51,6 +51,11 @@ class OperatorServiceStub:
     """For whoever starts lanes: the provider denied the GPU quota for a model's lanes, or grants it again. A lane that is in contact and ready
     serves all the same.
     """
+    ImportTask: _grpc.StreamUnaryMultiCallable[_operator_service_pb2.ImportTaskRequest, _operator_service_pb2.ImportTaskResponse]
+    """Takes over one finished task of an earlier system with its files, under its own id: the task first, then the files in chunks of at most
+    1 MiB. Stored when the stream ends well, or not at all. A task id that is there already is left as it is (ALREADY_THERE), so that an
+    import may be repeated. INVALID_ARGUMENT names every field that cannot be taken over.
+    """
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
@@ -74,6 +79,11 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     ReportCapacity: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ReportCapacityRequest, _operator_service_pb2.ReportCapacityResponse]  # type: ignore[assignment]
     """For whoever starts lanes: the provider denied the GPU quota for a model's lanes, or grants it again. A lane that is in contact and ready
     serves all the same.
+    """
+    ImportTask: _aio.StreamUnaryMultiCallable[_operator_service_pb2.ImportTaskRequest, _operator_service_pb2.ImportTaskResponse]  # type: ignore[assignment]
+    """Takes over one finished task of an earlier system with its files, under its own id: the task first, then the files in chunks of at most
+    1 MiB. Stored when the stream ends well, or not at all. A task id that is there already is left as it is (ALREADY_THERE), so that an
+    import may be repeated. INVALID_ARGUMENT names every field that cannot be taken over.
     """
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -125,6 +135,17 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_operator_service_pb2.ReportCapacityResponse, _abc.Awaitable[_operator_service_pb2.ReportCapacityResponse]]:
         """For whoever starts lanes: the provider denied the GPU quota for a model's lanes, or grants it again. A lane that is in contact and ready
         serves all the same.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportTask(
+        self,
+        request_iterator: _MaybeAsyncIterator[_operator_service_pb2.ImportTaskRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.ImportTaskResponse, _abc.Awaitable[_operator_service_pb2.ImportTaskResponse]]:
+        """Takes over one finished task of an earlier system with its files, under its own id: the task first, then the files in chunks of at most
+        1 MiB. Stored when the stream ends well, or not at all. A task id that is there already is left as it is (ALREADY_THERE), so that an
+        import may be repeated. INVALID_ARGUMENT names every field that cannot be taken over.
         """
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
