@@ -38,7 +38,8 @@ class Rig:
         self.objects = open_object_store(folder.as_uri())
         self.used: frozenset[str] = frozenset()
         self.epoch = 0
-        self.keeper = Keeper(store=self.store, objects=self.objects, clock=_Now(), keep=keep, used=lambda: self.used)
+        self.access = self.store.access
+        self.keeper = Keeper(store=self.store, access=self.access, objects=self.objects, clock=_Now(), keep=keep, used=lambda: self.used)
 
     async def task(self, name: str, state: TaskState, age: timedelta, **changes: object) -> TaskId:
         """A stored task that was last changed so long ago, with one file."""
@@ -62,7 +63,7 @@ class Rig:
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path, Keep(done=30 * DAY, failed=10 * DAY, events=None))
+    rig = Rig(tmp_path, Keep(done=30 * DAY, failed=10 * DAY, events=None, audit=None))
     await rig.store.open()
     rig.epoch = await rig.store.claim_epoch()
     yield rig
@@ -87,7 +88,7 @@ async def test_task_that_has_not_ended_stays_however_old_it_is(rig: Rig) -> None
 
 
 async def test_nothing_goes_when_everything_is_kept_for_ever(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, Keep(done=None, failed=None, events=None))
+    rig = Rig(tmp_path, Keep(done=None, failed=None, events=None, audit=None))
     await rig.store.open()
     rig.epoch = await rig.store.claim_epoch()
     await rig.task("old", TaskState.DONE, 4000 * DAY)
