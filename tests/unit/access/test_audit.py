@@ -117,12 +117,12 @@ async def test_granted_calls_are_each_an_entry_when_refused_ones_flood(rig: Rig)
     assert [details for _, success, details in await rig.log() if success] == ["0", "1", "2", "3", "4"]
 
 
-async def test_one_transaction_is_enough_when_ten_thousand_addresses_call_at_once(rig: Rig) -> None:
-    await flushed(rig, *(refused(rig, address=f"10.0.{number // 250}.{number % 250}") for number in range(10_000)))
+async def test_one_transaction_is_enough_when_two_thousand_addresses_call_at_once(rig: Rig) -> None:
+    await flushed(rig, *(refused(rig, address=f"10.0.{number // 250}.{number % 250}") for number in range(2_000)))
     assert rig.store.writes == [(MAX_SERIES + 1, 0)]
     log = await rig.log()
     assert log.count(("admin_logs", False, WRONG)) == MAX_SERIES
-    assert ("admin_logs", False, f"{WRONG} ({10_000 - MAX_SERIES} times)") in log
+    assert ("admin_logs", False, f"{WRONG} ({2_000 - MAX_SERIES} times)") in log
     assert {entry.address for entry in await rig.access.audit(1000) if "times" in entry.details} == {OTHER_ADDRESSES}
 
 
