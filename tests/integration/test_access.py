@@ -15,7 +15,7 @@ from warmlane.admission.v1.access_service_pb2_grpc import AccessServiceStub
 
 from runtime.rpc import create_channel
 from tests.harness.admission_process import Admission, start_admission
-from tests.unit.service.calls import error_of
+from tests.harness.admission_services import error_of
 
 if TYPE_CHECKING:
     from warmlane.admission.v1.access_service_pb2_grpc import AccessServiceAsyncStub
