@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from pathlib import Path
+from typing import cast
 
 import grpc
 from pydantic import ValidationError
@@ -49,7 +50,7 @@ def probe_channel(address: str, options: tuple[tuple[str, int | str], ...]) -> g
     if not trusted:
         return grpc.insecure_channel(address, options=options)
     roots = b"\n".join(path.read_bytes() for path in trusted)
-    cert, key = (None, None) if shown is None else (path.read_bytes() for path in shown)
+    cert, key = (None, None) if shown is None else (shown[0].read_bytes(), shown[1].read_bytes())
     name = _certified_name(address, trusted, shown) if is_loopback(address) else settings.tls_server_name
     if name:
         options = (*options, ("grpc.ssl_target_name_override", name))
@@ -69,6 +70,7 @@ def _certified_name(address: str, trusted: tuple[Path, ...], shown: tuple[Path, 
         context.load_cert_chain(*shown)
     with socket.create_connection(split_address(address), timeout=_TIMEOUT_S) as connection, context.wrap_socket(connection) as secured:
         certificate = secured.getpeercert() or {}
-    names = certificate.get("subjectAltName", ())
+    # Pairs of a kind and a name, here; the types know of other members too.
+    names = cast("tuple[tuple[str, str], ...]", certificate.get("subjectAltName", ()))
     # A name that a wildcard stands for is as good as any.
-    return next((str(name).replace("*", "any", 1) for kind, name in names if kind in ("DNS", "IP Address")), "")
+    return next((name.replace("*", "any", 1) for kind, name in names if kind in ("DNS", "IP Address")), "")

@@ -144,12 +144,12 @@ class GrpcServer:
         """Roles that this server's methods are for but that have no token here cannot call them; somebody may have forgotten one."""
         files, tokens = self._credentials.files, self._credentials.tokens
         named = {role for service in self._services for roles in ALLOWED.get(service, {}).values() for role in roles}
-        shut_out = sorted(named - set(tokens)) if tokens else []
+        shut_out = [str(role) for role in sorted(named - set(tokens))] if tokens else []
         _log.info(
             "grpc_access",
             tls=files is not None,
             client_certificates=files is not None and files.client_ca is not None,
-            tokens=sorted(tokens),
+            tokens_of=[str(role) for role in sorted(tokens)],
         )
         if shut_out:
             _log.warning("roles_without_token", roles=shut_out)

@@ -56,7 +56,7 @@ class _Renewed:
         """The certificate from now on; None: as before. Never raises: whoever connects must not suffer from a file half written."""
         try:
             found = self._read_again()
-        except (CredentialError, OSError) as error:
+        except CredentialError as error:
             _log.error("certificate_not_renewed", reason=str(error))
             found = None
         # Nothing tells gRPC to go on as before; its types do not know that.
@@ -87,9 +87,12 @@ def _configuration(files: ServerFiles) -> grpc.ServerCertificateConfiguration:
 
 
 def _signature(files: ServerFiles) -> _Signature:
-    """Changes when one of the files does."""
+    """Changes when one of the files does; empty while one is not there."""
     paths = (files.cert, files.key, *([files.client_ca] if files.client_ca is not None else []))
-    return tuple((found.st_ino, found.st_size, found.st_mtime_ns) for found in (path.stat() for path in paths))
+    try:
+        return tuple((found.st_ino, found.st_size, found.st_mtime_ns) for found in (path.stat() for path in paths))
+    except OSError:
+        return ()
 
 
 def _read(path: Path) -> bytes:
