@@ -9,7 +9,6 @@ import pytest
 from typer.testing import CliRunner, Result
 from warmlane.admission.v1 import task_pb2
 
-from command_line import session
 from command_line.__main__ import app
 from command_line.client import admission_client
 from command_line.credentials import credentials_of
@@ -48,13 +47,12 @@ def secured(ca: Authority) -> Iterator[Served]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, runner: CliRunner) -> Run:
-    """Runs a command with these settings and no others."""
+def run(runner: CliRunner) -> Run:
+    """Runs a command with these settings."""
 
     def invoke(address: str, *words: str, **settings: str) -> Result:
         environment = {f"WARMLANE_{name.upper()}": value for name, value in settings.items()}
-        monkeypatch.setattr(session.os, "environ", environment)
-        return runner.invoke(app, [*words, "--address", address])
+        return runner.invoke(app, [*words, "--address", address], env=environment)
 
     return invoke
 

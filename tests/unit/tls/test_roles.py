@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import grpc.aio
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
+from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 
 from runtime.credentials import CallerCredentials, ServerCredentials
 from runtime.errors import ErrorCode, ServiceError
@@ -133,7 +134,7 @@ async def test_refused_calls_are_counted_by_their_status_when_metrics_are_on() -
 
 async def test_stream_is_refused_at_once_when_its_caller_has_sent_nothing_yet() -> None:
     async with echo(_server()) as server, create_channel(f"127.0.0.1:{server.port}") as channel:
-        attach = channel.stream_stream(f"/{DISPATCH}/Attach")(timeout=5)
+        attach = DispatchServiceStub(channel).Attach(timeout=5)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await attach.read()
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import structlog
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
 
 from admission.__main__ import main as admission_main
@@ -22,6 +24,16 @@ LANE, OPERATOR, BRIDGE = TOKENS[Role.LANE], TOKENS[Role.OPERATOR], TOKENS[Role.B
 SHORT = "not-long-enough"
 
 Say = Callable[[Callable[[], object], Mapping[str, str]], str]
+
+
+@pytest.fixture(autouse=True)
+def _restored_log() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import grpc.aio
 import pytest
@@ -54,6 +55,11 @@ async def _asked(port: int, credentials: CallerCredentials, host: str = "127.0.0
             assert time.monotonic() - begun_s < PATIENCE_S
             return service_error(error)
     return None
+
+
+def _bare(channel: grpc.aio.Channel, path: str) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
+    """A method whose messages are bytes as they are."""
+    return cast("grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]", channel.unary_unary(path))
 
 
 def _problem(port: int, credentials: CallerCredentials) -> str:
@@ -166,7 +172,7 @@ async def test_log_says_why_when_a_channel_cannot_connect(ca: Authority, monkeyp
             async with told_handshakes(channel, address, CallerCredentials()):
                 with pytest.raises(grpc.aio.AioRpcError):
                     # It waits for a connection, and one that comes back from each try is what a lane does.
-                    await channel.unary_unary("/a.B/C")(b"", timeout=0.5, wait_for_ready=True)
+                    await _bare(channel, "/a.B/C")(b"", timeout=0.5, wait_for_ready=True)
     told = [line["reason"] for line in lines if line["event"] == "admission_cannot_be_reached"]
     assert told == [f"{address} speaks TLS: set WARMLANE_TLS_CA_FILE to the CA of its certificate"]
 
@@ -247,11 +253,11 @@ async def test_call_keeps_its_own_metadata_when_the_channel_adds_a_token() -> No
         seen.extend((str(key), value) for key, value in context.invocation_metadata() or ())
         return b""
 
-    handler = grpc.method_handlers_generic_handler("a.B", {"C": grpc.unary_unary_rpc_method_handler(behave)})  # type: ignore[arg-type]
+    handler = grpc.method_handlers_generic_handler("a.B", {"C": grpc.unary_unary_rpc_method_handler(behave)})
     server = GrpcServer("127.0.0.1:0", {"a.B": lambda to: to.add_generic_rpc_handlers((handler,))})
     await server.start()
     async with create_channel(f"127.0.0.1:{server.port}", CallerCredentials(token=TOKENS[Role.LANE])) as channel:
-        await channel.unary_unary("/a.B/C")(b"", timeout=5, metadata=(("x-own", "1"),))
+        await _bare(channel, "/a.B/C")(b"", timeout=5, metadata=(("x-own", "1"),))
     await server.stop(0)
     assert ("x-own", "1") in seen
     assert ("authorization", f"Bearer {TOKENS[Role.LANE]}") in seen
