@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 INPUT_PREFIX = "inputs/"
 RESULT_PREFIX = "results/"
 
-_CLIENT: ClientConfig = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}
-_RETRY: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
+_PATIENCE_S = 60.0
+_CONNECT_S = 5.0
+_MAX_RETRIES = 5
 
 
-def open_object_store(url: str) -> ObjectStore:
+def open_object_store(url: str, *, patience_s: float = _PATIENCE_S) -> ObjectStore:
     """Opens the store at `file:///folder` (made when missing) or `s3://bucket/prefix` (credentials from the usual AWS variables).
+
+    Args:
+        url: of the store.
+        patience_s: for each request to a store that is not a folder, and for all tries of it.
 
     Raises:
         ValueError: the URL's scheme is neither.
@@ -32,7 +37,9 @@ def open_object_store(url: str) -> ObjectStore:
         folder.mkdir(parents=True, exist_ok=True)
         return LocalStore(folder, automatic_cleanup=True)
     if parts.scheme == "s3":
-        return from_url(url, client_options=_CLIENT, retry_config=_RETRY)
+        client: ClientConfig = {"timeout": timedelta(seconds=patience_s), "connect_timeout": timedelta(seconds=min(_CONNECT_S, patience_s))}
+        retry: RetryConfig = {"max_retries": _MAX_RETRIES, "retry_timeout": timedelta(seconds=patience_s)}
+        return from_url(url, client_options=client, retry_config=retry)
     msg = f"the object store URL must start with file:/// or s3://, not {parts.scheme or 'nothing'!r}"
     raise ValueError(msg)
 
