@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from pathlib import Path
@@ -65,7 +66,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[pb.ListTasksRequest]:
 
 
 def test_newest_tasks_are_offered_and_only_unfinished_ones_to_cancel(
-    runner: CliRunner, threaded_admission: Served, asked: list[pb.ListTasksRequest]
+    runner: CliRunner, asked: list[pb.ListTasksRequest], threaded_admission: Served
 ) -> None:
     for command in ("status", "cancel"):
         offered = _offered(runner, f"{command} --address {threaded_admission.address} ")
@@ -74,7 +75,7 @@ def test_newest_tasks_are_offered_and_only_unfinished_ones_to_cancel(
 
 
 def test_models_are_those_of_the_stack_or_else_of_the_program(
-    runner: CliRunner, threaded_admission: Served, asked: list[pb.ListTasksRequest]
+    runner: CliRunner, asked: list[pb.ListTasksRequest], threaded_admission: Served
 ) -> None:
     assert set(_offered(runner, f"submit --address {threaded_admission.address} --model ")) == {"another"}
     assert set(_offered(runner, "submit --model ")) == {"anisora", "phr00t"}
@@ -104,19 +105,22 @@ def test_nothing_is_offered_when_admission_refuses_or_settings_are_wrong(
     assert [word for word, _ in complete_model(context, "p")] == ["phr00t"]
 
 
-def test_offers_come_in_time_when_admission_hangs(
-    threaded_admission: Served, asked: list[pb.ListTasksRequest], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import asyncio
-
+@pytest.fixture
+def _hanging(monkeypatch: pytest.MonkeyPatch) -> None:
     async def hangs(self: AdmissionDouble, request: pb.ListTasksRequest, context: object) -> pb.ListTasksResponse:
         await asyncio.Event().wait()
         raise AssertionError
 
     monkeypatch.setattr(AdmissionDouble, "ListTasks", hangs)
     monkeypatch.setattr(completion, "_PATIENCE_S", 0.2)
+
+
+@pytest.mark.usefixtures("_hanging")
+def test_offers_come_in_time_when_admission_hangs(request: pytest.FixtureRequest) -> None:
+    # Served after the double's method was replaced: servers take methods when they start.
+    address = request.getfixturevalue("threaded_admission").address
     context = typer.Context(typer.main.get_command(app))
-    context.params["address"] = threaded_admission.address
+    context.params["address"] = address
     started_s = time.monotonic()
     assert complete_task(context, "") == []
     # Far below any other timeout of a call; the machine may be busy.
