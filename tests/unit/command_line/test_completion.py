@@ -25,7 +25,8 @@ def _offered(runner: CliRunner, line: str) -> dict[str, str]:
     ran = runner.invoke(app, [], prog_name="warmlane", env=environment)
     assert ran.stderr == ""
     # _arguments '*: :(("word":"told" …))'
-    return dict(re.findall(r'"([^"]+)"(?::"([^"]*)")?', ran.stdout))
+    # Colons within are escaped.
+    return dict(re.findall(r'"([^"]+)"(?::"([^"]*)")?', ran.stdout.replace(r"\\:", ":")))
 
 
 @pytest.fixture(autouse=True)
