@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,6 +12,7 @@ from starlette.requests import Request
 from http_bridge.context import Bridge, bridge_of
 from http_bridge.convert import SessionCheck, session_check
 from http_bridge.errors import HttpError
+from http_bridge.keys import is_right_key
 from runtime.errors import ErrorCode
 
 SESSION_COOKIE = "gg_session"
@@ -46,7 +45,7 @@ async def check_token(bridge: Bridge, token: str) -> SessionCheck:
     """
     if len(token) > _LONGEST_TOKEN or not token.isascii():
         raise HttpError("generation_session_invalid", _INVALID)
-    check = session_check(await bridge.client.check_session(token))
+    check = session_check(await bridge.client.access.check_session(token))
     if check.state == "expired":
         raise HttpError("generation_session_expired", _EXPIRED)
     if check.state == "invalid":
@@ -83,14 +82,9 @@ def _caller_by_key(bridge: Bridge, key: str | None) -> Caller | None:
         raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, detail, metadata={"missing_setting": "WARMLANE_API_KEY"}, retry_after_s=60)
     if not key:
         return None
-    if not _same(key.encode("latin-1"), configured.get_secret_value().encode()):
+    if not is_right_key(key, configured):
         raise HttpError(ErrorCode.FORBIDDEN, "The API key is not right.")
     return _BY_KEY
-
-
-def _same(sent: bytes, right: bytes) -> bool:
-    # Digests first: the comparison then takes the same time whatever the lengths are.
-    return hmac.compare_digest(hashlib.sha256(sent).digest(), hashlib.sha256(right).digest())
 
 
 CallerDependency = Annotated[Caller, Depends(_caller_of)]

@@ -111,8 +111,9 @@ class HttpError(Exception):
         metadata: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         retry_after_s: float | None = None,
+        user_action: str | None = None,
     ) -> None:
-        """Keeps what the client is told; an unknown code is sent as `internal`."""
+        """Keeps what the client is told; an unknown code is sent as `internal`. `user_action` replaces the advice of the code."""
         super().__init__(f"{code}: {detail}")
         kind = _KINDS.get(code)
         self.code = code if kind else ErrorCode.INTERNAL.value
@@ -120,6 +121,7 @@ class HttpError(Exception):
         self.metadata = dict(metadata) if metadata else None
         self._kind = kind or _KINDS[ErrorCode.INTERNAL]
         self.headers = dict(headers or {})
+        self.user_action = user_action or self._kind.user_action
         wait_s = self._kind.retry_after_s if retry_after_s is None else retry_after_s
         if wait_s is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
@@ -131,7 +133,7 @@ class HttpError(Exception):
 
     def response(self) -> JSONResponse:
         """The reply."""
-        body = ErrorBody(code=self.code, detail=self.detail, user_action=self._kind.user_action, metadata=self.metadata)
+        body = ErrorBody(code=self.code, detail=self.detail, user_action=self.user_action, metadata=self.metadata)
         return JSONResponse(ErrorReply(detail=body).model_dump(exclude_none=True), status_code=self.status, headers=self.headers)
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Cookie
 from starlette.requests import Request
 from starlette.responses import Response
 
+from http_bridge.addresses import client_address
 from http_bridge.auth import SESSION_COOKIE, check_token
 from http_bridge.context import bridge_of
 from http_bridge.convert import moment
@@ -21,7 +22,7 @@ router = APIRouter(prefix="/auth/session", tags=["session"])
 async def open_session(request: Request, response: Response) -> SessionOpened:
     """Opens a session of 24 h, not renewed, and sets the cookie `gg_session`."""
     bridge = bridge_of(request)
-    opened = await bridge.client.create_session()
+    opened = await bridge.client.access.create_session(client_address(request), bridge.settings.new_sessions_per_minute)
     expires_at = moment(opened.expires_at)
     response.set_cookie(
         SESSION_COOKIE,
