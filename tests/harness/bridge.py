@@ -29,6 +29,8 @@ from tests.harness.admission_double import AdmissionDouble, admission_double, ma
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from http_bridge.metrics import HttpMetrics
+
 KEY = "test-key-0123456789"
 WITH_KEY = {"X-API-Key": KEY}
 DONE_ID = "d" * 32
@@ -91,12 +93,13 @@ def bridge_settings(address: str, **settings: Any) -> BridgeSettings:
 
 
 @asynccontextmanager
-async def running_bridge(folder: Path, *, patience: Patience | None = None, **settings: Any) -> AsyncIterator[BridgeUnderTest]:
+async def running_bridge(
+    folder: Path, *, patience: Patience | None = None, metrics: HttpMetrics | None = None, **settings: Any
+) -> AsyncIterator[BridgeUnderTest]:
     """A bridge that is called in this process, with real gRPC behind it."""
     async with admission_double() as (double, address):
-        app = create_app(
-            bridge_settings(address, **settings), AdmissionClient(address, patience=patience or QUICK), LocalStore(folder, mkdir=True)
-        )
+        client = AdmissionClient(address, patience=patience or QUICK)
+        app = create_app(bridge_settings(address, **settings), client, LocalStore(folder, mkdir=True), metrics)
         transport = httpx.ASGITransport(app)
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
             yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
