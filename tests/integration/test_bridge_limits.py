@@ -21,8 +21,13 @@ LATER = datetime(2200, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 async def bridge(tmp_path: Path) -> AsyncIterator[BridgeUnderTest]:
-    limits = {"new_sessions_per_minute": 2, "generations_per_minute": 2, "bad_keys_per_minute": 2}
-    async with running_bridge(tmp_path / "objects", trusted_proxies=("127.0.0.1",), **limits) as bridge:
+    async with running_bridge(
+        tmp_path / "objects",
+        trusted_proxies=("127.0.0.1",),
+        new_sessions_per_minute=2,
+        generations_per_minute=2,
+        bad_keys_per_minute=2,
+    ) as bridge:
         bridge.admission.expires_at = LATER
         yield bridge
 
@@ -87,8 +92,7 @@ async def test_wrong_key_is_wrong_when_admission_cannot_count_it(bridge: BridgeU
 
 
 async def test_nothing_is_counted_when_the_limits_are_off(tmp_path: Path) -> None:
-    off = {"new_sessions_per_minute": 0, "generations_per_minute": 0, "bad_keys_per_minute": 0}
-    async with running_bridge(tmp_path / "objects", **off) as bridge:
+    async with running_bridge(tmp_path / "objects", new_sessions_per_minute=0, generations_per_minute=0, bad_keys_per_minute=0) as bridge:
         session = bridge.add_session()
         assert (await bridge.http.post("/auth/session")).status_code == 201
         assert (await bridge.http.post("/generate", headers=session, json=BODY)).status_code == 202

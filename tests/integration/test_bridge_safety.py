@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
+from warmlane.admission.v1 import access_service_pb2 as access
 
 from http_bridge.metrics import HttpMetrics
 from runtime.errors import ErrorCode, ServiceError
@@ -31,8 +32,8 @@ CHANGES = [
 
 @pytest.fixture
 async def bridge(tmp_path: Path) -> AsyncIterator[BridgeUnderTest]:
-    settings = {"admin_key": ADMIN_KEY, "cors_origins": (APP,), "public_base_url": "https://video.example.org/api"}
-    async with running_bridge(tmp_path / "objects", **settings) as bridge:
+    public = "https://video.example.org/api"
+    async with running_bridge(tmp_path / "objects", admin_key=ADMIN_KEY, cors_origins=(APP,), public_base_url=public) as bridge:
         bridge.add_done_task()
         yield bridge
 
@@ -214,7 +215,7 @@ async def _ask_everything(bridge: BridgeUnderTest, secret: dict[str, str]) -> st
     errors: list[str] = []
     for credential in credentials:
         headers = {**extra, **credential}
-        asked = [("POST", f"/generate{query}", content) for content in contents]
+        asked: list[tuple[str, str, str | None]] = [("POST", f"/generate{query}", content) for content in contents]
         asked += [(method, path + query, None) for method, path in plain]
         asked.append(("GET", "/admin/logs", None))
         replies = [await bridge.http.request(method, path, headers=headers, content=content) for method, path, content in asked]
@@ -228,16 +229,17 @@ async def test_no_secret_is_in_a_log_a_metric_an_error_or_the_audit_log_when_eve
 ) -> None:
     secret = {name: f"hush-{name.replace('_', '-')}-0123456789" for name in SECRETS}
     registry, everything = Registry("http-bridge"), _Everything()
-    settings = {"api_key": secret["key"], "admin_key": secret["admin_key"], "metrics": HttpMetrics(registry)}
     root = logging.getLogger()
     level = root.level
     root.addHandler(everything)
     root.setLevel(logging.DEBUG)
     try:
-        async with running_bridge(tmp_path / "objects", **settings) as bridge:
+        async with running_bridge(
+            tmp_path / "objects", metrics=HttpMetrics(registry), api_key=secret["key"], admin_key=secret["admin_key"]
+        ) as bridge:
             bridge.add_done_task()
-            bridge.admission.sessions[secret["token"]] = (1, "s1")
-            bridge.admission.admin_sessions[secret["admin_token"]] = 1
+            bridge.admission.sessions[secret["token"]] = (access.SESSION_STATE_ACTIVE, "s1")
+            bridge.admission.admin_sessions[secret["admin_token"]] = access.ADMIN_VERDICT_GRANTED
             if state == "away":
                 bridge.admission.refusal = ServiceError(code=ErrorCode.SERVICE_UNAVAILABLE, message="Not now.")
             if state == "failing":
