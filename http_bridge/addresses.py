@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Literal, cast
 
-from starlette.datastructures import Headers
-
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -116,13 +114,15 @@ class ClientAddress:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         if scope["type"] == "http":
-            headers = Headers(scope=scope)
             peer, port = scope.get("client") or (UNKNOWN, 0)
-            # Several lines of one header are one list (RFC 9110, 5.3).
-            lists = (",".join(headers.getlist(name)) for name in ("x-forwarded-for", "x-forwarded-proto"))
-            seen = self._proxies.seen(peer, scope["scheme"], *lists)
+            seen = self._proxies.seen(peer, scope["scheme"], *(_list(scope, name) for name in (b"x-forwarded-for", b"x-forwarded-proto")))
             scope["client"], scope["scheme"] = (seen.address, port), seen.scheme
         await self._app(scope, receive, send)
+
+
+def _list(scope: Scope, wanted: bytes) -> str:
+    # Several lines of one header are one list (RFC 9110, 5.3).
+    return ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == wanted)
 
 
 def client_address(request: Request) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from types import MappingProxyType
+from collections.abc import MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from starlette.datastructures import MutableHeaders
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,9 +28,11 @@ SAFE_HEADERS: tuple[tuple[str, str], ...] = (
 """Unless the reply brings its own."""
 
 # For a year: browsers then use https for this host without asking.
-_STRICT_TRANSPORT = "max-age=31536000"
+_STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 # A page of an allowed origin shows them in its own elements, which do not ask first (no CORS).
-_EMBEDDED: Mapping[str, str] = MappingProxyType({"video/": "cross-origin", "image/jpeg": "cross-origin"})
+_EMBEDDED = (b"video/", b"image/jpeg")
+_CROSS_ORIGIN = (b"cross-origin-resource-policy", b"cross-origin")
+_RAW = tuple((name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS)
 
 
 class ReplyHeaders:
@@ -51,20 +50,27 @@ class ReplyHeaders:
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                _add(MutableHeaders(scope=message), is_https=scope["scheme"] == "https")
+                message["headers"] = _completed(tuple(message.get("headers", ())), is_https=scope["scheme"] == "https")
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
 
 
-def _add(headers: MutableHeaders, *, is_https: bool) -> None:
-    media_type = headers.get("content-type", "")
-    for prefix, policy in _EMBEDDED.items():
-        if media_type.startswith(prefix):
-            headers.setdefault("Cross-Origin-Resource-Policy", policy)
-    for name, value in SAFE_HEADERS:
-        headers.setdefault(name, value)
-    if is_https:
-        headers.setdefault("Strict-Transport-Security", _STRICT_TRANSPORT)
-    # Also where no Origin came: a cache must not give that reply to a page.
-    headers.add_vary_header("Origin")
+def _completed(headers: Sequence[tuple[bytes, bytes]], *, is_https: bool) -> list[tuple[bytes, bytes]]:
+    # By hand, because every reply passes here: names are compared once.
+    own = {name.lower(): value for name, value in headers}
+    completed = [(name, value) for name, value in headers if name.lower() != b"vary"]
+    if own.get(b"content-type", b"").startswith(_EMBEDDED) and _CROSS_ORIGIN[0] not in own:
+        own[_CROSS_ORIGIN[0]] = b""
+        completed.append(_CROSS_ORIGIN)
+    completed += [(name, value) for name, value in _RAW if name not in own]
+    if is_https and _STRICT_TRANSPORT[0] not in own:
+        completed.append(_STRICT_TRANSPORT)
+    completed.append((b"vary", _vary(b",".join(value for name, value in headers if name.lower() == b"vary"))))
+    return completed
+
+
+def _vary(own: bytes) -> bytes:
+    """Also where no Origin came: a cache must not give that reply to a page."""
+    names = [name.strip() for name in own.split(b",") if name.strip()]
+    return b", ".join(names if any(name.lower() in (b"origin", b"*") for name in names) else [*names, b"Origin"])

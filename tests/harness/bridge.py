@@ -99,12 +99,23 @@ async def running_bridge(
     folder: Path, *, patience: Patience | None = None, metrics: HttpMetrics | None = None, **settings: Any
 ) -> AsyncIterator[BridgeUnderTest]:
     """A bridge that is called in this process, with real gRPC behind it."""
-    async with admission_double() as (double, address):
-        client = AdmissionClient(address, patience=patience or QUICK)
-        app = create_app(bridge_settings(address, **settings), client, LocalStore(folder, mkdir=True), metrics)
-        transport = httpx.ASGITransport(app)
-        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
-            yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
+    async with (
+        admission_double() as (double, address),
+        bridge_before(address, folder, patience=patience, metrics=metrics, **settings) as (app, http),
+    ):
+        yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
+
+
+@asynccontextmanager
+async def bridge_before(
+    address: str, folder: Path, *, patience: Patience | None = None, metrics: HttpMetrics | None = None, **settings: Any
+) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+    """A bridge before any admission, and a client that calls it in this process."""
+    client = AdmissionClient(address, patience=patience or QUICK)
+    app = create_app(bridge_settings(address, **settings), client, LocalStore(folder, mkdir=True), metrics)
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
+        yield app, http
 
 
 @asynccontextmanager
