@@ -32,6 +32,8 @@ _STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 # A page of an allowed origin shows them in its own elements, which do not ask first (no CORS).
 _EMBEDDED = (b"video/", b"image/jpeg")
 _CROSS_ORIGIN = (b"cross-origin-resource-policy", b"cross-origin")
+# Also where no Origin came: a cache must not give that reply to a page.
+_VARY = (b"vary", b"Origin")
 _RAW = tuple((name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS)
 
 
@@ -57,20 +59,19 @@ class ReplyHeaders:
 
 
 def _completed(headers: Sequence[tuple[bytes, bytes]], *, is_https: bool) -> list[tuple[bytes, bytes]]:
-    # By hand, because every reply passes here: names are compared once.
-    own = {name.lower(): value for name, value in headers}
-    completed = [(name, value) for name, value in headers if name.lower() != b"vary"]
+    # By hand, because every reply passes here. Names are in lower case already, as ASGI has them.
+    own = dict(headers)
+    completed = [*headers, *(header for header in _RAW if header[0] not in own)]
     if own.get(b"content-type", b"").startswith(_EMBEDDED) and _CROSS_ORIGIN[0] not in own:
-        own[_CROSS_ORIGIN[0]] = b""
-        completed.append(_CROSS_ORIGIN)
-    completed += [(name, value) for name, value in _RAW if name not in own]
+        completed = [header if header[0] != _CROSS_ORIGIN[0] else _CROSS_ORIGIN for header in completed]
     if is_https and _STRICT_TRANSPORT[0] not in own:
         completed.append(_STRICT_TRANSPORT)
-    completed.append((b"vary", _vary(b",".join(value for name, value in headers if name.lower() == b"vary"))))
+    # Several lines of one header are one list.
+    if b"vary" not in own or not _varies_by_origin(headers):
+        completed.append(_VARY)
     return completed
 
 
-def _vary(own: bytes) -> bytes:
-    """Also where no Origin came: a cache must not give that reply to a page."""
-    names = [name.strip() for name in own.split(b",") if name.strip()]
-    return b", ".join(names if any(name.lower() in (b"origin", b"*") for name in names) else [*names, b"Origin"])
+def _varies_by_origin(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    lists = (value for name, value in headers if name == b"vary")
+    return any(entry.strip().lower() in (b"origin", b"*") for value in lists for entry in value.split(b","))
