@@ -134,6 +134,7 @@ class ControllerDouble:
         self.told: list[tuple[object, ...]] = []
         self.queries: list[TaskQuery] = []
         self.deleted: list[TaskId] = []
+        self.cancelled: list[TaskId] = []
         self.sessions: list[LaneSessionDouble] = []
 
     async def submit(self, submission: Submission) -> Accepted:
@@ -200,6 +201,7 @@ class ControllerDouble:
         view = await self.task(task_id)
         if view is None:
             raise UnknownTaskError
+        self.cancelled.append(task_id)
         return view
 
     async def delete(self, task_id: TaskId) -> None:
