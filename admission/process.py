@@ -76,7 +76,9 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
             _log.info("serving", port=server.port)
             if on_serving is not None:
                 on_serving(server.port)
-            keeper = Keeper(store=store, objects=objects, clock=clock, keep=settings.keep(), used=engine.inputs_in_use)
+            keeper = Keeper(
+                store=store, objects=objects, clock=clock, keep=settings.keep(), used=engine.inputs_in_use, imports=engine.imports
+            )
             await _until_stopped(stop, engine, keeper)
         finally:
             await _take_down(server, doors, engine, store)

@@ -1,4 +1,4 @@
-"""Removes what is too old to keep: ended tasks with their files, events that belong to no task, and input images that no task uses."""
+"""Removes what is too old to keep: ended tasks with their files, events without a task, input images that no task uses, broken imports."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
+    from admission.imports import Imports
     from runtime.clock import Clock
 
 _log = structlog.get_logger()
@@ -57,11 +58,22 @@ class Keep:
 class Keeper:
     """Looks every quarter of an hour. Whoever runs it ends it by cancelling."""
 
-    def __init__(self, *, store: Store, objects: ObjectStore, clock: Clock, keep: Keep, used: Callable[[], frozenset[str]]) -> None:
-        """`used` names the input images of requests that are held: no stored task names them yet."""
+    def __init__(
+        self,
+        *,
+        store: Store,
+        objects: ObjectStore,
+        clock: Clock,
+        keep: Keep,
+        used: Callable[[], frozenset[str]],
+        imports: Imports | None = None,
+    ) -> None:
+        """`used` names the input images of requests that are held: no stored task names them yet. `imports` that broke off are removed
+        too, and none begins while files of the same task are being removed."""
         self._store = store
         self._objects = objects
-        self._sweeper = ObjectSweeper(objects)
+        self._sweeper = ObjectSweeper(objects) if imports is None else imports.sweeper
+        self._imports = imports
         self._clock = clock
         self._keep = keep
         self._used = used
@@ -74,6 +86,8 @@ class Keeper:
                 try:
                     await self.remove_old(epoch)
                     await self.remove_unused_inputs()
+                    if self._imports is not None:
+                        await self._imports.remove_broken()
                 except (StoreUnavailableError, OSError, obstore.exceptions.BaseError) as error:
                     _log.warning("nothing_removed", error=repr(error))
                 await asyncio.sleep(_ROUND_S)

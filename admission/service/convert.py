@@ -45,7 +45,8 @@ MAX_OWNER_CHARACTERS = 128
 OWNER_FORM = f"must have at most {MAX_OWNER_CHARACTERS} characters, none of them NUL"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TASK_ID = re.compile(r"[0-9a-f]{32}")
+# Those of our own are 32 lower-case hex digits; tasks that were taken over keep the ids that they had.
+_TASK_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 _STATES: dict[TaskState, task_pb2.TaskState.ValueType] = {
     state: task_pb2.TaskState.Value(f"TASK_STATE_{state.name}") for state in TaskState if state is not TaskState.HELD
