@@ -191,8 +191,9 @@ class Imports:
         try:
             if landing.committing is None:
                 await self._clear(landing)
-            else:
-                await landing.committing
+            elif isinstance((await asyncio.gather(landing.committing, return_exceptions=True))[0], BaseException):
+                # Whoever waits is told. A write that seems to have failed may be on the disk all the same.
+                return
             async with asyncio.timeout(_OBJECTS_S):
                 await obstore.delete_async(self._objects, [landing.mark])
         except (StoreUnavailableError, BaseError, OSError) as error:

@@ -11,7 +11,7 @@ import obstore
 import pytest
 
 from admission.core.tasks import TaskId, TaskState
-from admission.retention import Keep, Keeper
+from admission.retention import InWork, Keep, Keeper
 from admission.store.memory import MemoryStore
 from admission.store.port import Batch
 from runtime.clock import Reading
@@ -38,7 +38,10 @@ class Rig:
         self.objects = open_object_store(folder.as_uri())
         self.used: frozenset[str] = frozenset()
         self.epoch = 0
-        self.keeper = Keeper(store=self.store, objects=self.objects, clock=_Now(), keep=keep, used=lambda: self.used)
+        self.access = self.store.access
+        self.keeper = Keeper(
+            store=self.store, access=self.access, objects=self.objects, clock=_Now(), keep=keep, in_work=InWork(used=lambda: self.used)
+        )
 
     async def task(self, name: str, state: TaskState, age: timedelta, **changes: object) -> TaskId:
         """A stored task that was last changed so long ago, with one file."""
@@ -62,7 +65,7 @@ class Rig:
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path, Keep(done=30 * DAY, failed=10 * DAY, events=None))
+    rig = Rig(tmp_path, Keep(done=30 * DAY, failed=10 * DAY, events=None, audit=None))
     await rig.store.open()
     rig.epoch = await rig.store.claim_epoch()
     yield rig
@@ -87,7 +90,7 @@ async def test_task_that_has_not_ended_stays_however_old_it_is(rig: Rig) -> None
 
 
 async def test_nothing_goes_when_everything_is_kept_for_ever(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, Keep(done=None, failed=None, events=None))
+    rig = Rig(tmp_path, Keep(done=None, failed=None, events=None, audit=None))
     await rig.store.open()
     rig.epoch = await rig.store.claim_epoch()
     await rig.task("old", TaskState.DONE, 4000 * DAY)
