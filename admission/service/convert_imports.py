@@ -23,7 +23,7 @@ from admission.core.tasks import (
     TaskState,
 )
 from admission.service import convert
-from runtime.rules.catalogue import MODELS
+from runtime.rules.catalogue import MODELS, SINGLE_IMAGE_FIELDS
 from runtime.rules.request import InvalidRequestError, Violation
 from runtime.rules.values import CONTROL_CHARACTERS
 from runtime.wire import message_to_raw
@@ -54,7 +54,7 @@ _TEXTS = {
     "lighting_variant": _MAX_NAME_CHARACTERS,
 }
 _POSITIVE = {"width": _MAX_PIXELS, "height": _MAX_PIXELS, "num_frames": _MAX_FRAMES, "fps": _MAX_FRAMES, "steps": _MAX_FRAMES}
-_IMAGES = ("reference_image", "first_frame_image", "last_frame_image")
+_IMAGES = frozenset({*SINGLE_IMAGE_FIELDS, "arbitrary_frames"})
 _STATES = {task_pb2.TaskState.Value(f"TASK_STATE_{state.name}"): state for state in sorted(TERMINAL)}
 _MODES = {task_pb2.LaneMode.Value(f"LANE_MODE_{mode.name}"): mode for mode in LaneMode}
 _REASONS = {task_pb2.FallbackReason.Value(f"FALLBACK_REASON_{reason.name}"): reason for reason in FallbackReason}
@@ -133,17 +133,13 @@ def _request_violations(request: generation_pb2.GenerationRequest) -> Iterator[V
         yield Violation(field="request.mode", message=f"must be one of {', '.join(rules.modes)}")
     for name, limit in _TEXTS.items():
         yield from _text_violations(f"request.{name}", getattr(request, name), limit)
-    for name, limit in _POSITIVE.items():
-        if request.HasField(name) and not 1 <= getattr(request, name) <= limit:
-            yield Violation(field=f"request.{name}", message=f"must be 1 to {limit}, or unset")
     for field, value in request.ListFields():
-        if isinstance(value, float) and not math.isfinite(value):
+        if field.name in _IMAGES:
+            yield Violation(field=f"request.{field.name}", message="must be left out: images of requests are not taken over")
+        elif field.name in _POSITIVE and not 1 <= value <= _POSITIVE[field.name]:
+            yield Violation(field=f"request.{field.name}", message=f"must be 1 to {_POSITIVE[field.name]}, or unset")
+        elif isinstance(value, float) and not math.isfinite(value):
             yield Violation(field=f"request.{field.name}", message="must be a finite number, or unset")
-    for name in _IMAGES:
-        if request.HasField(name):
-            yield Violation(field=f"request.{name}", message="must be unset: images of requests are not taken over")
-    if request.arbitrary_frames:
-        yield Violation(field="request.arbitrary_frames", message="must be empty: images of requests are not taken over")
 
 
 def _text_violations(field: str, text: str, limit: int) -> Iterator[Violation]:

@@ -13,7 +13,7 @@ from admission.service.convert_imports import imported_task
 from admission.service.errors import invalid
 from runtime.images import MAX_IMAGE_BYTES, InvalidImageError, check_image
 from runtime.rules.request import Violation
-from runtime.videos import HEAD_BYTES, video_type
+from runtime.videos import HEAD_BYTES, MAX_VIDEO_BYTES, video_type
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from runtime.clock import Clock
 
 MAX_CHUNK_BYTES = 1024 * 1024
-MAX_RESULT_BYTES = 4 * 1024**3
 
 # A sender that pauses for longer holds its place for nothing.
 _PAUSE_S = 30.0
@@ -138,8 +137,8 @@ class _Files:
 
     async def _add_result(self, chunk: bytes) -> None:
         self._size_bytes += len(chunk)
-        if self._size_bytes > MAX_RESULT_BYTES:
-            raise _wrong("result_chunk", f"The result is larger than {MAX_RESULT_BYTES // 1024**3} GiB.")
+        if self._size_bytes > MAX_VIDEO_BYTES:
+            raise _wrong("result_chunk", f"The result is larger than {MAX_VIDEO_BYTES // 1024**3} GiB.")
         self._digest.update(chunk)
         if self._head is None:
             await self._write(chunk)

@@ -174,7 +174,7 @@ async def test_nothing_is_left_when_an_import_is_refused(stack: Stack, tmp_path:
 
 
 async def test_import_is_refused_when_its_files_are_too_large(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "MAX_RESULT_BYTES", 8000)
+    monkeypatch.setattr(service, "MAX_VIDEO_BYTES", 8000)
     monkeypatch.setattr(service, "MAX_IMAGE_BYTES", 500)
     results = await error_of(imported(stack, old_task(), MP4))
     previews = await error_of(imported(stack, old_task(), MP4[:8000], bytes(501)))
@@ -249,7 +249,7 @@ async def test_broken_imports_go_and_whole_ones_stay_when_admission_starts_again
 
 
 async def test_every_field_is_named_when_several_are_wrong(stack: Stack) -> None:
-    bad = old_task("image-1", state=task_pb2.TASK_STATE_QUEUED, media_type="image/png", created_at=None, lane_mode=99)  # type: ignore[arg-type]
+    bad = old_task("image-1", state=task_pb2.TASK_STATE_QUEUED, media_type="image/png", created_at=None, lane_mode=99)
     bad.request.model, bad.request.prompt = "pony", "x" * 20_001
     error = await error_of(imported(stack, bad))
     assert {violation.field for violation in error.violations} == {
