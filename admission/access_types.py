@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -78,7 +78,7 @@ class AdminCall:
     """A checked admin call.
 
     Attributes:
-        token: empty: none was sent. Never kept or logged.
+        token: empty: none was sent. Never kept or logged, and left out of the call's text.
         idle_timeout: above 0.
         bad_keys_per_minute: 0: no limit.
     """
@@ -87,7 +87,7 @@ class AdminCall:
     address: str
     details: str
     key: AdminKey
-    token: str
+    token: str = field(repr=False)
     idle_timeout: timedelta
     bad_keys_per_minute: int
 
@@ -105,4 +105,4 @@ class AdminAnswer:
     verdict: Verdict
     last_activity_at: datetime | None = None
     retry_after_s: float | None = None
-    token: str = ""
+    token: str = field(default="", repr=False)

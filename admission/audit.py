@@ -48,13 +48,14 @@ OTHER_ADDRESSES = "other addresses"
 OTHER_ACTIONS = "other_actions"
 _MAX_OTHERS = 100
 _CLOSING_S = 10.0
+_CLOSED = "the audit log is closed"
 
 _log = structlog.get_logger()
 
 _Key = tuple[str, str, "Verdict"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Series:
     """Calls that are written as one entry. `written` of `count` calls are on disk; at first none is, and `stored` is not set."""
 
@@ -98,18 +99,18 @@ class AuditLog:
         self._series: dict[_Key, _Series] = {}
         self._has_new = asyncio.Event()
         self._closing = asyncio.Event()
+        self._flushing = asyncio.Lock()
         self._writing: asyncio.Task[None] | None = None
 
     async def refused(self, call: AdminCall, verdict: Verdict, reason: str, now: Reading) -> None:
         """Returns when the call is in the log, or counted in a series that is. Raises StoreUnavailableError when it cannot be."""
+        if self._closing.is_set():
+            raise StoreUnavailableError(_CLOSED)
         series = self._series_of(call, verdict, reason, now)
         series.count += 1
         series.last_s = now.monotonic_s
         if series.stored.is_set() and series.failure is None:
             return
-        if self._closing.is_set():
-            msg = "the audit log is closed"
-            raise StoreUnavailableError(msg)
         self._has_new.set()
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._keep_writing(), name="audit-log")
@@ -124,6 +125,21 @@ class AuditLog:
 
     async def flush(self) -> None:
         """Writes what is due now; everything when it closes. A failure is told to those who wait for an entry; numbers are tried again."""
+        async with self._flushing:
+            await self._flush()
+
+    async def close(self) -> None:
+        """Writes what is left, if the store can take it, and ends the task. May be called twice."""
+        self._closing.set()
+        self._has_new.set()
+        if self._writing is not None:
+            _, late = await asyncio.wait({self._writing}, timeout=_CLOSING_S)
+            for task in late:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._end([series for series in self._series.values() if not series.stored.is_set()], StoreUnavailableError(_CLOSED))
+
+    async def _flush(self) -> None:
         now_s = self._clock.now().monotonic_s
         self._has_new.clear()
         self._series = {key: series for key, series in self._series.items() if not series.is_over(now_s)}
@@ -143,16 +159,6 @@ class AuditLog:
         for series, count in zip((*new, *counted), counts, strict=True):
             series.written, series.written_s = count, now_s
 
-    async def close(self) -> None:
-        """Writes what is left, if the store can take it, and ends the task. May be called twice."""
-        self._closing.set()
-        self._has_new.set()
-        if self._writing is not None:
-            _, late = await asyncio.wait({self._writing}, timeout=_CLOSING_S)
-            for task in late:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-
     def _series_of(self, call: AdminCall, verdict: Verdict, reason: str, now: Reading) -> _Series:
         key, address, action = (subject_of(call.address), call.action, verdict), call.address, call.action
         if key not in self._series and len(self._series) >= self._max_series:
@@ -162,7 +168,7 @@ class AuditLog:
         series = self._series.get(key)
         if series is None or series.is_over(now.monotonic_s):
             # What others asked for is not all alike: only the reason is.
-            details = f"{call.details}: {reason}" if call.details and address is not OTHER_ADDRESSES else reason
+            details = f"{call.details}: {reason}" if call.details and address != OTHER_ADDRESSES else reason
             now_s = now.monotonic_s
             series = _Series(now.utc, address, action, details, first_s=now_s, last_s=now_s, written_s=now_s)
             self._series[key] = series
@@ -178,9 +184,11 @@ class AuditLog:
             _log.warning("audit_not_written", error=str(error))
         else:
             _log.error("audit_not_written", exc_info=error)
-        failed = {id(series) for series in new}
-        self._series = {key: series for key, series in self._series.items() if id(series) not in failed}
-        for series in new:
+        self._end(new, error)
+
+    def _end(self, failed: Sequence[_Series], error: Exception) -> None:
+        self._series = {key: series for key, series in self._series.items() if series not in failed}
+        for series in failed:
             series.failure = error
             series.stored.set()
 
