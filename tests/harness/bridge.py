@@ -28,6 +28,7 @@ from tests.harness.admission_double import AdmissionDouble, admission_double, ma
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from obstore.store import ObjectStore
 
     from http_bridge.metrics import HttpMetrics
 
@@ -99,23 +100,21 @@ async def running_bridge(
     folder: Path, *, patience: Patience | None = None, metrics: HttpMetrics | None = None, **settings: Any
 ) -> AsyncIterator[BridgeUnderTest]:
     """A bridge that is called in this process, with real gRPC behind it."""
-    async with (
-        admission_double() as (double, address),
-        bridge_before(address, folder, patience=patience, metrics=metrics, **settings) as (app, http),
-    ):
-        yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
+    async with admission_double() as (double, address):
+        client = AdmissionClient(address, patience=patience or QUICK)
+        app = create_app(bridge_settings(address, **settings), client, LocalStore(folder, mkdir=True), metrics)
+        transport = httpx.ASGITransport(app)
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
+            yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
 
 
 @asynccontextmanager
-async def bridge_before(
-    address: str, folder: Path, *, patience: Patience | None = None, metrics: HttpMetrics | None = None, **settings: Any
-) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
-    """A bridge before any admission, and a client that calls it in this process."""
-    client = AdmissionClient(address, patience=patience or QUICK)
-    app = create_app(bridge_settings(address, **settings), client, LocalStore(folder, mkdir=True), metrics)
+async def bridge_before(address: str, objects: ObjectStore, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A bridge that is called in this process, before an admission and an object store of the test's; what speaks to it."""
+    app = create_app(bridge_settings(address, **settings), AdmissionClient(address, patience=QUICK), objects)
     transport = httpx.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
-        yield app, http
+        yield http
 
 
 @asynccontextmanager

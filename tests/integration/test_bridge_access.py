@@ -24,8 +24,8 @@ async def _two_bridges(folder: Path) -> AsyncIterator[tuple[Stack, httpx.AsyncCl
         address = f"127.0.0.1:{stack.port}"
         limits: dict[str, Any] = {"new_sessions_per_minute": 3, "generations_per_minute": 3, "bad_keys_per_minute": 3}
         async with (
-            bridge_before(address, folder / "objects", admin_key=ADMIN_KEY, **limits) as (_, one),
-            bridge_before(address, folder / "objects", admin_key=ADMIN_KEY, **limits) as (_, two),
+            bridge_before(address, stack.objects, admin_key=ADMIN_KEY, **limits) as one,
+            bridge_before(address, stack.objects, admin_key=ADMIN_KEY, **limits) as two,
         ):
             yield stack, one, two
 
