@@ -15,6 +15,7 @@ from warmlane.admission.v1 import admission_service_pb2 as admission_pb2
 from warmlane.admission.v1.task_pb2 import Stage, Task, TaskState
 from warmlane.generation.v1.generation_pb2 import Failure, GenerationRequest
 
+from runtime.credentials import OPEN_SERVER, ServerCredentials
 from runtime.errors import ErrorCode, ServiceError
 from runtime.rpc import GrpcServer
 from runtime.rules.catalogue import MODELS
@@ -150,7 +151,7 @@ class _Admission(admission_service_pb2_grpc.AdmissionServiceServicer):
         return admission_pb2.DeleteTaskResponse()
 
 
-def _server(double: AdmissionDouble, bind: str) -> GrpcServer:
+def _server(double: AdmissionDouble, bind: str, credentials: ServerCredentials = OPEN_SERVER) -> GrpcServer:
     def add_admission(server: grpc.aio.Server) -> None:
         admission_service_pb2_grpc.add_AdmissionServiceServicer_to_server(_Admission(double), server)  # type: ignore[abstract]
 
@@ -165,14 +166,14 @@ def _server(double: AdmissionDouble, bind: str) -> GrpcServer:
         "warmlane.admission.v1.AccessService": add_access,
         "warmlane.admission.v1.OperatorService": add_operator,
     }
-    return GrpcServer(bind, services)
+    return GrpcServer(bind, services, credentials=credentials)
 
 
 @asynccontextmanager
-async def admission_double() -> AsyncIterator[tuple[AdmissionDouble, str]]:
+async def admission_double(credentials: ServerCredentials = OPEN_SERVER) -> AsyncIterator[tuple[AdmissionDouble, str]]:
     """A double that serves, and its address."""
     double = AdmissionDouble()
-    double.server = _server(double, "127.0.0.1:0")
+    double.server = _server(double, "127.0.0.1:0", credentials)
     await double.server.start()
     try:
         yield double, f"127.0.0.1:{double.server.port}"
