@@ -15,9 +15,10 @@ from http_bridge.convert import Links
 from http_bridge.errors import install_handlers
 from http_bridge.metrics import HttpMetrics, Measured
 from http_bridge.middleware import CORS_METHODS, CORS_REPLY_HEADERS, CORS_REQUEST_HEADERS, Cors, Edge
-from http_bridge.routes import gallery, generate, health, media, models, sessions, tasks
+from http_bridge.routes import accounts, gallery, generate, health, images, media, models, sessions, tasks
 from http_bridge.routes.docs import docs_router
 from http_bridge.schemas import ErrorReply
+from http_bridge.upstream.wiring import accounts_upstream, image_upstream
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -34,7 +35,8 @@ Send the header `X-API-Key`, or open a session with POST /auth/session and send 
 a stable code, what went wrong, what to do, and facts for programs. URLs in replies are paths below the base that was called, unless
 the server knows its public address."""
 
-_ROUTES = (health, sessions, models, generate, tasks, media, gallery)
+# Those of image ids come before those of any id.
+_ROUTES = (health, sessions, models, generate, images, tasks, media, gallery, accounts)
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused; `detail.code` says why."},
@@ -50,20 +52,29 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
 
     The connections are in `app.state.bridge`; set its `stopping` before the server stops, and held requests end at once.
     """
+    links = Links(base_url=settings.public_base_url or "")
+    on_ended = metrics.upstream_ended if metrics is not None else None
     bridge = Bridge(
         settings=settings,
         client=client,
         objects=objects,
-        links=Links(base_url=settings.public_base_url or ""),
+        links=links,
         large_bodies=LargeBodies(settings.large_bodies_at_once),
+        images=image_upstream(settings, links, on_ended),
+        accounts=accounts_upstream(settings, on_ended),
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        upstreams = [upstream for upstream in (bridge.images, bridge.accounts) if upstream is not None]
         await client.open()
+        for upstream in upstreams:
+            await upstream.start()
         try:
             yield
         finally:
+            for upstream in upstreams:
+                await upstream.close()
             await client.close()
             bridge.image_threads.shutdown(wait=False, cancel_futures=True)
 
