@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Security
 from fastapi.security import APIKeyCookie, APIKeyHeader
@@ -20,6 +20,9 @@ from http_bridge.convert import moment
 from http_bridge.errors import HttpError
 from http_bridge.keys import is_right_key
 from http_bridge.origins import foreign_page_error, is_foreign_page
+
+if TYPE_CHECKING:
+    from http_bridge.config import BridgeSettings
 
 ADMIN_COOKIE = "gg_admin_session"
 
@@ -79,32 +82,17 @@ class AdminAttempt:
         raise HttpError(code, detail, retry_after_s=wait_s or None)
 
 
-Attempted = Callable[..., Awaitable[AdminAttempt]]
+_Key = Annotated[str | None, Security(_KEY_HEADER)]
+_Token = Annotated[str | None, Security(_SESSION_COOKIE)]
 
 
-def attempt(action: str) -> Attempted:
+def attempt(action: str) -> Any:
     """A dependency that describes the call under the action's name and decides nothing. Whoever uses it must ask admission and `check`."""
 
-    async def described(
-        request: Request,
-        key: Annotated[str | None, Security(_KEY_HEADER)],
-        token: Annotated[str | None, Security(_SESSION_COOKIE)],
-    ) -> AdminAttempt:
-        is_foreign = not key and is_foreign_page(request)
-        settings = bridge_of(request).settings
-        call = access.AdminCall(
-            action=action,
-            address=client_address(request),
-            details=_details(request, is_foreign=is_foreign),
-            key=_key_state(request, key),
-            # The cookie of a browser whose page must not use it counts for nothing.
-            token="" if is_foreign else (token or "")[:_LONGEST_TOKEN],
-            bad_keys_per_minute=settings.bad_keys_per_minute,
-        )
-        call.idle_timeout.FromNanoseconds(round(settings.admin_idle_timeout_s * 1e9))
-        return AdminAttempt(call=call, is_foreign=is_foreign)
+    async def described(request: Request, key: _Key, token: _Token) -> AdminAttempt:
+        return _attempt(request, action, key, token)
 
-    return described
+    return Depends(described)
 
 
 def admin(action: str) -> Any:
@@ -114,12 +102,29 @@ def admin(action: str) -> Any:
     contract's codes, and `ServiceError` `service_unavailable` while admission is away: then nobody is let in.
     """
 
-    async def authorized(request: Request, attempted: Annotated[AdminAttempt, Depends(attempt(action))]) -> AdminGrant:
+    async def authorized(request: Request, key: _Key, token: _Token) -> AdminGrant:
+        attempted = _attempt(request, action, key, token)
         reply = await bridge_of(request).client.access.authorize_admin(attempted.call)
         attempted.check(reply.verdict, reply.retry_after)
         return AdminGrant(action=action, last_activity_at=moment(reply.last_activity_at))
 
     return Depends(authorized)
+
+
+def _attempt(request: Request, action: str, key: str | None, token: str | None) -> AdminAttempt:
+    is_foreign = not key and is_foreign_page(request)
+    settings = bridge_of(request).settings
+    call = access.AdminCall(
+        action=action,
+        address=client_address(request),
+        details=_details(request, is_foreign=is_foreign),
+        key=_key_state(settings, key),
+        # The cookie of a browser whose page must not use it counts for nothing.
+        token="" if is_foreign else (token or "")[:_LONGEST_TOKEN],
+        bad_keys_per_minute=settings.bad_keys_per_minute,
+    )
+    call.idle_timeout.FromNanoseconds(round(settings.admin_idle_timeout_s * 1e9))
+    return AdminAttempt(call=call, is_foreign=is_foreign)
 
 
 def _details(request: Request, *, is_foreign: bool) -> str:
@@ -129,8 +134,8 @@ def _details(request: Request, *, is_foreign: bool) -> str:
     return (f"{details}, from a page of another origin" if is_foreign else details)[:_MAX_DETAILS]
 
 
-def _key_state(request: Request, key: str | None) -> access.AdminKey.ValueType:
-    configured = bridge_of(request).settings.admin_key
+def _key_state(settings: BridgeSettings, key: str | None) -> access.AdminKey.ValueType:
+    configured = settings.admin_key
     if configured is None or len(configured.get_secret_value()) < MIN_KEY_CHARACTERS:
         return access.ADMIN_KEY_MISCONFIGURED
     if not key:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
+from http_bridge.addresses import ClientAddress, TrustedProxies
 from http_bridge.bodies import LargeBodies
 from http_bridge.context import Bridge
 from http_bridge.convert import Links
 from http_bridge.errors import install_handlers
 from http_bridge.metrics import HttpMetrics, Measured
 from http_bridge.middleware import CORS_METHODS, CORS_REPLY_HEADERS, CORS_REQUEST_HEADERS, Cors, Edge
-from http_bridge.routes import accounts, gallery, generate, health, images, media, models, sessions, tasks
+from http_bridge.routes import accounts, admin, gallery, generate, health, images, media, models, sessions, tasks
 from http_bridge.routes.docs import docs_router
 from http_bridge.schemas import ErrorReply
 from http_bridge.upstream.wiring import accounts_upstream, image_upstream
@@ -36,7 +37,7 @@ a stable code, what went wrong, what to do, and facts for programs. URLs in repl
 the server knows its public address."""
 
 # Those of image ids come before those of any id.
-_ROUTES = (health, sessions, models, generate, images, tasks, media, gallery, accounts)
+_ROUTES = (health, sessions, models, generate, images, tasks, media, gallery, admin, accounts)
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused; `detail.code` says why."},
@@ -107,4 +108,5 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
     )
     if metrics is not None:
         app.add_middleware(Measured, metrics=metrics)
+    app.add_middleware(ClientAddress, proxies=TrustedProxies(settings.trusted_proxies))
     return app

@@ -118,8 +118,11 @@ class BridgeSettings(MetricsSettings):
         if not value:
             return None
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             msg = "must start with http:// or https:// and name a host"
+            raise ValueError(msg)
+        if parts.query or parts.fragment or "@" in parts.netloc:
+            msg = "must be scheme, host and path only: no query, no fragment, no user and password"
             raise ValueError(msg)
         return value.rstrip("/")
 

@@ -74,7 +74,7 @@ class Call:
     name: str
     method: str
     path: str
-    query: Mapping[str, str | int] | None = None
+    query: Mapping[str, str | int] | str | None = None
     headers: Mapping[str, str] | None = None
     content: bytes | bytearray | None = None
     timeout_s: float | None = None
@@ -126,6 +126,7 @@ class OpenedReply:
             status=self.status,
             content=bytes(content),
             retry_after=self.header("retry-after"),
+            content_type=self.header("content-type"),
             content_range=self.header("content-range"),
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from http_bridge.bodies import LargeBodies
 from http_bridge.errors import HttpError
 from http_bridge.schemas import AcceptedReply, CancelReply, DeletedReply, GalleryItem, StatusReply
 from http_bridge.upstream import convert
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from http_bridge.convert import Links
     from http_bridge.upstream.merge import Comparable
 
+SORTS = ("created_at", "model", "width", "height")
+"""What the gallery can be sorted by; the first is meant by any other name."""
+
+_LARGE_BODIES = 4
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -44,6 +49,7 @@ class ImageUpstream:
 
     Attributes:
         models: its image models.
+        large_bodies: places for large bodies on their way to it, apart from those of videos; who finds none is refused at once.
     """
 
     def __init__(self, client: UpstreamClient, ids: ImageIds, links: Links) -> None:
@@ -52,6 +58,7 @@ class ImageUpstream:
         self._ids = ids
         self._links = links
         self.models = ImageModelList(client)
+        self.large_bodies = LargeBodies(_LARGE_BODIES, wait_s=0.0)
 
     async def start(self) -> None:
         """Makes the connections' pool."""

@@ -23,6 +23,7 @@ class Reply:
     status: int
     content: bytes
     retry_after: str | None = None
+    content_type: str | None = None
     content_range: str | None = None
 
     def body(self) -> Mapping[str, object]:
