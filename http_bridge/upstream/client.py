@@ -97,7 +97,8 @@ class OpenedReply:
 
     def header(self, name: str) -> str | None:
         """A header of the reply."""
-        return self._response.headers.get(name)
+        found: str | None = self._response.headers.get(name)
+        return found
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes. Raises `UpstreamBrokenError`: it ended early, or the next piece did not come in time."""
