@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response, StreamingResponse
 
 from http_bridge.errors import HttpError
-from http_bridge.upstream.client import Call, OpenedReply, UpstreamClient
+from http_bridge.upstream.client import Call, OpenedReply, UpstreamBrokenError, UpstreamClient
 from http_bridge.upstream.errors import not_understood
 
 if TYPE_CHECKING:
@@ -123,4 +123,6 @@ class _PassedFile(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves the reply."""
         async with self._held:
-            await super().__call__(scope, receive, send)
+            # It is in the log. A reply that is left unfinished makes the server close the connection, which tells the client.
+            with suppress(UpstreamBrokenError):
+                await super().__call__(scope, receive, send)
