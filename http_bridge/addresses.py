@@ -48,7 +48,7 @@ class TrustedProxies:
         found = parse_address(peer)
         if found is None:
             return Seen(address=peer[:64] or UNKNOWN, scheme=scheme)
-        if not self._trusts(found):
+        if not self.trusts(found):
             return Seen(address=str(found), scheme=scheme)
         hops = forwarded_for.rsplit(",", _MAX_HOPS)[-_MAX_HOPS:]
         first, back = self._first_believed(hops)
@@ -60,11 +60,12 @@ class TrustedProxies:
         """The address nearest to the client that can be believed, counted from the back; None: garbage is in the way."""
         for back, hop in enumerate(reversed(hops), start=1):
             address = parse_address(hop)
-            if address is None or not self._trusts(address) or back == len(hops):
+            if address is None or not self.trusts(address) or back == len(hops):
                 return address, back
         return None, 0
 
-    def _trusts(self, address: Address) -> bool:
+    def trusts(self, address: Address) -> bool:
+        """Whether the address is one of the trusted."""
         return any(address.version == network.version and address in network for network in self._networks)
 
 

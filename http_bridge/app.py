@@ -16,6 +16,7 @@ from http_bridge.convert import Links
 from http_bridge.errors import install_handlers
 from http_bridge.metrics import HttpMetrics, Measured
 from http_bridge.middleware import CORS_METHODS, CORS_REPLY_HEADERS, CORS_REQUEST_HEADERS, Cors, Edge
+from http_bridge.reply_headers import ReplyHeaders
 from http_bridge.routes import accounts, admin, gallery, generate, health, images, media, models, sessions, tasks
 from http_bridge.routes.docs import docs_router
 from http_bridge.schemas import ErrorReply
@@ -32,7 +33,8 @@ _PROXY_PREFIX = "/api"
 
 _DESCRIPTION = f"""Text and pictures in, video out. Every path is served at `/` and, the same, under `{_PROXY_PREFIX}/`.
 
-Send the header `X-API-Key`, or open a session with POST /auth/session and send its cookie. Every error has the same envelope:
+Send the header `X-API-Key`, or open a session with POST /auth/session and send its cookie. Admin paths take `X-Admin-Key`, or the cookie of
+POST /admin/session. Every error has the same envelope:
 a stable code, what went wrong, what to do, and facts for programs. URLs in replies are paths below the base that was called, unless
 the server knows its public address."""
 
@@ -106,6 +108,7 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
         allow_headers=CORS_REQUEST_HEADERS,
         expose_headers=CORS_REPLY_HEADERS,
     )
+    app.add_middleware(ReplyHeaders)
     if metrics is not None:
         app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(ClientAddress, proxies=TrustedProxies(settings.trusted_proxies))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 
+from http_bridge.session_cache import SessionCache
+
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
@@ -36,6 +38,7 @@ class Bridge:
         images: the server of the image models; None where none is set.
         accounts: the server of the accounts' admin paths; None where none is set.
         image_threads: where images are decoded; closed by the lifespan.
+        sessions: generation sessions that were found good.
         stopping: set when the process was told to stop; held requests then end at once with `service_unavailable`.
     """
 
@@ -47,6 +50,7 @@ class Bridge:
     images: ImageUpstream | None = None
     accounts: AccountsUpstream | None = None
     image_threads: ThreadPoolExecutor = field(default_factory=_image_threads)
+    sessions: SessionCache = field(default_factory=SessionCache)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 

@@ -83,6 +83,7 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "not_found": _Kind(status=404, user_action="Check the path; /docs lists every one."),
         "method_not_allowed": _Kind(status=405, user_action="Use one of the methods in the Allow header; /docs lists them."),
         "payload_too_large": _Kind(status=413, user_action="Send smaller or fewer images."),
+        "headers_too_large": _Kind(status=431, user_action="Send fewer or shorter headers and a shorter URL."),
         "range_not_satisfiable": _Kind(status=416, user_action="Ask for bytes within the size that Content-Range names."),
         "request_timeout": _Kind(status=408, user_action="Send the request again over a faster connection, or with smaller images."),
         "client_gone": _Kind(status=499, user_action="Send the request again."),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from http_bridge.auth import Caller, CallerDependency, KeyCallerDependency
-from http_bridge.bodies import read_body
+from http_bridge.auth import Caller, GeneratingCallerDependency, KeyCallerDependency
+from http_bridge.bodies import Pace, read_body
 from http_bridge.context import Bridge, bridge_of
 from http_bridge.errors import HttpError
 from http_bridge.idempotency import IdempotencyKeyDependency, named_as_header
@@ -30,7 +30,7 @@ _Accepted = TypeVar("_Accepted")
 
 
 @router.post("/generate", status_code=202, openapi_extra={"requestBody": request_body()})
-async def generate(request: Request, caller: CallerDependency, key: IdempotencyKeyDependency) -> AcceptedReply:
+async def generate(request: Request, caller: GeneratingCallerDependency, key: IdempotencyKeyDependency) -> AcceptedReply:
     """Asks for a video. 202 means that it is on disk and will be done, or fail with a reason. A request for an image goes to the server
     of the image models, where one is set (else 503 `model_unavailable`); 202 then means what it means there.
 
@@ -68,7 +68,8 @@ async def _wanted(request: Request, bridge: Bridge, held: AsyncExitStack) -> Gen
     """
     limits = bridge.settings
     async with bridge.large_bodies.room() as room:
-        body = await read_body(request, room, limit_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
+        pace = Pace(limits.min_body_rate_bytes_s) if limits.min_body_rate_bytes_s else None
+        body = await read_body(request, room, limit_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s, pace=pace)
         wanted = await take_in(bridge, body)
         if not isinstance(wanted, ImageAsked):
             return request_to_message(wanted)

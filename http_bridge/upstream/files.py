@@ -101,6 +101,9 @@ def _headers(opened: OpenedReply, file_name: str) -> dict[str, str]:
         plain = sent.partition(";")[0].strip().lower()
         is_parts = opened.status == 206 and _PARTS_TYPE.fullmatch(sent) is not None
         headers["Content-Type"] = sent if is_parts else plain if plain in _EXTENSIONS else _UNKNOWN_TYPE
+        if plain in _EXTENSIONS:
+            # As for videos: a page of an allowed origin shows it in an element that does not ask first.
+            headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         extension = _EXTENSIONS.get(plain, "bin")
         safe_name = re.sub(r"[^0-9A-Za-z_-]", "", file_name)
         headers["Content-Disposition"] = f'inline; filename="warmlane-{safe_name}.{extension}"'

@@ -19,10 +19,10 @@ from warmlane.admission.v1.access_service_pb2 import SessionState
 from warmlane.admission.v1.task_pb2 import Stage, Task, TaskState
 from warmlane.generation.v1.generation_pb2 import Result
 
-from http_bridge.__main__ import http_server
 from http_bridge.app import create_app
 from http_bridge.client import AdmissionClient
 from http_bridge.config import BridgeSettings
+from http_bridge.server import http_server
 from runtime.submitter import Patience
 from tests.harness.admission_double import AdmissionDouble, admission_double, make_task
 
@@ -106,10 +106,9 @@ async def running_bridge(folder: Path, *, patience: Patience | None = None, **se
 async def served_bridge(folder: Path, *, patience: Patience | None = None, **settings: Any) -> AsyncIterator[BridgeUnderTest]:
     """A bridge behind a real HTTP server on a free port."""
     async with admission_double() as (double, address):
-        app = create_app(
-            bridge_settings(address, **settings), AdmissionClient(address, patience=patience or QUICK), LocalStore(folder, mkdir=True)
-        )
-        server = http_server(app, "127.0.0.1:0")
+        made = bridge_settings(address, http_bind="127.0.0.1:0", **settings)
+        app = create_app(made, AdmissionClient(address, patience=patience or QUICK), LocalStore(folder, mkdir=True))
+        server = http_server(app, made)
         serving = asyncio.create_task(server.serve(), name="http-server")
         try:
             async with asyncio.timeout(10):

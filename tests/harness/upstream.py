@@ -12,7 +12,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
-from http_bridge.__main__ import http_server
+from http_bridge.config import BridgeSettings
+from http_bridge.server import http_server
 
 IMAGE_KEY = "upstream-image-key-7c1f"
 ADMIN_KEY = "upstream-admin-key-93ab"
@@ -246,7 +247,7 @@ async def upstream_double(folder: Path) -> AsyncIterator[UpstreamDouble]:
     """A double that serves on a free port."""
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - once, before anything runs
     double = UpstreamDouble(folder=folder)
-    server = http_server(_app(double), "127.0.0.1:0")
+    server = http_server(_app(double), BridgeSettings(http_bind="127.0.0.1:0"))
     serving = asyncio.create_task(server.serve(), name="upstream-double")
     try:
         async with asyncio.timeout(10):
