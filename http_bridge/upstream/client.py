@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 _LOG = structlog.get_logger()
 
 _CONNECT_S = 5.0
-# For a connection when all are in use.
-_POOL_S = 5.0
+# For a place when all are in use.
+_PLACE_S = 5.0
 # The largest body over a slow line, as the bridge itself waits for one.
 _UPLOAD_S = 120.0
-_MAX_CONNECTIONS = 64
+_MAX_CALLS = 64
 _MAX_IDLE = 16
-# Fewer than the connections: files that slow clients read never keep a short call waiting.
+# Fewer than the calls: files that slow clients read never keep a short call waiting.
 _MAX_FILES = 48
 # A page of a hundred items with the longest prompts is some 1 MiB.
 _MAX_REPLY_BYTES = 4 * 1024 * 1024
@@ -135,8 +135,10 @@ class OpenedReply:
         """Gives the connection back or, when the body was not read to its end, closes it."""
         if not self._is_closed:
             self._is_closed = True
-            self._on_closed()
-            await self._response.aclose()
+            try:
+                await self._response.aclose()
+            finally:
+                self._on_closed()
 
 
 class UpstreamBrokenError(Exception):
@@ -166,6 +168,7 @@ class UpstreamClient:
     async def start(self) -> None:
         """Makes the pool in the running loop; connections are made when they are needed."""
         upstream = self._upstream
+        self._calls = asyncio.Semaphore(_MAX_CALLS)
         self._files = asyncio.Semaphore(_MAX_FILES)
         headers = {"User-Agent": "warmlane", "Accept": "*/*", "Accept-Encoding": "identity"}
         if upstream.key is not None:
@@ -174,8 +177,10 @@ class UpstreamClient:
             headers=headers,
             # A jar that takes none: a cookie of one reply must not come with the next request, which may be of another person.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            timeout=httpx.Timeout(upstream.timeout_s, connect=min(_CONNECT_S, upstream.timeout_s), pool=_POOL_S),
-            limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_IDLE, keepalive_expiry=30.0),
+            timeout=httpx.Timeout(upstream.timeout_s, connect=min(_CONNECT_S, upstream.timeout_s)),
+            # Our own places bound the connections. The pool's queue must stay empty: it loses a connection for good when a request is
+            # cancelled between its turn and its start.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=_MAX_IDLE, keepalive_expiry=30.0),
             follow_redirects=False,
             # Proxies, .netrc and certificates of the environment are not the operator's word to us.
             trust_env=False,
@@ -202,23 +207,28 @@ class UpstreamClient:
     @asynccontextmanager
     async def file_place(self) -> AsyncIterator[None]:
         """One of the places for files that are passed on; kept until the file is through. Raises HttpError `service_unavailable`."""
-        try:
-            async with asyncio.timeout(_POOL_S):
-                await self._files.acquire()
-        except TimeoutError:
-            _LOG.warning("upstream_files_full", upstream=self.name, most=_MAX_FILES)
-            raise away(self.name) from None
+        await self._take(self._files)
         try:
             yield
         finally:
             self._files.release()
 
+    async def _take(self, places: asyncio.Semaphore) -> None:
+        try:
+            async with asyncio.timeout(_PLACE_S):
+                await places.acquire()
+        except TimeoutError:
+            _LOG.warning("upstream_places_full", upstream=self.name)
+            raise away(self.name) from None
+
     async def open(self, call: Call) -> OpenedReply:
         """The reply with its body unread; the caller closes it. Raises as `call`."""
         assert self._http is not None, "the client is not started"  # noqa: S101 - an error of the code
+        await self._take(self._calls)
         started_s, status = self._now_s(), 0
 
         def ended() -> None:
+            self._calls.release()
             self._on_ended(self.name, call.name, status, self._now_s() - started_s)
 
         limit_s = call.timeout_s or self._upstream.timeout_s

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 from fastapi import FastAPI, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
@@ -17,6 +18,17 @@ from http_bridge.server import http_server
 
 IMAGE_KEY = "upstream-image-key-7c1f"
 ADMIN_KEY = "upstream-admin-key-93ab"
+
+IMAGE_BODY = {"model": "pony", "type": "image", "mode": "txt2img", "prompt": "a lake at dawn", "steps": 28, "anything": {"else": [1]}}
+ONE_TASK = [
+    ("GET", "/status/"),
+    ("GET", "/results/"),
+    ("HEAD", "/results/"),
+    ("GET", "/preview/"),
+    ("POST", "/cancel/"),
+    ("DELETE", "/gallery/"),
+]
+"""Methods and paths of one task; its id follows."""
 
 # What such a server sends with everything, and no client of ours may ever see.
 _OWN_HEADERS = {"Set-Cookie": "upstream_session=secret-of-upstream; Path=/", "Server": "upstream/9", "X-Debug-Key": IMAGE_KEY}
@@ -110,6 +122,16 @@ def envelope(code: str, detail: str, **metadata: Any) -> dict[str, Any]:
     """The contract's error body."""
     inside: dict[str, Any] = {"code": code, "detail": detail, "user_action": "Do as the upstream says."}
     return {"detail": {**inside, "metadata": metadata} if metadata else inside}
+
+
+def code_of(reply: httpx.Response) -> tuple[int, str]:
+    """Status and code of an error reply of the bridge."""
+    return reply.status_code, reply.json()["detail"]["code"]
+
+
+def image_settings(upstream: UpstreamDouble, **more: Any) -> dict[str, Any]:
+    """Settings of a bridge before this upstream."""
+    return {"image_upstream_url": upstream.url, "image_upstream_key": IMAGE_KEY, "upstream_timeout_s": 5, **more}
 
 
 def _not_found() -> JSONResponse:
