@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from http_bridge.errors import HttpError
@@ -28,7 +28,7 @@ _ENDED = frozenset({"done", "failed"})
 Sleep = Callable[[float], Awaitable[None]]
 
 
-async def watch(images: ImageUpstream, task_id: str, owner: str, *, sleep: Sleep = asyncio.sleep) -> AsyncIterator[StatusReply]:
+async def watch(images: ImageUpstream, task_id: str, owner: str, *, sleep: Sleep = asyncio.sleep) -> AsyncGenerator[StatusReply, None]:
     """The status now, then every change that a poll sees, to the terminal one, which is the last.
 
     An upstream that goes away meanwhile is waited for, for as long as the caller listens.

@@ -46,7 +46,7 @@ async def bridge(tmp_path: Path, upstream: UpstreamDouble) -> AsyncIterator[Brid
 async def test_request_is_passed_on_and_audited_when_an_admin_makes_it(bridge: BridgeUnderTest, upstream: UpstreamDouble) -> None:
     for prefix in ("", "/api"):
         for method, path, action in PASSED:
-            body = {} if method in ("GET", "DELETE") else {"json": {"region": "north"}}
+            body: dict[str, Any] = {} if method in ("GET", "DELETE") else {"json": {"region": "north"}}
             reply = await bridge.http.request(method, f"{prefix}/admin{path}?dry_run=1", headers=AS_ADMIN, **body)
             assert (reply.status_code, reply.json()) == (201 if method == "POST" else 200, {"did": f"{method} {path[1:]}"})
             came = upstream.requests[-1]
@@ -87,7 +87,7 @@ async def test_accounts_stand_in_our_reply_when_their_server_tells_them(bridge: 
 
 
 async def test_health_answers_and_accounts_do_not_when_their_server_is_away(tmp_path: Path) -> None:
-    settings = {"admin_key": OUR_ADMIN_KEY, "accounts_upstream_url": "http://127.0.0.1:1"}
+    settings: dict[str, Any] = {"admin_key": OUR_ADMIN_KEY, "accounts_upstream_url": "http://127.0.0.1:1"}
     async with running_bridge(tmp_path / "objects", **settings) as bridge:
         assert code_of(await bridge.http.get("/admin/accounts", headers=AS_ADMIN)) == (503, "service_unavailable")
         assert code_of(await bridge.http.post("/admin/deploy-all", headers=AS_ADMIN)) == (503, "service_unavailable")
