@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -14,14 +15,13 @@ from warmlane.admission.v1 import access_service_pb2_grpc, admission_service_pb2
 from warmlane.admission.v1 import admission_service_pb2 as admission
 from warmlane.admission.v1.task_pb2 import Task, TaskState
 
+from runtime.errors import ErrorCode, ServiceError
 from runtime.rpc import create_channel
 from runtime.rpc_errors import service_error
 from runtime.submitter import ChannelLine, Patience, Submitter
 
 if TYPE_CHECKING:
     from warmlane.generation.v1.generation_pb2 import GenerationRequest
-
-    from runtime.errors import ServiceError
 
 _Reply = TypeVar("_Reply")
 
@@ -31,6 +31,8 @@ _LOG = structlog.get_logger()
 _CALL_TIMEOUT_S = 10.0
 # A list of models is good without limits: nobody waits for those for long.
 _LIMITS_TIMEOUT_S = 2.0
+# Admission ends a watch after 30 minutes.
+_WATCH_TIMEOUT_S = 35 * 60.0
 
 
 class AdmissionClient:
@@ -78,6 +80,28 @@ class AdmissionClient:
     async def get_task(self, task_id: str) -> Task:
         """The task with its events."""
         return (await _answer(self._admission.GetTask(admission.GetTaskRequest(task_id=task_id), timeout=_CALL_TIMEOUT_S))).task
+
+    async def watch_task(
+        self, task_id: str, after_sequence: int = 0, *, only_owner: str = ""
+    ) -> AsyncGenerator[admission.WatchTaskResponse, None]:
+        """The task now and after every change, with the events behind this sequence. Ends after the terminal state and its last event, or
+        when the task is deleted. Raises `stream_recycled` when it has lived long enough: then watch again. Closing it ends the call."""
+        message = admission.WatchTaskRequest(task_id=task_id, after_sequence=after_sequence, only_owner=only_owner)
+        call = self._admission.WatchTask(message, timeout=_WATCH_TIMEOUT_S)
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                change = await call.read()
+            while isinstance(change, admission.WatchTaskResponse):
+                yield change
+                change = await call.read()
+        except TimeoutError:
+            raise ServiceError(
+                code=ErrorCode.SERVICE_UNAVAILABLE, message="The service did not answer in time.", retry_after_s=1.0
+            ) from None
+        except grpc.RpcError as error:
+            raise service_error(error) from error
+        finally:
+            call.cancel()
 
     async def list_done_tasks(
         self, *, page: int, page_size: int, sort: admission.TaskSort.ValueType, model: str

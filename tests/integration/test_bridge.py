@@ -20,6 +20,7 @@ PROTECTED = [
     ("POST", "/generate"),
     ("POST", "/generate_direct"),
     ("GET", "/status/x"),
+    ("GET", "/events/x"),
     ("GET", "/results/x"),
     ("HEAD", "/results/x"),
     ("GET", "/preview/x"),
