@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -19,10 +20,11 @@ _GATHER_S = 0.05
 
 @dataclass(slots=True, eq=False)
 class _Watcher:
-    """One watcher of one task: something changed, whether an event was recorded, and the place in the queue that it was told."""
+    """One watcher of one task: something changed, whether an event was recorded, and the place in which queue it was told."""
 
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     has_events: bool = True
+    queue: Model | None = None
     place: int | None = None
 
 
@@ -90,7 +92,7 @@ class Watching:
                 raise UnknownTaskError
             while view is not None:
                 watcher.changed.clear()
-                watcher.place = view.queue_position
+                watcher.queue, watcher.place = view.task.model, view.queue_position
                 events: tuple[Event, ...] = ()
                 if watcher.has_events:
                     # Taken after the state: what led to it is among them.
@@ -146,17 +148,17 @@ class Watching:
         """Rings for those whose task waits at another place than they were told."""
         self._timer = None
         moved, self._moved = self._moved, set()
-        waiting = sum(watcher.place is not None for watchers in self._watchers.values() for watcher in watchers)
+        waiting = Counter(one.queue for watchers in self._watchers.values() for one in watchers if one.place is not None)
         for model in moved:
-            for place, task_id in enumerate(self._queue(model)):
-                if waiting == 0:
-                    # Whoever is not found yet waits for nothing: a long queue behind the last of them need not be walked through.
-                    return
+            for place, task_id in enumerate(self._queue(model) if waiting[model] else ()):
                 for watcher in self._watchers.get(task_id, ()):
                     if watcher.place is not None:
-                        waiting -= 1
+                        waiting[model] -= 1
                         if watcher.place != place:
                             watcher.changed.set()
+                if waiting[model] <= 0:
+                    # The rest of a long queue is nobody's who watches.
+                    break
 
     async def _events(self, task_id: TaskId, after: int) -> tuple[Event, ...]:
         """A page of the task's events after this one."""

@@ -47,7 +47,7 @@ _REPLIES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _last_event_id(
+async def _last_event_id(
     request: Request,
     _documented: Annotated[
         str | None,
