@@ -14,6 +14,7 @@ from http_bridge.context import Bridge
 from http_bridge.convert import Links
 from http_bridge.errors import install_handlers
 from http_bridge.event_stream import EventStreams
+from http_bridge.lean import LeanRoutes
 from http_bridge.metrics import HttpMetrics, Measured
 from http_bridge.middleware import CORS_METHODS, CORS_REPLY_HEADERS, CORS_REQUEST_HEADERS, Cors, Edge
 from http_bridge.routes import events, gallery, generate, health, media, models, sessions, tasks
@@ -36,6 +37,9 @@ a stable code, what went wrong, what to do, and facts for programs. URLs in repl
 the server knows its public address."""
 
 _ROUTES = (health, sessions, models, generate, tasks, events, media, gallery)
+
+# Called by every frontend all the time; see `LeanRoutes`.
+_BUSY_PATHS = ("/generate", "/status/{task_id}")
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused; `detail.code` says why."},
@@ -81,7 +85,9 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
         redirect_slashes=False,
     )
     app.state.bridge = bridge
-    for prefix in ("", _PROXY_PREFIX):
+    prefixes = ("", _PROXY_PREFIX)
+    app.router.routes.insert(0, LeanRoutes((generate.router, tasks.router), _BUSY_PATHS, prefixes))
+    for prefix in prefixes:
         # Straight into the application: every level of nesting costs a pass over its routes at each request.
         for module in _ROUTES:
             app.include_router(module.router, prefix=prefix, responses=_ERRORS, include_in_schema=not prefix)
