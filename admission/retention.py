@@ -1,4 +1,4 @@
-"""Removes what is too old to keep: ended tasks with their files, events that belong to no task, and input images that no task uses."""
+"""Removes what is too old to keep: ended tasks with their files, events of no task, input images that no task uses, audit entries."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
+    from admission.store.access_port import AccessStore
     from runtime.clock import Clock
 
 _log = structlog.get_logger()
@@ -33,6 +34,9 @@ _PAUSE_S = 0.2
 _INPUT_AGE = timedelta(hours=24)
 """An image is uploaded before its task is submitted: so long nobody has to have used it."""
 _INPUTS_AT_ONCE = 500
+AUDIT_ENTRIES = 50_000
+"""Entries of calls that were let in, and as many of others, are kept at most: so a flood of one pushes out none of the other."""
+_AUDIT_AT_ONCE = 500
 _OBJECTS_S = 60.0
 """For one answer of the object store: a part of a listing, or one removal."""
 _STORE_S = 60.0
@@ -47,19 +51,24 @@ class Keep:
         done: finished tasks and their videos, from their last change.
         failed: failed and cancelled tasks.
         events: events of lanes and models, which belong to no task. A task's own events go with it.
+        audit: entries of the audit log. Of those that were let in, and of the others, the newest AUDIT_ENTRIES are kept at most.
     """
 
     done: timedelta | None
     failed: timedelta | None
     events: timedelta | None
+    audit: timedelta | None
 
 
 class Keeper:
     """Looks every quarter of an hour. Whoever runs it ends it by cancelling."""
 
-    def __init__(self, *, store: Store, objects: ObjectStore, clock: Clock, keep: Keep, used: Callable[[], frozenset[str]]) -> None:
+    def __init__(
+        self, *, store: Store, access: AccessStore, objects: ObjectStore, clock: Clock, keep: Keep, used: Callable[[], frozenset[str]]
+    ) -> None:
         """`used` names the input images of requests that are held: no stored task names them yet."""
         self._store = store
+        self._access = access
         self._objects = objects
         self._sweeper = ObjectSweeper(objects)
         self._clock = clock
@@ -73,6 +82,7 @@ class Keeper:
             while True:
                 try:
                     await self.remove_old(epoch)
+                    await self.remove_old_audit()
                     await self.remove_unused_inputs()
                 except (StoreUnavailableError, OSError, obstore.exceptions.BaseError) as error:
                     _log.warning("nothing_removed", error=repr(error))
@@ -91,6 +101,17 @@ class Keeper:
             _log.info("old_removed", tasks=len(pruned.task_ids), events=pruned.events)
             await asyncio.sleep(_PAUSE_S)
         return tasks
+
+    async def remove_old_audit(self) -> int:
+        """Removes audit entries that are too old or too many; returns how many."""
+        age, removed = self._keep.audit, 0
+        before = None if age is None else self._clock.now().utc - age
+        while count := await self._access.prune_audit(before, keep=AUDIT_ENTRIES, limit=_AUDIT_AT_ONCE):
+            removed += count
+            await asyncio.sleep(_PAUSE_S)
+        if removed:
+            _log.info("old_audit_removed", entries=removed)
+        return removed
 
     async def remove_unused_inputs(self) -> int:
         """Removes input images that are a day old and that no task had at this look and at the one before; returns how many."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from google.protobuf import duration_pb2, json_format, timestamp_pb2
-from warmlane.admission.v1 import access_service_pb2, admission_service_pb2, operator_service_pb2, task_pb2
+from warmlane.admission.v1 import admission_service_pb2, operator_service_pb2, task_pb2
 from warmlane.generation.v1 import generation_pb2
 
 from admission.core.lanes import Availability
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from admission.core.refusals import ModelLimits, SizeLimit
     from admission.core.tasks import Event, Task
     from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot, TaskChange
-    from admission.store.port import EventPage, Session
+    from admission.store.port import EventPage
     from runtime.images import CheckedImage
     from runtime.rules.catalogue import ModelRules
 
@@ -162,23 +162,6 @@ def result_file(view: TaskView, file: int) -> tuple[str, str]:
     if file == admission_service_pb2.RESULT_FILE_PREVIEW:
         return result.preview_key, "image/jpeg"
     raise InvalidRequestError((Violation(field="file", message="is not a known file"),))
-
-
-def created_session(session: Session, token: str) -> access_service_pb2.CreateSessionResponse:
-    """The session with its token, which is shown this once."""
-    return access_service_pb2.CreateSessionResponse(token=token, expires_at=timestamp(session.expires_at))
-
-
-def checked_session(session: Session | None, now: datetime) -> access_service_pb2.CheckSessionResponse:
-    """What a token is worth; at exactly its end a session is over."""
-    if session is None:
-        return access_service_pb2.CheckSessionResponse(state=access_service_pb2.SESSION_STATE_INVALID)
-    is_active = now < session.expires_at
-    return access_service_pb2.CheckSessionResponse(
-        state=access_service_pb2.SESSION_STATE_ACTIVE if is_active else access_service_pb2.SESSION_STATE_EXPIRED,
-        session_id=session.session_id if is_active else "",
-        expires_at=timestamp(session.expires_at),
-    )
 
 
 def snapshot(of: Snapshot, taken_at: datetime) -> operator_service_pb2.GetSnapshotResponse:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from admission.access_types import AdminAnswer, AdminCall, CheckedSession, Rate
     from admission.core.lanes import Report
     from admission.core.refusals import ModelLimits
     from admission.core.tasks import Event, LaneId, Model, TaskId
     from admission.engine_types import Accepted, LaneView, LaneWish, QueueView, Snapshot, Submission, TaskChange, TaskView
-    from admission.store.port import EventPage, EventQuery, Session, TaskPage, TaskQuery
+    from admission.store.access_port import AuditEntry, Session
+    from admission.store.port import EventPage, EventQuery, TaskPage, TaskQuery
 
 
 class Controller(Protocol):
@@ -103,13 +105,33 @@ class LaneSession(Protocol):
         ...
 
 
-class Sessions(Protocol):
-    """Keeps generation sessions; raises StoreUnavailableError."""
+class AccessController(Protocol):
+    """Sessions, the audit log and rates. Every call but `count` may raise StoreUnavailableError; none has done anything then."""
 
-    async def add_session(self, session: Session) -> None:
-        """Stores a session durably."""
+    async def create_session(self, rate: Rate | None) -> tuple[Session, str]:
+        """A new generation session, durable, and its token. Raises RateLimitedError."""
         ...
 
-    async def session(self, token_sha256: str) -> Session | None:
-        """The session of this token, ended or not."""
+    async def check_session(self, token: str, generations_per_minute: int) -> CheckedSession:
+        """What a token is worth; an ACTIVE one uses up a generation unless their number is 0. Raises RateLimitedError."""
+        ...
+
+    def count(self, rate: Rate) -> None:
+        """Counts an event. Raises RateLimitedError."""
+        ...
+
+    async def open_admin_session(self, call: AdminCall) -> AdminAnswer:
+        """Opens a session for the right key. What is decided is in the audit log, as for the next two."""
+        ...
+
+    async def authorize_admin(self, call: AdminCall) -> AdminAnswer:
+        """Lets a call in or not, and renews its session."""
+        ...
+
+    async def close_admin_session(self, call: AdminCall) -> AdminAnswer:
+        """Ends a session."""
+        ...
+
+    async def audit(self, limit: int) -> tuple[AuditEntry, ...]:
+        """The newest entries, newest first."""
         ...

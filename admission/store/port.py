@@ -1,4 +1,4 @@
-"""What admission needs of a store. One contract suite (tests/contract) runs on every implementation."""
+"""What admission needs of a store for tasks and lanes (`access_port` has the rest). One contract suite runs on every implementation."""
 
 from __future__ import annotations
 
@@ -120,15 +120,6 @@ class Pruned:
     events: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """A generation session. Only the token's SHA-256 (hex) is kept."""
-
-    session_id: str
-    token_sha256: str
-    expires_at: datetime
-
-
 class Store(Protocol):
     """Every call may raise StoreUnavailableError; none blocks the event loop."""
 
@@ -204,12 +195,4 @@ class Store(Protocol):
 
     async def unused_inputs(self, keys: Sequence[str]) -> frozenset[str]:
         """Those of these object keys (at most 500) that no stored task has as an input image. `input_keys` says where they stand."""
-        ...
-
-    async def add_session(self, session: Session) -> None:
-        """Stores a session durably; sessions that ended over a day before are removed on the way."""
-        ...
-
-    async def session(self, token_sha256: str) -> Session | None:
-        """The session of this token, ended or not."""
         ...

@@ -192,6 +192,30 @@ SESSIONS = Table(
     Column("expires_at", UtcDateTime, nullable=False, index=True),
 )
 
+ADMIN_SESSIONS = Table(
+    "admin_sessions",
+    METADATA,
+    Column("token_sha256", Text, primary_key=True),
+    Column("session_id", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("last_activity_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
+)
+
+AUDIT = Table(
+    "audit",
+    METADATA,
+    # Numbered by the engine, which gives no number twice, whatever is removed.
+    Column("entry_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("called_at", UtcDateTime, nullable=False, index=True),
+    Column("address", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("details", Text, nullable=False),
+    Column("success", Boolean, nullable=False),
+    Index("ix_audit_success", "success", "entry_id"),
+    sqlite_autoincrement=True,
+)
+
 # Exactly one row, put there by the first migration, so that there is always something to lock.
 # last_sequence: no event number up to it is given again; kept when events are removed, and by PostgreSQL at every write.
 CONTROLLER = Table("controller", METADATA, Column("epoch", BigInteger, nullable=False), Column("last_sequence", BigInteger, nullable=False))

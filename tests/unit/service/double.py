@@ -23,7 +23,7 @@ from admission.engine_types import (
     UnknownLaneError,
     UnknownTaskError,
 )
-from admission.store.port import EventPage, EventQuery, Session, StoreUnavailableError, TaskPage, TaskQuery
+from admission.store.port import EventPage, EventQuery, TaskPage, TaskQuery
 from runtime.rules.check import check_request
 from runtime.rules.parameters import to_parameters
 
@@ -226,22 +226,6 @@ class ControllerDouble:
             degraded=DegradedView(depth=2, max_depth=25, held=1, rescued=1, oldest_wait_s=1.5, max_wait_s=30.0),
             counters=CountersView(accepted=9, fallbacks=1, overloaded_depth=0, overloaded_wait=0, lanes_lost=0),
         )
-
-
-class SessionsDouble:
-    """Keeps sessions in memory; may be out of order."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, Session] = {}
-        self.is_down = False
-
-    async def add_session(self, session: Session) -> None:
-        if self.is_down:
-            raise StoreUnavailableError
-        self.kept[session.token_sha256] = session
-
-    async def session(self, token_sha256: str) -> Session | None:
-        return self.kept.get(token_sha256)
 
 
 def a_wish(sequence: int) -> LaneWish:
