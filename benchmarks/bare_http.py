@@ -1,17 +1,15 @@
 """`python -m benchmarks.bare_http PORT`: a bare FastAPI application that takes the body of POST /generate and does nothing with it.
 
-It has the bridge's own server settings and event loop. What the bridge is measured against.
+It has the server settings and the event loop of the bridge. What the bridge is measured against.
 """
 
 from __future__ import annotations
 
 import sys
 
-import uvloop
+import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
-
-from http_bridge.__main__ import http_server
 
 
 class Wanted(BaseModel):
@@ -51,4 +49,15 @@ def bare_app() -> FastAPI:
 
 
 if __name__ == "__main__":
-    uvloop.run(http_server(bare_app(), f"127.0.0.1:{sys.argv[1]}").serve())
+    uvicorn.run(
+        bare_app(),
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )

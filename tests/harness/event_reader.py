@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from obstore.store import LocalStore
 
-from http_bridge.__main__ import http_server
 from http_bridge.app import create_app
 from http_bridge.client import AdmissionClient
+from http_bridge.server import http_server
 from tests.harness.bridge import QUICK, WITH_KEY, bridge_settings
 
 if TYPE_CHECKING:
@@ -110,10 +110,9 @@ class ServedBridge:
 async def bridge_on(admission_port: int, folder: Path, **settings: Any) -> AsyncIterator[ServedBridge]:
     """A bridge of this admission, with its files in the folder `objects`."""
     address = f"127.0.0.1:{admission_port}"
-    app = create_app(
-        bridge_settings(address, **settings), AdmissionClient(address, patience=QUICK), LocalStore(folder / "objects", mkdir=True)
-    )
-    server = http_server(app, "127.0.0.1:0")
+    made = bridge_settings(address, http_bind="127.0.0.1:0", **settings)
+    app = create_app(made, AdmissionClient(address, patience=QUICK), LocalStore(folder / "objects", mkdir=True))
+    server = http_server(app, made)
     serving = asyncio.create_task(server.serve(), name="http-server")
     try:
         async with asyncio.timeout(PATIENCE_S):
