@@ -12,7 +12,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import cycle
 from typing import Any, cast
@@ -159,7 +159,12 @@ def _processor_s() -> float:
 
 async def _serve() -> None:
     load = Load()
-    orders = {"rate": load.rate, "open": load.open, "count": load.count, "close": load.close}
+    orders: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+        "rate": load.rate,
+        "open": load.open,
+        "count": load.count,
+        "close": load.close,
+    }
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         order = json.loads(line)

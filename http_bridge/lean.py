@@ -55,7 +55,7 @@ class LeanRoutes(BaseRoute):
                 raise ValueError(msg)
             for route in found:
                 short = _Short(route=route, path=route.path_regex, app=request_response(_handler(route)))
-                for method in route.methods:
+                for method in route.methods or ():
                     self._shorts[method, _first_segment(path)] = short
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header
 from starlette.requests import Request
 from starlette.responses import Response
 
-from http_bridge.auth import CallerDependency
+from http_bridge.auth import CallerDependency, visible_to
 from http_bridge.context import bridge_of
 from http_bridge.errors import validation_error
 from http_bridge.event_feed import TERMINAL
@@ -83,8 +83,9 @@ async def events(request: Request, caller: CallerDependency, task_id: TaskIdDepe
     """
     bridge = bridge_of(request)
     after_sequence, has_seen_end = last_event
-    if has_seen_end and (await bridge.client.get_task(task_id)).state in TERMINAL:
+    only_owner = visible_to(bridge, caller)
+    if has_seen_end and (await bridge.client.get_task(task_id, only_owner=only_owner)).state in TERMINAL:
         return Response(status_code=204)
-    watch = partial(bridge.client.watch_task, task_id)
+    watch = partial(bridge.client.watch_task, task_id, only_owner=only_owner)
     script = Script(task_id, bridge.links, after_sequence)
     return EventStreamReply(bridge.event_streams, owner=caller.owner, watch=watch, script=script)
