@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from http_bridge.client import AdmissionClient
     from http_bridge.config import BridgeSettings
     from http_bridge.convert import Links
+    from http_bridge.event_stream import EventStreams
     from http_bridge.upstream.accounts import AccountsUpstream
     from http_bridge.upstream.images import ImageUpstream
 
@@ -34,6 +35,7 @@ class Bridge:
     """The parts that routes use.
 
     Attributes:
+        event_streams: the open ones, with their limits.
         large_bodies: places for bodies that take much memory.
         images: the server of the image models; None where none is set.
         accounts: the server of the accounts' admin paths; None where none is set.
@@ -47,6 +49,7 @@ class Bridge:
     objects: ObjectStore
     links: Links
     large_bodies: LargeBodies
+    event_streams: EventStreams
     images: ImageUpstream | None = None
     accounts: AccountsUpstream | None = None
     image_threads: ThreadPoolExecutor = field(default_factory=_image_threads)

@@ -27,6 +27,8 @@ _MAX_KEYFRAMES = next(int(rule.maximum or 0) for rule in FIELDS if rule.kind is 
 # escaped letters, and the parser would hold up every request for the seconds that it takes to build them.
 _MAX_STRUCTURE = 20_000
 _STRUCTURE = (b",", b"[", b"{", b"\\u")
+# Bodies without pictures: parsing and checking one takes less than a millisecond, and a thread for it would cost several times that.
+_SMALL_BYTES = 32 * 1024
 _NOT_A_DATA_URI = "must be a data URI (data:image/png;base64,…)"
 
 _ImageFor = Callable[[str, object], object]
@@ -37,21 +39,19 @@ class Draft:
     """A body whose fields are right and whose images are still to be looked at.
 
     Attributes:
+        request: with placeholders for its images; None for an image, whose body is passed on as it came.
         raw: the body; each image stands there as its placeholder reference.
         pictures: data URIs of the images that the request uses, by field name.
-        image_model: the model of a request for an image, which is passed on as it came; None for a video.
     """
 
+    request: GenerationRequest | None
     raw: Mapping[str, object]
     pictures: Mapping[str, object]
-    image_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageAsked:
     """A body that asks another server for an image: its fields are right, and it goes there as it is."""
-
-    model: str
 
 
 async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest | ImageAsked:
@@ -61,10 +61,14 @@ async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest | ImageA
         HttpError: 422 naming every wrong field, or every wrong image; 503 for an image where no server makes any. Nothing is stored then.
     """
     # For the checks. The parser keeps the interpreter's lock in any thread: what bounds its work is the limit on the body's structure.
-    draft = await asyncio.to_thread(read_draft, body, has_images=bridge.images is not None)
+    has_images = bridge.images is not None
+    is_small = len(body) <= _SMALL_BYTES
+    draft = read_draft(body, has_images=has_images) if is_small else await asyncio.to_thread(read_draft, body, has_images=has_images)
     del body
-    if draft.image_model is not None:
-        return ImageAsked(model=draft.image_model)
+    if draft.request is None:
+        return ImageAsked()
+    if not draft.pictures:
+        return draft.request
     images = await _check_pictures(bridge, draft.pictures)
     keys = {field: input_key(image.content) for field, image in images.items()}
     contents = {keys[field]: image.content for field, image in images.items()}
@@ -74,7 +78,7 @@ async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest | ImageA
 
 
 def read_draft(body: bytes | bytearray, *, has_images: bool = False) -> Draft:
-    """Parses and checks a body without looking into its images. Blocks: call it in a thread. Raises as `take_in`.
+    """Parses and checks a body without looking into its images. Blocks: call it in a thread, but for small ones. Raises as `take_in`.
 
     Args:
         body: what came.
@@ -98,7 +102,7 @@ def read_draft(body: bytes | bytearray, *, has_images: bool = False) -> Draft:
     request = _checked(placed, refused)
     used = {image.key for image in request.images()}
     pictures = {field: value for number, (field, value) in enumerate(sent.items(), start=1) if _placeholder_key(number) in used}
-    return Draft(raw=placed, pictures=pictures)
+    return Draft(request=request, raw=placed, pictures=pictures)
 
 
 def _image_draft(raw: Mapping[str, object], model: str, *, has_images: bool) -> Draft:
@@ -108,7 +112,7 @@ def _image_draft(raw: Mapping[str, object], model: str, *, has_images: bool) -> 
         check_image_request(raw)
     except InvalidRequestError as error:
         raise validation_error(error.violations) from None
-    return Draft(raw=raw, pictures={}, image_model=model)
+    return Draft(request=None, raw=raw, pictures={})
 
 
 def _parse(body: bytes | bytearray) -> Mapping[str, object]:

@@ -31,6 +31,7 @@ _HEADER_OVERHEAD_BYTES = 4
 _CHUNK_OVERHEAD_FACTOR = 8
 # A client that is still writing when its connection closes may never see why: for so long what it writes is read, and thrown away.
 _LINGER_S = 2.0
+_LOOKS = 2
 
 
 class _Reading(enum.Enum):
@@ -225,22 +226,26 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_write_timer()
         self._watch_writing()
 
-    def _watch_writing(self) -> None:
-        """Where nobody adds to what waits, it must become less: while the application is held back, and behind the last reply."""
+    def _watch_writing(self, *, looks: int = 0, stuck_bytes: int = 0) -> None:
+        """Where nobody adds to what waits, it must become less: while the application is held back, and behind the last reply.
+
+        It is looked at twice in the time, so that a moment in which this process itself stood still is not taken for the reader's.
+        """
         waiting_bytes = self.transport.get_write_buffer_size()
         is_fixed = self.flow.write_paused or self.transport.is_closing()
-        if waiting_bytes and is_fixed and self._write_timer is None:
-            self._write_timer = self.loop.call_later(self._limits.write_s, self._on_write_late, waiting_bytes)
-
-    def _on_write_late(self, waited_bytes: int) -> None:
-        self._write_timer = None
-        waiting_bytes = self.transport.get_write_buffer_size()
-        if waiting_bytes >= waited_bytes:
+        if not (waiting_bytes and is_fixed) or self._write_timer is not None:
+            return
+        looks = looks + 1 if waiting_bytes == stuck_bytes else 0
+        if looks == _LOOKS:
             _LOG.info("slow_reader_cut", waiting_bytes=waiting_bytes)
             self._on_refused("slow_reader")
             self.transport.abort()
-        else:
-            self._watch_writing()
+            return
+        self._write_timer = self.loop.call_later(self._limits.write_s / _LOOKS, self._on_write_late, looks, waiting_bytes)
+
+    def _on_write_late(self, looks: int, stuck_bytes: int) -> None:
+        self._write_timer = None
+        self._watch_writing(looks=looks, stuck_bytes=stuck_bytes)
 
     def _stop_write_timer(self) -> None:
         if self._write_timer is not None:

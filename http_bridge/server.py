@@ -28,6 +28,8 @@ _LOG = structlog.get_logger()
 _GRACE_S = 10
 # A browser needs some round trips; until then its connection counts nowhere.
 _HANDSHAKE_S = 10.0
+# Of one connection; a fast line is kept full by it, for it says nothing of what is sent and on its way.
+_UNSENT_BYTES = 128 * 1024
 
 
 class HttpServer(uvicorn.Server):
@@ -70,6 +72,9 @@ class HttpServer(uvicorn.Server):
         except OSError as error:
             await self.lifespan.shutdown()
             raise BindError(f"{config.host}:{config.port}", TAKEN) from error
+        for listener in server.sockets:
+            # Every connection inherits it. What the kernel holds unsent stays small: a reader's progress shows, and memory is bounded.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         self.servers = [server]
         self.started = True
         self.listening.set()

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 
-from http_bridge.auth import CallerDependency
+from http_bridge.auth import CallerDependency, visible_to
 from http_bridge.context import bridge_of
 from http_bridge.convert import gallery_item, task_sort
 from http_bridge.routes.tasks import TaskIdDependency
@@ -32,11 +32,16 @@ async def gallery(
     model: Annotated[str, Query(description="Only this model; empty means all.")] = "",
     type: Annotated[str, Query(description="Only this type; empty means all.")] = "",  # noqa: A002 - the contract's name
 ) -> GalleryReply:
-    """One page of the finished tasks; images of their own server among the videos, in one order."""
+    """One page of the finished tasks; images of their own server among the videos, in one order.
+
+    In a private gallery they are the caller's own, unless it holds the API key.
+    """
     bridge = bridge_of(request)
 
     async def videos(number: int, size: int) -> tuple[Sequence[GalleryItem], int]:
-        tasks, total = await bridge.client.list_done_tasks(page=number, page_size=size, sort=task_sort(sort), model=model)
+        tasks, total = await bridge.client.list_done_tasks(
+            page=number, page_size=size, sort=task_sort(sort), model=model, only_owner=visible_to(bridge, caller)
+        )
         return [gallery_item(task, bridge.links) for task in tasks], total
 
     has_videos = _may_exist(model, type)
@@ -65,7 +70,8 @@ def _may_be_image(model: str, kind: str) -> bool:
 
 
 @router.delete("/{task_id}")
-async def delete(request: Request, _caller: CallerDependency, task_id: TaskIdDependency) -> DeletedReply:
+async def delete(request: Request, caller: CallerDependency, task_id: TaskIdDependency) -> DeletedReply:
     """Forgets the task and removes its files; cancels it first if it runs."""
-    await bridge_of(request).client.delete_task(task_id)
+    bridge = bridge_of(request)
+    await bridge.client.delete_task(task_id, only_owner=visible_to(bridge, caller))
     return DeletedReply(deleted=True, id=task_id)

@@ -20,11 +20,12 @@ router = APIRouter(include_in_schema=False)
 _ID = f"{PREFIX}{{upstream_id}}"
 
 
-def _task_id(upstream_id: str) -> str:
+# Coroutines, as every dependency here: FastAPI would call a function in a thread.
+async def _task_id(upstream_id: str) -> str:
     return PREFIX + upstream_id
 
 
-def _upstream(request: Request, _caller: CallerDependency) -> ImageUpstream:
+async def _upstream(request: Request, _caller: CallerDependency) -> ImageUpstream:
     images = bridge_of(request).images
     if images is None:
         raise without_upstream()

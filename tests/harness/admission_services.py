@@ -20,6 +20,7 @@ from warmlane.generation.v1 import generation_pb2
 from warmlane.lane.v1 import dispatch_service_pb2, memory_pb2
 from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 
+from admission.access import Access
 from admission.engine import Engine
 from admission.service.doors import Doors
 from admission.service.errors import translate
@@ -67,15 +68,18 @@ class Stack:
 
 
 @asynccontextmanager
-async def admission_stack(folder: Path, *, stream_life_s: float = STREAM_LIFE_S) -> AsyncIterator[Stack]:
-    """Serves with a store in memory and a clock that the test moves."""
-    clock, doors, store = FakeClock(), Doors(), MemoryStore()
+async def admission_stack(
+    folder: Path, *, stream_life_s: float = STREAM_LIFE_S, store: MemoryStore | None = None, port: int = 0
+) -> AsyncIterator[Stack]:
+    """Serves with a store in memory and a clock that the test moves; with the store and the port of an earlier one it is that one again."""
+    clock, doors = FakeClock(), Doors()
+    store = store or MemoryStore(now=lambda: clock.now().utc)
     objects = open_object_store((folder / "objects").as_uri())
     await store.open()
-    engine = Engine(store=store, clock=clock, objects=objects)
+    engine, access = Engine(store=store, clock=clock, objects=objects), Access(store=store.access, clock=clock)
     await engine.start()
-    mounted = services(controller=engine, sessions=store, objects=objects, clock=clock, doors=doors, stream_life_s=stream_life_s)
-    server = GrpcServer("127.0.0.1:0", mounted, translate=translate)
+    mounted = services(controller=engine, access=access, objects=objects, clock=clock, doors=doors, stream_life_s=stream_life_s)
+    server = GrpcServer(f"127.0.0.1:{port}", mounted, translate=translate)
     await server.start()
     doors.open()
     try:
@@ -84,6 +88,7 @@ async def admission_stack(folder: Path, *, stream_life_s: float = STREAM_LIFE_S)
     finally:
         doors.close()
         await server.stop(0)
+        await access.close()
         await engine.stop()
         await store.close()
 

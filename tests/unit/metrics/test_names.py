@@ -30,6 +30,7 @@ LABELS = {
     "cause",
     "code",
     "event",
+    "kind",
     "lane",
     "lane_mode",
     "method",
@@ -43,6 +44,7 @@ LABELS = {
     "source",
     "state",
     "upstream",
+    "verdict",
     "version",
 }
 UNITS = ("_seconds", "_bytes", "_ratio", "_decisions")
