@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _LOG = structlog.get_logger()
 
-CORS_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
+CORS_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 CORS_REQUEST_HEADERS = (
     "Cache-Control",
     "Content-Type",
