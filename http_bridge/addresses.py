@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -75,8 +76,12 @@ def parse_address(text: str) -> Address | None:
     IPv4 in the clothes of IPv6 (`::ffff:1.2.3.4`) counts as itself, and an interface (`%eth0`) is left out: each is one address to us.
     """
     text = text.strip()
-    if len(text) > 64:
-        return None
+    return None if len(text) > 64 else _parsed(text)
+
+
+# Most addresses come again and again.
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Address | None:
     if text.startswith("["):
         text, _, port = text[1:].partition("]")
         if port and not _is_port(port):

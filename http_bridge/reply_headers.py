@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from types import MappingProxyType
+from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import MutableHeaders
@@ -33,7 +32,9 @@ SAFE_HEADERS: tuple[tuple[str, str], ...] = (
 # For a year: browsers then use https for this host without asking.
 _STRICT_TRANSPORT = "max-age=31536000"
 # A page of an allowed origin shows them in its own elements, which do not ask first (no CORS).
-_EMBEDDED: Mapping[str, str] = MappingProxyType({"video/": "cross-origin", "image/jpeg": "cross-origin"})
+_EMBEDDED = tuple((prefix, (b"cross-origin-resource-policy", b"cross-origin")) for prefix in (b"video/", b"image/jpeg"))
+_SAFE = tuple((name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS)
+_SAFE_STRICT = (*_SAFE, (b"strict-transport-security", _STRICT_TRANSPORT.encode()))
 
 
 class ReplyHeaders:
@@ -51,20 +52,27 @@ class ReplyHeaders:
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                _add(MutableHeaders(scope=message), is_https=scope["scheme"] == "https")
+                message["headers"] = _with_safe(message.get("headers", ()), is_https=scope["scheme"] == "https")
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
 
 
-def _add(headers: MutableHeaders, *, is_https: bool) -> None:
-    media_type = headers.get("content-type", "")
-    for prefix, policy in _EMBEDDED.items():
-        if media_type.startswith(prefix):
-            headers.setdefault("Cross-Origin-Resource-Policy", policy)
-    for name, value in SAFE_HEADERS:
-        headers.setdefault(name, value)
-    if is_https:
-        headers.setdefault("Strict-Transport-Security", _STRICT_TRANSPORT)
+def _with_safe(sent: Iterable[tuple[bytes, bytes]], *, is_https: bool) -> list[tuple[bytes, bytes]]:
+    """The headers of a reply, with those of ours that it does not bring."""
+    # On every reply: made of what was encoded once.
+    headers = list(sent)
+    own = dict(headers)
+    media_type = own.get(b"content-type", b"")
+    defaults = [pair for prefix, pair in _EMBEDDED if media_type.startswith(prefix)]
+    defaults += _SAFE_STRICT if is_https else _SAFE
+    for name, value in defaults:
+        if name not in own:
+            own[name] = value
+            headers.append((name, value))
     # Also where no Origin came: a cache must not give that reply to a page.
-    headers.add_vary_header("Origin")
+    if b"vary" not in own:
+        headers.append((b"vary", b"Origin"))
+    else:
+        MutableHeaders(raw=headers).add_vary_header("Origin")
+    return headers
