@@ -108,7 +108,12 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
             app.include_router(module.router, prefix=prefix, responses=_ERRORS, include_in_schema=not prefix)
         app.include_router(docs_router(prefix))
     install_handlers(app)
-    # The last one added is the outermost.
+    _surround(app, settings, metrics)
+    return app
+
+
+def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | None) -> None:
+    """Adds what every request passes; the last one added is the outermost."""
     app.add_middleware(Edge)
     app.add_middleware(
         Cors,
@@ -122,4 +127,3 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
     if metrics is not None:
         app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(ClientAddress, proxies=TrustedProxies(settings.trusted_proxies))
-    return app
