@@ -13,6 +13,7 @@ import typer
 from command_line.address import DEFAULT_DATA_DIR
 from command_line.documents import to_json
 from command_line.failures import CommandError
+from command_line.gallery.command import EPILOG, import_gallery
 from command_line.operators import drain, events, fallback
 from command_line.options import Address, AsJson, Output, TaskId
 from command_line.output import check_output
@@ -123,6 +124,7 @@ app.command()(fallback)
 app.command()(events)
 app.command()(plan)
 app.command(epilog=EXAMPLES)(prepare)
+app.command("import-gallery", epilog=EPILOG)(import_gallery)
 
 
 def main() -> None:
