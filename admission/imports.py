@@ -84,12 +84,12 @@ class Landing:
                 closing.push_async_callback(_close, self._files.popitem()[1])
 
     async def commit(self, task: Task) -> None:
-        """Stores the files, then the task; returns when that is on disk. The task goes on to the disk when the caller is cancelled."""
-        await self.close()
+        """Stores the files, then the task; returns when that is on disk. It goes on when the caller is cancelled."""
         self.committing = asyncio.create_task(self._commit(task), name=f"import-{task.task_id}")
         await asyncio.shield(self.committing)
 
     async def _commit(self, task: Task) -> None:
+        await self.close()
         await self._put(task)
 
 

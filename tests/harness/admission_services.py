@@ -68,11 +68,13 @@ class Stack:
 
 
 @asynccontextmanager
-async def admission_stack(folder: Path, *, stream_life_s: float = STREAM_LIFE_S) -> AsyncIterator[Stack]:
-    """Serves with a store in memory and a clock that the test moves."""
+async def admission_stack(
+    folder: Path, *, stream_life_s: float = STREAM_LIFE_S, objects: ObjectStore | None = None
+) -> AsyncIterator[Stack]:
+    """Serves with a store in memory and a clock that the test moves; objects lie in the folder unless they are given."""
     clock, doors = FakeClock(), Doors()
     store = MemoryStore(now=lambda: clock.now().utc)
-    objects = open_object_store((folder / "objects").as_uri())
+    objects = objects or open_object_store((folder / "objects").as_uri())
     await store.open()
     engine, access = Engine(store=store, clock=clock, objects=objects), Access(store=store.access, clock=clock)
     await engine.start()
