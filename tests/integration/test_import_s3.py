@@ -33,6 +33,7 @@ async def counts(moto: MotoStore) -> tuple[int, int]:
     return objects.count("<Key>"), uploads.count("<UploadId>")
 
 
+@pytest.mark.long
 async def test_whole_files_are_stored_and_nothing_else_when_imports_end_in_every_way(moto: MotoStore, tmp_path: Path) -> None:
     with with_environment(moto.environment):
         objects = from_url(moto.url, client_options={"allow_http": True})
