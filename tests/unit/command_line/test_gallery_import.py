@@ -14,11 +14,14 @@ from command_line.__main__ import app
 from command_line.client import admission_client
 from command_line.failures import CommandError, ExitCode
 from command_line.gallery.files import UnusableFileError
+from runtime.credentials import ServerCredentials
 from runtime.errors import ErrorCode, ServiceError
+from runtime.roles import Role
 from runtime.rules.request import Violation
+from tests.harness.credentials import TOKENS
 from tests.harness.imports import MP4, old_task, parts
 from tests.harness.old_gallery import OldGallery
-from tests.unit.command_line.conftest import Served
+from tests.unit.command_line.conftest import Served, served_beside
 
 AWAY = ServiceError(code=ErrorCode.SERVICE_UNAVAILABLE, message="Admission is stopping.", retry_after_s=1.0)
 
@@ -83,6 +86,18 @@ def test_what_was_done_is_told_when_admission_ends_an_import(
     error = run(old, threaded_admission)
     assert error.exit_code == exit_code
     assert "1 rows were taken over and 0 were there; run it again to go on" in error.message
+
+
+def test_import_needs_the_operators_token_when_admission_has_tokens(old: OldGallery) -> None:
+    with served_beside(ServerCredentials(tokens={role: (token,) for role, token in TOKENS.items()})) as served:
+        words = ["import-gallery", str(old.file), "--address", served.address]
+        tokens = {role: {f"WARMLANE_{role.name}_TOKEN": TOKENS[role]} for role in (Role.CLIENT, Role.OPERATOR)}
+        refused = CliRunner().invoke(app, words, env=tokens[Role.CLIENT])
+        assert isinstance(refused.exception, CommandError)
+        assert (refused.exception.exit_code, "WARMLANE_OPERATOR_TOKEN" in refused.exception.message) == (ExitCode.USAGE, True)
+        assert served.script.imports == []
+        assert CliRunner().invoke(app, words, env=tokens[Role.OPERATOR]).exit_code == 0
+        assert len(served.script.imports) == 3
 
 
 def test_other_rows_go_on_when_admission_refuses_one(old: OldGallery, threaded_admission: Served) -> None:
