@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from http_bridge.bodies import LargeBodies
@@ -17,6 +18,7 @@ from http_bridge.upstream.files import pass_on
 from http_bridge.upstream.ids import PREFIX, ImageIds, is_upstream_id, not_found
 from http_bridge.upstream.merge import Merged, ReadPage, merged_page
 from http_bridge.upstream.models import ImageModelList
+from http_bridge.upstream.watch import watch
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -115,6 +117,10 @@ class ImageUpstream:
         upstream_id = self._ids.upstream(task_id, owner)
         name = f"{PREFIX}{upstream_id}-preview"
         return await pass_on(self._client, request, f"/preview/{upstream_id}", call="preview", file_name=name)
+
+    def watch(self, task_id: str, owner: str) -> AsyncGenerator[StatusReply, None]:
+        """The status now, then its changes; see `watch.watch`."""
+        return watch(partial(self.status, task_id, owner))
 
     def may_list(self, owner: str) -> bool:
         """Whether this caller sees images in the gallery."""
