@@ -56,6 +56,8 @@ async def pass_on(client: UpstreamClient, request: Request, path: str, *, call: 
             raise await _refusal(client, opened)
         if opened.status == 206 and "Range" not in asked:
             raise not_understood(client.name, "a part of a file that was asked for whole")
+        if opened.status == 304 and "If-None-Match" not in asked:
+            raise not_understood(client.name, "no file for a client that has none")
         headers = _headers(opened, file_name)
         if is_head or opened.status == 304:
             return _head_only(opened.status, headers)
@@ -78,7 +80,7 @@ async def _refusal(client: UpstreamClient, opened: OpenedReply) -> HttpError:
         headers = {"Content-Range": size} if re.fullmatch(r"bytes \*/[0-9]{1,18}", size) else None
         return HttpError("range_not_satisfiable", "The range is outside of the file.", headers=headers)
     try:
-        reply.check()
+        reply.check(of_task=True)
     except HttpError as error:
         return error
     return not_understood(client.name, f"the status {reply.status} for a file")
@@ -94,6 +96,8 @@ def _head_only(status: int, headers: Mapping[str, str]) -> Response:
 
 def _headers(opened: OpenedReply, file_name: str) -> dict[str, str]:
     headers = {name: value for name in _TOLD if (value := opened.header(name)) is not None and value.isascii()}
+    if opened.status != 206:
+        headers.pop("Content-Range", None)
     if opened.status == 304:
         headers.pop("Content-Length", None)
     else:

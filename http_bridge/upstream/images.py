@@ -95,7 +95,7 @@ class ImageUpstream:
             await self._status(upstream_id)
             detail = "The image server cannot cancel; the image will be made."
             raise HttpError("not_supported", detail, user_action="Wait for the image, then delete it.")
-        status = convert.task_status(reply.body())
+        status = convert.task_status(reply.body(of_task=True))
         if status is None:
             raise not_understood(self._client.name, "a cancelled task without a status")
         return CancelReply(task_id=task_id, status=status)
@@ -104,7 +104,7 @@ class ImageUpstream:
         """DELETE /gallery/{task_id}."""
         upstream_id = self._ids.upstream(task_id, owner)
         reply = await self._client.call(Call(name="delete", method="DELETE", path=f"/gallery/{upstream_id}"))
-        reply.check()
+        reply.check(of_task=True)
         return DeletedReply(deleted=True, id=task_id)
 
     async def result(self, request: Request, task_id: str, owner: str) -> Response:
@@ -160,7 +160,7 @@ class ImageUpstream:
         return [convert.gallery_item(item, PREFIX + (convert.item_id(item) or ""), self._links) for item in found[:size]], total
 
     async def _status(self, upstream_id: str) -> Mapping[str, object]:
-        return (await self._client.call(Call(name="status", method="GET", path=f"/status/{upstream_id}"))).body()
+        return (await self._client.call(Call(name="status", method="GET", path=f"/status/{upstream_id}"))).body(of_task=True)
 
 
 def without_upstream() -> HttpError:
