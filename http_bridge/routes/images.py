@@ -54,16 +54,16 @@ async def cancel(images: _Images, caller: CallerDependency, task_id: _TaskId) ->
 
 @router.head(f"/results/{_ID}")
 @router.get(f"/results/{_ID}", response_class=Response)
-async def result(request: Request, images: _Images, caller: CallerDependency, task_id: _TaskId) -> Response:
-    """The image."""
-    return await images.result(request, task_id, caller.owner)
+async def result(request: Request, images: _Images, caller: CallerDependency, task_id: _TaskId, download: bool = False) -> Response:
+    """The image; `download` as for videos."""
+    return await images.result(request, task_id, caller.owner, download=download)
 
 
 @router.head(f"/preview/{_ID}")
 @router.get(f"/preview/{_ID}", response_class=Response)
-async def preview(request: Request, images: _Images, caller: CallerDependency, task_id: _TaskId) -> Response:
+async def preview(request: Request, images: _Images, caller: CallerDependency, task_id: _TaskId, download: bool = False) -> Response:
     """The preview."""
-    return await images.preview(request, task_id, caller.owner)
+    return await images.preview(request, task_id, caller.owner, download=download)
 
 
 @router.get(f"/events/{_ID}", response_class=Response)

@@ -37,8 +37,8 @@ _PARTS_TYPE = re.compile(r"multipart/byteranges; ?boundary=[0-9A-Za-z'()+_,./:=?
 _NO_HEAD = frozenset({405, 501})
 
 
-async def pass_on(client: UpstreamClient, request: Request, path: str, *, call: str, file_name: str) -> Response:
-    """The upstream's reply to GET or HEAD of a file.
+async def pass_on(client: UpstreamClient, request: Request, path: str, *, call: str, file_name: str, download: bool = False) -> Response:
+    """The upstream's reply to GET or HEAD of a file; `download` has a browser save it.
 
     Raises:
         HttpError: the upstream refused, or does not answer.
@@ -58,7 +58,7 @@ async def pass_on(client: UpstreamClient, request: Request, path: str, *, call: 
             raise not_understood(client.name, "a part of a file that was asked for whole")
         if opened.status == 304 and "If-None-Match" not in asked:
             raise not_understood(client.name, "no file for a client that has none")
-        headers = _headers(opened, file_name)
+        headers = _headers(opened, file_name, "attachment" if download else "inline")
         if is_head or opened.status == 304:
             return _head_only(opened.status, headers)
         return _PassedFile(opened, headers, stack.pop_all())
@@ -94,7 +94,7 @@ def _head_only(status: int, headers: Mapping[str, str]) -> Response:
     return reply
 
 
-def _headers(opened: OpenedReply, file_name: str) -> dict[str, str]:
+def _headers(opened: OpenedReply, file_name: str, disposition: str) -> dict[str, str]:
     headers = {name: value for name in _TOLD if (value := opened.header(name)) is not None and value.isascii()}
     if opened.status != 206:
         headers.pop("Content-Range", None)
@@ -110,7 +110,7 @@ def _headers(opened: OpenedReply, file_name: str) -> dict[str, str]:
             headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         extension = _EXTENSIONS.get(plain, "bin")
         safe_name = re.sub(r"[^0-9A-Za-z_-]", "", file_name)
-        headers["Content-Disposition"] = f'inline; filename="warmlane-{safe_name}.{extension}"'
+        headers["Content-Disposition"] = f'{disposition}; filename="warmlane-{safe_name}.{extension}"'
     # As for videos: a copy may be kept but not used unasked.
     headers["Cache-Control"] = "private, no-cache"
     return headers

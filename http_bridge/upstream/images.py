@@ -107,16 +107,17 @@ class ImageUpstream:
         reply.check(of_task=True)
         return DeletedReply(deleted=True, id=task_id)
 
-    async def result(self, request: Request, task_id: str, owner: str) -> Response:
-        """GET and HEAD of /results: the file as it comes."""
+    async def result(self, request: Request, task_id: str, owner: str, *, download: bool = False) -> Response:
+        """GET and HEAD of /results: the file as it comes. `download` has a browser save it."""
         upstream_id = self._ids.upstream(task_id, owner)
-        return await pass_on(self._client, request, f"/results/{upstream_id}", call="result", file_name=PREFIX + upstream_id)
+        name = PREFIX + upstream_id
+        return await pass_on(self._client, request, f"/results/{upstream_id}", call="result", file_name=name, download=download)
 
-    async def preview(self, request: Request, task_id: str, owner: str) -> Response:
+    async def preview(self, request: Request, task_id: str, owner: str, *, download: bool = False) -> Response:
         """GET and HEAD of /preview."""
         upstream_id = self._ids.upstream(task_id, owner)
         name = f"{PREFIX}{upstream_id}-preview"
-        return await pass_on(self._client, request, f"/preview/{upstream_id}", call="preview", file_name=name)
+        return await pass_on(self._client, request, f"/preview/{upstream_id}", call="preview", file_name=name, download=download)
 
     def watch(self, task_id: str, owner: str) -> AsyncGenerator[StatusReply, None]:
         """The status now, then its changes; see `watch.watch`."""

@@ -39,6 +39,8 @@ async def test_file_has_ranges_and_validators_of_the_upstream_when_it_is_asked_f
     assert (whole.status_code, whole.content, whole.headers["content-type"]) == (200, b"0123456789", "image/png")
     assert whole.headers["content-disposition"] == 'inline; filename="warmlane-image-a1.png"'
     assert (whole.headers["content-length"], whole.headers["cache-control"]) == ("10", "private, no-cache")
+    saved = await bridge.http.get(f"{path}?download=true", headers=WITH_KEY)
+    assert saved.headers["content-disposition"] == 'attachment; filename="warmlane-image-a1.png"'
     part = await bridge.http.get(path, headers={**WITH_KEY, "Range": "bytes=2-4"})
     assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"234", "bytes 2-4/10")
     other = await bridge.http.get(path, headers={**WITH_KEY, "Range": "bytes=2-4", "If-Range": '"another"'})
