@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -61,33 +61,12 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
 
     The connections are in `app.state.bridge`; set its `stopping` before the server stops, and held requests and event streams end at once.
     """
-    links = Links(base_url=settings.public_base_url or "")
-    on_ended = metrics.upstream_ended if metrics is not None else None
-    bridge = Bridge(
-        settings=settings,
-        client=client,
-        objects=objects,
-        links=links,
-        large_bodies=LargeBodies(settings.large_bodies_at_once),
-        event_streams=EventStreams(most=settings.max_event_streams, most_of_session=settings.max_event_streams_per_session),
-        images=image_upstream(settings, links, on_ended),
-        accounts=accounts_upstream(settings, on_ended),
-    )
+    bridge = _bridge(settings, client, objects, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        upstreams = [upstream for upstream in (bridge.images, bridge.accounts) if upstream is not None]
-        await client.open()
-        for upstream in upstreams:
-            await upstream.start()
-        try:
-            async with bridge.event_streams.ended_by(bridge.stopping):
-                yield
-        finally:
-            for upstream in upstreams:
-                await upstream.close()
-            await client.close()
-            bridge.image_threads.shutdown(wait=False, cancel_futures=True)
+        async with _running(bridge):
+            yield
 
     app = FastAPI(
         title="Warmlane",
@@ -127,3 +106,33 @@ def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | Non
     if metrics is not None:
         app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(ClientAddress, proxies=TrustedProxies(settings.trusted_proxies))
+
+
+def _bridge(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore, metrics: HttpMetrics | None) -> Bridge:
+    links = Links(base_url=settings.public_base_url or "")
+    on_ended = metrics.upstream_ended if metrics is not None else None
+    return Bridge(
+        settings=settings,
+        client=client,
+        objects=objects,
+        links=links,
+        large_bodies=LargeBodies(settings.large_bodies_at_once),
+        event_streams=EventStreams(most=settings.max_event_streams, most_of_session=settings.max_event_streams_per_session),
+        images=image_upstream(settings, links, on_ended),
+        accounts=accounts_upstream(settings, on_ended),
+    )
+
+
+@asynccontextmanager
+async def _running(bridge: Bridge) -> AsyncIterator[None]:
+    """While this lasts, its connections are there."""
+    async with AsyncExitStack() as stack:
+        stack.callback(bridge.image_threads.shutdown, wait=False, cancel_futures=True)
+        stack.push_async_callback(bridge.client.close)
+        await bridge.client.open()
+        for upstream in (bridge.images, bridge.accounts):
+            if upstream is not None:
+                stack.push_async_callback(upstream.close)
+                await upstream.start()
+        await stack.enter_async_context(bridge.event_streams.ended_by(bridge.stopping))
+        yield

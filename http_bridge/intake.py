@@ -64,9 +64,10 @@ async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest | ImageA
     has_images = bridge.images is not None
     is_small = len(body) <= _SMALL_BYTES
     draft = read_draft(body, has_images=has_images) if is_small else await asyncio.to_thread(read_draft, body, has_images=has_images)
-    del body
     if draft.request is None:
+        # Its body is what is passed on.
         return ImageAsked()
+    del body
     if not draft.pictures:
         return draft.request
     images = await _check_pictures(bridge, draft.pictures)

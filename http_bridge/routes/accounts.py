@@ -23,6 +23,10 @@ _REPLIES: dict[int | str, dict[str, Any]] = {
     501: {"model": ErrorReply, "description": "No server of accounts is set; `detail` names the setting."},
 }
 
+_BODY = {
+    "requestBody": {"description": "As the server of accounts wants it; at most 1 MiB.", "content": {"application/json": {"schema": {}}}}
+}
+
 
 async def _pass_on(request: Request, path: str) -> Response:
     bridge = bridge_of(request)
@@ -64,6 +68,7 @@ def _add(path: str, endpoint: Any, action: str, *methods: str) -> None:
             dependencies=[admin(name)],
             response_class=Response,
             responses=_REPLIES,
+            openapi_extra=_BODY if method in ("POST", "PUT", "PATCH") else None,
         )
 
 

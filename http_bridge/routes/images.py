@@ -10,9 +10,12 @@ from starlette.responses import Response
 
 from http_bridge.auth import CallerDependency
 from http_bridge.context import bridge_of
+from http_bridge.routes.events import LastEventIdDependency
 from http_bridge.schemas import CancelReply, DeletedReply, StatusReply
+from http_bridge.upstream.events import ImageEventsReply
 from http_bridge.upstream.ids import PREFIX
 from http_bridge.upstream.images import ImageUpstream, without_upstream
+from http_bridge.upstream.watch import ENDED
 
 # The paths of any id describe these too.
 router = APIRouter(include_in_schema=False)
@@ -51,16 +54,28 @@ async def cancel(images: _Images, caller: CallerDependency, task_id: _TaskId) ->
 
 @router.head(f"/results/{_ID}")
 @router.get(f"/results/{_ID}", response_class=Response)
-async def result(request: Request, images: _Images, caller: CallerDependency, task_id: _TaskId) -> Response:
-    """The image."""
-    return await images.result(request, task_id, caller.owner)
+async def result(request: Request, images: _Images, caller: CallerDependency, task_id: _TaskId, download: bool = False) -> Response:
+    """The image; `download` as for videos."""
+    return await images.result(request, task_id, caller.owner, download=download)
 
 
 @router.head(f"/preview/{_ID}")
 @router.get(f"/preview/{_ID}", response_class=Response)
-async def preview(request: Request, images: _Images, caller: CallerDependency, task_id: _TaskId) -> Response:
+async def preview(request: Request, images: _Images, caller: CallerDependency, task_id: _TaskId, download: bool = False) -> Response:
     """The preview."""
-    return await images.preview(request, task_id, caller.owner)
+    return await images.preview(request, task_id, caller.owner, download=download)
+
+
+@router.get(f"/events/{_ID}", response_class=Response)
+async def events(
+    request: Request, images: _Images, caller: CallerDependency, task_id: _TaskId, last_event: LastEventIdDependency
+) -> Response:
+    """Every change that polling finds, as server-sent events, until the task has ended."""
+    after_sequence, has_seen_end = last_event
+    if has_seen_end and (await images.status(task_id, caller.owner)).status in ENDED:
+        return Response(status_code=204)
+    streams, changes = bridge_of(request).event_streams, images.watch(task_id, caller.owner)
+    return ImageEventsReply(streams, changes, task_id=task_id, owner=caller.owner, after_sequence=after_sequence)
 
 
 @router.delete(f"/gallery/{_ID}")

@@ -93,7 +93,7 @@ class AccountsUpstream:
             found = (await self._client.call(call)).body().get("ready_accounts")
         except HttpError:
             return 0
-        return found if isinstance(found, int) and found >= 0 else 0
+        return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else 0
 
     async def pass_on(self, passed: Passed) -> Response:
         """The upstream's answer: a good one as it is, a refusal in the envelope."""

@@ -253,8 +253,9 @@ class UpstreamClient:
         extensions = {} if call.timeout_s is None else {"timeout": {**http.timeout.as_dict(), "read": call.timeout_s}}
         return http.build_request(
             call.method,
-            self._upstream.base_url + call.path,
-            params=call.query,
+            # A query that was given as text stays as it is.
+            self._upstream.base_url + call.path + (f"?{call.query}" if isinstance(call.query, str) else ""),
+            params=None if isinstance(call.query, str) else call.query,
             headers=headers,
             content=None if call.content is None else _in_pieces(call.content),
             extensions=extensions or None,

@@ -187,4 +187,7 @@ def _number_or_none(body: Mapping[str, object], name: str, kind: type[_T]) -> _T
     found = body.get(name)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    return kind(found)  # type: ignore[call-arg]
+    try:
+        return kind(found)  # type: ignore[call-arg]
+    except OverflowError:
+        return None

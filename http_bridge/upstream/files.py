@@ -37,8 +37,8 @@ _PARTS_TYPE = re.compile(r"multipart/byteranges; ?boundary=[0-9A-Za-z'()+_,./:=?
 _NO_HEAD = frozenset({405, 501})
 
 
-async def pass_on(client: UpstreamClient, request: Request, path: str, *, call: str, file_name: str) -> Response:
-    """The upstream's reply to GET or HEAD of a file.
+async def pass_on(client: UpstreamClient, request: Request, path: str, *, call: str, file_name: str, download: bool = False) -> Response:
+    """The upstream's reply to GET or HEAD of a file; `download` has a browser save it.
 
     Raises:
         HttpError: the upstream refused, or does not answer.
@@ -56,7 +56,9 @@ async def pass_on(client: UpstreamClient, request: Request, path: str, *, call: 
             raise await _refusal(client, opened)
         if opened.status == 206 and "Range" not in asked:
             raise not_understood(client.name, "a part of a file that was asked for whole")
-        headers = _headers(opened, file_name)
+        if opened.status == 304 and "If-None-Match" not in asked:
+            raise not_understood(client.name, "no file for a client that has none")
+        headers = _headers(opened, file_name, "attachment" if download else "inline")
         if is_head or opened.status == 304:
             return _head_only(opened.status, headers)
         return _PassedFile(opened, headers, stack.pop_all())
@@ -78,7 +80,7 @@ async def _refusal(client: UpstreamClient, opened: OpenedReply) -> HttpError:
         headers = {"Content-Range": size} if re.fullmatch(r"bytes \*/[0-9]{1,18}", size) else None
         return HttpError("range_not_satisfiable", "The range is outside of the file.", headers=headers)
     try:
-        reply.check()
+        reply.check(of_task=True)
     except HttpError as error:
         return error
     return not_understood(client.name, f"the status {reply.status} for a file")
@@ -92,8 +94,10 @@ def _head_only(status: int, headers: Mapping[str, str]) -> Response:
     return reply
 
 
-def _headers(opened: OpenedReply, file_name: str) -> dict[str, str]:
+def _headers(opened: OpenedReply, file_name: str, disposition: str) -> dict[str, str]:
     headers = {name: value for name in _TOLD if (value := opened.header(name)) is not None and value.isascii()}
+    if opened.status != 206:
+        headers.pop("Content-Range", None)
     if opened.status == 304:
         headers.pop("Content-Length", None)
     else:
@@ -106,7 +110,7 @@ def _headers(opened: OpenedReply, file_name: str) -> dict[str, str]:
             headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         extension = _EXTENSIONS.get(plain, "bin")
         safe_name = re.sub(r"[^0-9A-Za-z_-]", "", file_name)
-        headers["Content-Disposition"] = f'inline; filename="warmlane-{safe_name}.{extension}"'
+        headers["Content-Disposition"] = f'{disposition}; filename="warmlane-{safe_name}.{extension}"'
     # As for videos: a copy may be kept but not used unasked.
     headers["Cache-Control"] = "private, no-cache"
     return headers

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from http_bridge.bodies import LargeBodies
@@ -17,6 +18,7 @@ from http_bridge.upstream.files import pass_on
 from http_bridge.upstream.ids import PREFIX, ImageIds, is_upstream_id, not_found
 from http_bridge.upstream.merge import Merged, ReadPage, merged_page
 from http_bridge.upstream.models import ImageModelList
+from http_bridge.upstream.watch import watch
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -93,7 +95,7 @@ class ImageUpstream:
             await self._status(upstream_id)
             detail = "The image server cannot cancel; the image will be made."
             raise HttpError("not_supported", detail, user_action="Wait for the image, then delete it.")
-        status = convert.task_status(reply.body())
+        status = convert.task_status(reply.body(of_task=True))
         if status is None:
             raise not_understood(self._client.name, "a cancelled task without a status")
         return CancelReply(task_id=task_id, status=status)
@@ -102,19 +104,24 @@ class ImageUpstream:
         """DELETE /gallery/{task_id}."""
         upstream_id = self._ids.upstream(task_id, owner)
         reply = await self._client.call(Call(name="delete", method="DELETE", path=f"/gallery/{upstream_id}"))
-        reply.check()
+        reply.check(of_task=True)
         return DeletedReply(deleted=True, id=task_id)
 
-    async def result(self, request: Request, task_id: str, owner: str) -> Response:
-        """GET and HEAD of /results: the file as it comes."""
+    async def result(self, request: Request, task_id: str, owner: str, *, download: bool = False) -> Response:
+        """GET and HEAD of /results: the file as it comes. `download` has a browser save it."""
         upstream_id = self._ids.upstream(task_id, owner)
-        return await pass_on(self._client, request, f"/results/{upstream_id}", call="result", file_name=PREFIX + upstream_id)
+        name = PREFIX + upstream_id
+        return await pass_on(self._client, request, f"/results/{upstream_id}", call="result", file_name=name, download=download)
 
-    async def preview(self, request: Request, task_id: str, owner: str) -> Response:
+    async def preview(self, request: Request, task_id: str, owner: str, *, download: bool = False) -> Response:
         """GET and HEAD of /preview."""
         upstream_id = self._ids.upstream(task_id, owner)
         name = f"{PREFIX}{upstream_id}-preview"
-        return await pass_on(self._client, request, f"/preview/{upstream_id}", call="preview", file_name=name)
+        return await pass_on(self._client, request, f"/preview/{upstream_id}", call="preview", file_name=name, download=download)
+
+    def watch(self, task_id: str, owner: str) -> AsyncGenerator[StatusReply, None]:
+        """The status now, then its changes; see `watch.watch`."""
+        return watch(partial(self.status, task_id, owner))
 
     def may_list(self, owner: str) -> bool:
         """Whether this caller sees images in the gallery."""
@@ -154,7 +161,7 @@ class ImageUpstream:
         return [convert.gallery_item(item, PREFIX + (convert.item_id(item) or ""), self._links) for item in found[:size]], total
 
     async def _status(self, upstream_id: str) -> Mapping[str, object]:
-        return (await self._client.call(Call(name="status", method="GET", path=f"/status/{upstream_id}"))).body()
+        return (await self._client.call(Call(name="status", method="GET", path=f"/status/{upstream_id}"))).body(of_task=True)
 
 
 def without_upstream() -> HttpError:

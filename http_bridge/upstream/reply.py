@@ -14,6 +14,9 @@ from http_bridge.upstream.errors import not_understood, refusal
 # A number such as 1e999 is good JSON, is read as infinity and cannot be written again. Texts match too: then nothing is found.
 _MAYBE_INFINITE = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
 
+# More than an honest refusal; a client gets no longer one because the upstream makes one.
+_MOST_TOLD_BYTES = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
@@ -26,22 +29,23 @@ class Reply:
     content_type: str | None = None
     content_range: str | None = None
 
-    def body(self) -> Mapping[str, object]:
-        """The JSON object that a good reply is.
+    def body(self, *, of_task: bool = False) -> Mapping[str, object]:
+        """The JSON object that a good reply is. `of_task`: the call named a task, which may be what is missing.
 
         Raises:
             HttpError: the upstream refused, and why; `service_unavailable` when the reply makes no sense.
         """
-        self.check()
+        self.check(of_task=of_task)
         found = self.json()
         if not isinstance(found, dict):
             raise not_understood(self.upstream, "a body that is no JSON object")
         return found
 
-    def check(self) -> None:
+    def check(self, *, of_task: bool = False) -> None:
         """Returns when the status is a good one. Raises as `body`."""
         if not 200 <= self.status < 300:
-            raise refusal(self.upstream, self.status, self.json(), retry_after=self.retry_after)
+            told = self.json() if len(self.content) <= _MOST_TOLD_BYTES else None
+            raise refusal(self.upstream, self.status, told, retry_after=self.retry_after, of_task=of_task)
 
     def json(self) -> object:
         """What the body holds; None when it is no JSON that may be sent on."""

@@ -11,7 +11,6 @@ from runtime.errors import ErrorCode
 
 if TYPE_CHECKING:
     from http_bridge.schemas import StatusReply
-    from http_bridge.upstream.images import ImageUpstream
 
 POLL_S = 3.0
 """As clients poll without a stream."""
@@ -23,27 +22,31 @@ _SLOWER = 1.25
 _AWAY_SLOWEST_S = 30.0
 _AWAY_SLOWER = 2.0
 
-_ENDED = frozenset({"done", "failed"})
+ENDED = frozenset({"done", "failed"})
+"""Statuses that no task leaves."""
 
 Sleep = Callable[[float], Awaitable[None]]
 
+Look = Callable[[], Awaitable["StatusReply"]]
+"""Asks for the status of one task."""
 
-async def watch(images: ImageUpstream, task_id: str, owner: str, *, sleep: Sleep = asyncio.sleep) -> AsyncGenerator[StatusReply, None]:
+
+async def watch(look: Look, *, sleep: Sleep = asyncio.sleep) -> AsyncGenerator[StatusReply, None]:
     """The status now, then every change that a poll sees, to the terminal one, which is the last.
 
     An upstream that goes away meanwhile is waited for, for as long as the caller listens.
 
     Raises:
-        HttpError, ServiceError: as `ImageUpstream.status` at the first look; later only what waiting does not change, such as
+        HttpError, ServiceError: as the first look; later only what waiting does not change, such as
             `task_not_found` for a task that was deleted.
     """
-    told = await images.status(task_id, owner)
+    told = await look()
     yield told
     wait_s = POLL_S
-    while told.status not in _ENDED:
+    while told.status not in ENDED:
         await sleep(wait_s)
         try:
-            found = await images.status(task_id, owner)
+            found = await look()
         except HttpError as error:
             if error.code not in (ErrorCode.SERVICE_UNAVAILABLE, ErrorCode.RATE_LIMITED, ErrorCode.QUEUE_OVERLOADED):
                 raise

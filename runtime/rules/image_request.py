@@ -93,12 +93,12 @@ def check_image_request(raw: Mapping[str, object]) -> None:
 
 
 def image_request_schema() -> dict[str, object]:
-    """JSON Schema (2020-12) of a `/generate` body for an image model; it accepts what the check accepts, but for null."""
-    properties: dict[str, object] = {rule.name: field_schema(rule, _ANY_MODEL) for rule in IMAGE_FIELDS}
-    properties["model"] = {"type": "string", "enum": list(IMAGE_MODELS), "description": "Which model renders."}
-    properties["mode"] = {"type": "string", "enum": [TXT2IMG, IMG2IMG], "description": "What the image is made from."}
-    properties[_PICTURE] = {"type": "string", "pattern": DATA_URI_PATTERN, "description": "The picture to start from, at most 12 MiB."}
-    needs_picture = {"if": {"required": ["mode"], "properties": {"mode": {"const": IMG2IMG}}}, "then": {"required": [_PICTURE]}}
+    """JSON Schema (2020-12) of a `/generate` body for an image model; it accepts what the check accepts: null counts as absent."""
+    properties: dict[str, object] = {rule.name: _field_or_null(rule) for rule in IMAGE_FIELDS}
+    picture = {"type": ["string", "null"], "pattern": DATA_URI_PATTERN}
+    properties[_PICTURE] = {**picture, "description": "The picture to start from, at most 12 MiB."}
+    with_picture = {"required": [_PICTURE], "properties": {_PICTURE: {"type": "string"}}}
+    needs_picture = {"if": {"required": ["mode"], "properties": {"mode": {"const": IMG2IMG}}}, "then": with_picture}
     return {
         "$schema": DIALECT,
         "title": "Image models (passed on to their own server)",
@@ -107,6 +107,14 @@ def image_request_schema() -> dict[str, object]:
         "properties": properties,
         "allOf": [needs_picture],
     }
+
+
+def _field_or_null(rule: FieldRule) -> dict[str, object]:
+    schema: dict[str, object] = {name: value for name, value in field_schema(rule, _ANY_MODEL).items() if name != "default"}
+    options = [*rule.options]
+    if rule.required:
+        return {**schema, "enum": options} if options else schema
+    return {**schema, "type": [schema["type"], "null"], **({"enum": [*options, None]} if options else {})}
 
 
 def _violation(rule: FieldRule, sent: object) -> Violation | None:

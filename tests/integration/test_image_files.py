@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -38,6 +39,8 @@ async def test_file_has_ranges_and_validators_of_the_upstream_when_it_is_asked_f
     assert (whole.status_code, whole.content, whole.headers["content-type"]) == (200, b"0123456789", "image/png")
     assert whole.headers["content-disposition"] == 'inline; filename="warmlane-image-a1.png"'
     assert (whole.headers["content-length"], whole.headers["cache-control"]) == ("10", "private, no-cache")
+    saved = await bridge.http.get(f"{path}?download=true", headers=WITH_KEY)
+    assert saved.headers["content-disposition"] == 'attachment; filename="warmlane-image-a1.png"'
     part = await bridge.http.get(path, headers={**WITH_KEY, "Range": "bytes=2-4"})
     assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"234", "bytes 2-4/10")
     other = await bridge.http.get(path, headers={**WITH_KEY, "Range": "bytes=2-4", "If-Range": '"another"'})
@@ -126,3 +129,33 @@ async def test_request_is_withdrawn_when_the_client_of_a_held_image_request_leav
         upstream.hold.set()
         upstream.hold = None
         assert (await bridge.http.post("/generate", headers=WITH_KEY, json=IMAGE_BODY)).status_code == 202
+
+
+async def test_events_tell_the_status_and_the_end_when_an_image_is_done(tmp_path: Path, upstream: UpstreamDouble) -> None:
+    upstream.add_image("a1")
+    upstream.add_image("a2", status="failed")
+    async with _served(tmp_path, upstream) as bridge:
+        reply = await bridge.http.get("/api/events/image-a1", headers=WITH_KEY)
+        assert (reply.status_code, reply.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+        status, end = [part for part in reply.text.split("\n\n") if part]
+        assert status.startswith("event: status\n")
+        told = json.loads(next(line for line in status.splitlines() if line.startswith("data: ")).removeprefix("data: "))
+        assert told == (await bridge.http.get("/status/image-a1", headers=WITH_KEY)).json()
+        assert end.splitlines() == ["event: end", 'data: {"task_id":"image-a1","reason":"done"}', "id: 1-end"]
+        again = await bridge.http.get("/events/image-a1", headers={**WITH_KEY, "Last-Event-ID": "1-end"})
+        assert again.status_code == 204
+        assert '"reason":"failed"' in (await bridge.http.get("/events/image-a2", headers=WITH_KEY)).text
+        assert code_of(await bridge.http.get("/events/image-a3", headers=WITH_KEY)) == (404, "task_not_found")
+        assert (await bridge.http.get("/events/image-a1")).status_code == 401
+
+
+async def test_polling_ends_when_the_reader_of_events_leaves(tmp_path: Path, upstream: UpstreamDouble) -> None:
+    upstream.add_image("a1", status="processing")
+    async with _served(tmp_path, upstream) as bridge, asyncio.timeout(10):
+        streams = bridge.app.state.bridge.event_streams
+        async with bridge.http.stream("GET", "/events/image-a1", headers=WITH_KEY) as reply:
+            assert "event: status" in await anext(reply.aiter_text())
+            assert len(streams) == 1
+        while len(streams):  # noqa: ASYNC110 - the bridge tells nobody
+            await asyncio.sleep(0.01)
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "poll-image"]

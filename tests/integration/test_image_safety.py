@@ -100,7 +100,7 @@ async def test_everything_is_unavailable_soon_and_videos_go_on_when_the_upstream
     upstream.hold = asyncio.Event()
     async with running_bridge(tmp_path / "objects", **image_settings(upstream, upstream_timeout_s=0.5)) as bridge, asyncio.timeout(60):
         video = bridge.add_done_task()
-        images = [asyncio.create_task(bridge.http.get("/status/image-a1", headers=WITH_KEY)) for _ in range(80)]
+        images = [asyncio.create_task(bridge.http.get("/status/image-a1", headers=WITH_KEY)) for _ in range(40)]
         await upstream.holding.wait()
         assert (await bridge.http.get(f"/status/{video.task_id}", headers=WITH_KEY)).status_code == 200
         assert (await bridge.http.get("/gallery?type=video", headers=WITH_KEY)).json()["total"] == 1
@@ -115,7 +115,7 @@ async def test_everything_is_unavailable_soon_and_videos_go_on_when_the_upstream
         upstream.hold.set()
         upstream.hold = None
         upstream.add_image("a1")
-        while await _statuses(bridge, 70) != {200}:
+        while await _statuses(bridge, 40) != {200}:
             pass
 
 

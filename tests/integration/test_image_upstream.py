@@ -218,6 +218,15 @@ async def test_error_is_one_of_the_contract_when_the_upstream_answers_with_any(b
             assert reply.headers["retry-after"] == headers["Retry-After"]
 
 
+async def test_upstream_failed_when_it_has_no_such_path_at_all(bridge: BridgeUnderTest, upstream: UpstreamDouble) -> None:
+    """The base URL leads elsewhere: that is nobody's missing task."""
+    for method, path in (("POST", "/generate"), ("GET", "/gallery")):
+        for content in ({"detail": "Not Found"}, envelope("task_not_found", "No.")):
+            upstream.error(method, path, 404, content)
+            body: dict[str, Any] = {"json": IMAGE_BODY} if method == "POST" else {}
+            assert code_of(await bridge.http.request(method, path, headers=WITH_KEY, **body)) == (503, "service_unavailable")
+
+
 async def test_numbers_that_are_none_are_null_when_an_upstream_sends_them(bridge: BridgeUnderTest, upstream: UpstreamDouble) -> None:
     body = b'{"detail":{"code":"queue_overloaded","detail":"Full.","metadata":{"depth":1e999,"of":[-1e999]}}}'
     upstream.answers["GET", "/status/a1"] = lambda: Response(body, status_code=503)

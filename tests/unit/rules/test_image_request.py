@@ -32,6 +32,9 @@ def _refused(raw: dict[str, Any]) -> list[str]:
         ({"width": 256, "height": 2048, "seed": 2147483647, "guidance_scale": 20, "reference_strength": 1}, []),
         # Not the contract's business: the server of the images may have more fields.
         ({"steps": 400, "cfg_scale": 7, "num_frames": -1, "loras": [{"name": "x"}]}, []),
+        # As absent.
+        ({"type": None, "mode": None, "seed": None, "negative_prompt": None, "reference_image": None, "clip_skip": None}, []),
+        ({"mode": "img2img", "reference_image": None}, ["reference_image"]),
         ({"model": "anisora"}, ["model"]),
         ({"prompt": ""}, ["prompt"]),
         ({"prompt": "a\u0007"}, ["prompt"]),

@@ -22,7 +22,7 @@ TEXTS = st.sampled_from(["done", "failed", "image", "2026-01-01T12:00:00", "0001
     max_size=5
 )
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=6),
     max_leaves=15,
 )
@@ -37,7 +37,7 @@ def test_reply_can_be_sent_when_the_upstream_answers_with_anything(body: dict[st
         if made is not None:
             json.dumps(json.loads(made.model_dump_json()), allow_nan=False)
     assert item_id(found) is None or isinstance(item_id(found), str)
-    error = refusal("image", status, found)
+    error = refusal("image", status, found, of_task=status % 2 == 0)
     assert 400 <= error.status <= 503
     assert error.response().body
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -11,7 +11,6 @@ from http_bridge.convert import Links
 from http_bridge.errors import HttpError
 from http_bridge.schemas import StatusReply
 from http_bridge.upstream.convert import status_reply
-from http_bridge.upstream.images import ImageUpstream
 from http_bridge.upstream.watch import watch
 
 
@@ -29,7 +28,7 @@ class _Script:
         self.answers = list(answers)
         self.slept: list[float] = []
 
-    async def status(self, _task_id: str, _owner: str) -> StatusReply:
+    async def status(self) -> StatusReply:
         answer = self.answers.pop(0)
         if isinstance(answer, HttpError):
             raise answer
@@ -39,7 +38,7 @@ class _Script:
         self.slept.append(seconds)
 
     async def changes(self) -> list[tuple[Any, ...]]:
-        async with aclosing(watch(cast("ImageUpstream", self), "image-a1", "key", sleep=self.sleep)) as stream:
+        async with aclosing(watch(self.status, sleep=self.sleep)) as stream:
             return [(one.status, one.progress) async for one in stream]
 
 
