@@ -17,6 +17,7 @@ from command_line.doctor.command import EPILOG as DOCTOR_EPILOG
 from command_line.doctor.command import doctor
 from command_line.documents import to_json
 from command_line.failures import CommandError
+from command_line.gallery.command import EPILOG, import_gallery
 from command_line.operators import drain, events, fallback
 from command_line.options import Address, AsJson, Output, TaskId, UnfinishedTaskId
 from command_line.output import check_output
@@ -131,6 +132,7 @@ app.command(epilog=epilogs.EVENTS)(events)
 app.command(epilog=epilogs.PLAN)(plan)
 app.command(epilog=EXAMPLES)(prepare)
 app.command(epilog=DOCTOR_EPILOG)(doctor)
+app.command("import-gallery", epilog=EPILOG)(import_gallery)
 
 
 def main() -> None:

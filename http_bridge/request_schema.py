@@ -1,10 +1,11 @@
-"""The JSON Schema of POST /generate, made from the rule set, with images as HTTP sends them."""
+"""The JSON Schema of POST /generate, made from the rule sets, with images as HTTP sends them."""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
 from runtime.rules.catalogue import MODELS
+from runtime.rules.image_request import image_request_schema
 from runtime.rules.schema import parameters_schema
 
 
@@ -14,9 +15,13 @@ def http_schema(model_id: str) -> dict[str, Any]:
 
 
 def request_body() -> dict[str, Any]:
-    """The OpenAPI request body of POST /generate: one schema per model, told apart by `model`."""
-    schemas = [{name: value for name, value in http_schema(model_id).items() if name != "$schema"} for model_id in MODELS]
+    """The OpenAPI request body of POST /generate: one schema per video model and one for image models, told apart by `model`."""
+    schemas = [_embedded(schema) for schema in (*(http_schema(model_id) for model_id in MODELS), image_request_schema())]
     return {"required": True, "content": {"application/json": {"schema": {"oneOf": schemas}}}}
+
+
+def _embedded(schema: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in schema.items() if name != "$schema"}
 
 
 def _data_uris_only(node: object) -> object:
