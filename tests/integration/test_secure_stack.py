@@ -19,27 +19,13 @@ from warmlane.admission.v1.operator_service_pb2_grpc import OperatorServiceStub
 
 from runtime.roles import Role
 from tests.harness.credentials import TOKENS, Authority, Issued
-from tests.harness.light_stack import ADMISSION, HTTP_BRIDGE, LightStack
+from tests.harness.light_stack import ADMISSION, HTTP_BRIDGE
+from tests.harness.secure_stack import SecureStack, secure_environment
 
 LANE = "lane-anisora"
 BODY = {"model": "anisora", "prompt": "a paper boat", "width": 256, "height": 256, "num_frames": 9, "fps": 8, "mode": "t2v"}
 GRPCURL = Path(sys.executable).parent / "grpcurl"
 OLD = "old-" + "f" * 32
-
-
-class SecureStack(LightStack):
-    """Is asked as an operator, over TLS."""
-
-    def __init__(self, folder: Path, ca: Authority, own: Issued, environment: Mapping[str, str]) -> None:
-        """As a light stack of admission, one lane and the bridge."""
-        super().__init__(folder, processes=(ADMISSION, LANE, HTTP_BRIDGE), environment=environment)
-        self._trusted = grpc.ssl_channel_credentials(ca.cert.read_bytes(), own.key.read_bytes(), own.cert.read_bytes())
-
-    def snapshot(self, timeout_s: float = 2.0) -> operators.GetSnapshotResponse:
-        """What admission sees."""
-        shown = (("authorization", f"Bearer {TOKENS[Role.OPERATOR]}"),)
-        with grpc.secure_channel(self.grpc_address, self._trusted) as channel:
-            return OperatorServiceStub(channel).GetSnapshot(operators.GetSnapshotRequest(), timeout=timeout_s, metadata=shown)
 
 
 Grpcurl = Callable[..., subprocess.CompletedProcess[str]]
@@ -56,18 +42,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Issued, 
 def stack(tmp_path_factory: pytest.TempPathFactory, files: tuple[Authority, Issued, Issued]) -> Iterator[SecureStack]:
     """One file of settings for all three, as on one machine; the lanes' token is being replaced."""
     ca, server, caller = files
-    environment = {
-        "WARMLANE_TLS_CERT_FILE": str(server.cert),
-        "WARMLANE_TLS_KEY_FILE": str(server.key),
-        "WARMLANE_TLS_CLIENT_CA_FILE": str(ca.cert),
-        "WARMLANE_TLS_CA_FILE": str(ca.cert),
-        "WARMLANE_TLS_CLIENT_CERT_FILE": str(caller.cert),
-        "WARMLANE_TLS_CLIENT_KEY_FILE": str(caller.key),
-        **{f"WARMLANE_{role.upper()}_TOKEN": token for role, token in TOKENS.items()},
-        "WARMLANE_LANE_TOKEN": f"{OLD},{TOKENS[Role.LANE]}",
-        "GRPC_VERBOSITY": "ERROR",
-    }
-    with SecureStack(tmp_path_factory.mktemp("stack"), ca, caller, environment) as running:
+    environment = secure_environment(ca, server, caller) | {"WARMLANE_LANE_TOKEN": f"{OLD},{TOKENS[Role.LANE]}"}
+    with SecureStack(tmp_path_factory.mktemp("stack"), ca, caller, environment, processes=(ADMISSION, LANE, HTTP_BRIDGE)) as running:
         yield running
 
 
