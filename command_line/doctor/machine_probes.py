@@ -82,7 +82,7 @@ def driver() -> Driver | None:
 
 def survey(order: SurveyOrder) -> Survey:
     """By a process of its own: this one has no torch."""
-    command = [sys.executable, "-m", "runtime.lane.memory.survey", order.model_dump_json()]
+    command = [sys.executable, "-m", "runtime.lane.survey", order.model_dump_json()]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=_SURVEY_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:

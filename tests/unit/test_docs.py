@@ -63,3 +63,8 @@ def test_example_of_settings_has_the_default_that_the_reference_tells() -> None:
 def test_reference_of_the_command_line_is_what_the_commands_make() -> None:
     made = runpy.run_path(str(_DOCS / "commands.py"))["page"]()
     assert (_DOCS / "reference" / "command-line.md").read_text(encoding="utf-8") == made, "run: .venv/bin/python docs/commands.py"
+
+
+def test_diagrams_of_the_architecture_are_what_the_code_makes() -> None:
+    text = (_DOCS / "architecture" / "README.md").read_text(encoding="utf-8")
+    assert runpy.run_path(str(_DOCS / "architecture.py"))["page"](text) == text, "run: .venv/bin/python docs/architecture.py"

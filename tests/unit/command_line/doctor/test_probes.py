@@ -18,7 +18,7 @@ from command_line.doctor.command import make_case, to_json
 from command_line.doctor.examination import CHECKS, examine, name_of, worst
 from command_line.doctor.finding import Case, Finding, Outcome, failed, ok, skipped, warning
 from command_line.doctor.probes import ProbeError, Probes
-from runtime.lane.memory.survey import survey
+from runtime.lane.survey import survey
 from runtime.survey import SurveyOrder
 from tests.unit.command_line.conftest import Served
 from tests.unit.command_line.doctor.conftest import broken, every

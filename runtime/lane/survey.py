@@ -1,12 +1,15 @@
-"""`python -m runtime.lane.memory.survey ORDER`: looks at memory, GPUs and prepared folders for `warmlane doctor`; one JSON object."""
+"""`python -m runtime.lane.survey ORDER`: looks at memory, GPUs and prepared folders for `warmlane doctor`; prints one JSON object."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from runtime.lane.memory.process import host_available_bytes, host_memory_bytes
-from runtime.survey import Survey, SurveyedGpu, SurveyedTorch, SurveyOrder
+from runtime.lane.wan.manifest import ManifestError, open_folder
+from runtime.survey import Survey, SurveyedTorch, SurveyOrder
 
 
 def survey(order: SurveyOrder) -> Survey:
@@ -23,29 +26,14 @@ def survey(order: SurveyOrder) -> Survey:
 
 def _torch() -> SurveyedTorch:
     try:
-        import torch
+        # Late: it imports torch, which takes seconds and may not be there.
+        from runtime.lane.memory.gpus import survey_torch
     except (ImportError, OSError) as error:
         return SurveyedTorch(error=f"{type(error).__name__}: {error}")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return SurveyedTorch(version=torch.__version__, cuda=torch.version.cuda or "", gpus=tuple(_gpu(index) for index in range(count)))
-
-
-def _gpu(index: int) -> SurveyedGpu:
-    import torch
-
-    name = ""
-    try:
-        name = torch.cuda.get_device_name(index)
-        free_bytes, total_bytes = torch.cuda.mem_get_info(index)
-        capability = torch.cuda.get_device_capability(index)
-        return SurveyedGpu(index=index, name=name, capability=capability, total_bytes=total_bytes, free_bytes=free_bytes)
-    except RuntimeError as error:
-        return SurveyedGpu(index=index, name=name, error=str(error).strip().splitlines()[0])
+    return survey_torch()
 
 
 def _folder_problem(folder: Path, model: str) -> str:
-    from runtime.lane.wan.manifest import ManifestError, open_folder
-
     try:
         open_folder(folder, model)
     except ManifestError as error:
@@ -55,7 +43,11 @@ def _folder_problem(folder: Path, model: str) -> str:
 
 def main() -> int:
     """One order on the command line, the survey on standard output."""
-    order = SurveyOrder.model_validate_json(" ".join(sys.argv[1:]))
+    try:
+        order = SurveyOrder.model_validate_json(" ".join(sys.argv[1:]))
+    except ValidationError:
+        sys.stderr.write("one order as JSON is needed, as runtime/survey.py has it; `warmlane doctor` gives it\n")
+        return 2
     sys.stdout.write(survey(order).model_dump_json() + "\n")
     return 0
 
