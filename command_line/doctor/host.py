@@ -14,6 +14,7 @@ from runtime.survey import SurveyOrder
 _MIB, _GIB, _MB, _GB = 1024**2, 1024**3, 1000**2, 1000**3
 # All processes of the tiny profile hold some 1.7 GiB after they have rendered every mode (README.md, Measured).
 _TINY_BYTES, _TINY_LEAST_BYTES = 5 * _GIB // 2, 1 * _GIB
+_LEFT_BYTES = 512 * _MIB
 # Database, logs, results: a clip is a few MB.
 _DATA_BYTES, _DATA_LEAST_BYTES = 2 * _GIB, 256 * _MIB
 # What `warmlane prepare` downloads and writes at the same time, for fp8 (docs/howto/prepare-checkpoints.md).
@@ -27,7 +28,13 @@ def check_memory(case: Case, probes: Probes) -> Iterable[Finding]:
     """Memory of the machine or container, against what the profile needs."""
     survey = probes.survey(SurveyOrder())
     told = f"{survey.host_bytes / _GIB:.1f} GiB, {survey.available_bytes / _GIB:.1f} available"
-    yield _tiny_memory(told, survey.available_bytes) if case.is_tiny else _model_memory(told, survey.host_bytes)
+    if case.ports:
+        # What the stack has taken counts as its own.
+        yield _running_memory(told, survey.available_bytes)
+    elif case.is_tiny:
+        yield _tiny_memory(told, survey.available_bytes)
+    if not case.is_tiny:
+        yield _model_memory(told, survey.host_bytes)
 
 
 def check_space(case: Case, probes: Probes) -> Iterable[Finding]:
@@ -61,6 +68,12 @@ def existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
+def _running_memory(told: str, available_bytes: int) -> Finding:
+    if available_bytes < _LEFT_BYTES:
+        return warning("memory", f"{told} beside the running stack", "The kernel may kill a process: stop something.")
+    return ok("memory", told)
+
+
 def _tiny_memory(told: str, available_bytes: int) -> Finding:
     advice = "Stop something, or leave a process out (`warmlane up --without …`)."
     if available_bytes < _TINY_LEAST_BYTES:
@@ -78,13 +91,15 @@ def _model_memory(told: str, host_bytes: int) -> Finding:
     told = f"{told}; weights in fp8 take {needed} GiB, each lane its own"
     dedicated_bytes, pool_bytes = sum(weights.values()), max(weights.values())
     if room_bytes >= dedicated_bytes + pool_bytes:
-        return ok("memory", told)
+        return ok("memory.weights", told)
     elsewhere = "Run the others on other machines (docs/howto/across-machines.md), or they map weights from disk, which is slower."
     if room_bytes >= dedicated_bytes:
-        return warning("memory", f"{told}: room for both dedicated lanes, not for the pool beside them", elsewhere)
+        return warning("memory.weights", f"{told}: room for both dedicated lanes, not for the pool beside them", elsewhere)
     if room_bytes >= pool_bytes:
-        return warning("memory", f"{told}: room for one lane", elsewhere)
-    return warning("memory", f"{told}: not enough for every model", "Lanes map weights from disk, which is slower: take a larger host.")
+        return warning("memory.weights", f"{told}: room for one lane", elsewhere)
+    return warning(
+        "memory.weights", f"{told}: not enough for every model", "Lanes map weights from disk, which is slower: take a larger host."
+    )
 
 
 def _weights_space(case: Case, probes: Probes) -> Finding:
@@ -100,6 +115,10 @@ def _weights_space(case: Case, probes: Probes) -> Finding:
 
 
 def _speed(name: str, folder: Path, case: Case, probes: Probes) -> Iterator[Finding]:
+    if probes.free_bytes(folder) < _DATA_BYTES:
+        # The trial must not be what fills a disk that admission writes to.
+        yield skipped(name, f"{folder} has too little room for a trial")
+        return
     try:
         speed = probes.disk_speed(folder)
     except ProbeError as error:

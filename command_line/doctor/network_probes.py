@@ -53,7 +53,7 @@ def http_health(url: str, case: Case) -> HttpAnswer:
             answer = connection.getresponse()
             answer.read(_HTTP_BODY_BYTES)
         except (OSError, http.client.HTTPException) as error:
-            msg = f"{url} does not answer ({error or type(error).__name__})"
+            msg = f"{url} does not answer ({str(error) or type(error).__name__})"
             raise ProbeError(msg) from error
         return HttpAnswer(status=answer.status, date=_date(answer.getheader("Date")), asked=asked, answered=now())
 

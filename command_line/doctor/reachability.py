@@ -21,11 +21,7 @@ def check_admission(case: Case, probes: Probes) -> Iterable[Finding]:
     try:
         snapshot = probes.snapshot(case).snapshot
     except ProbeError as error:
-        yield (
-            failed("admission", str(error), "Its log says why; `warmlane up` starts it.")
-            if case.should_answer
-            else skipped("admission", _NOT_HERE)
-        )
+        yield _silent_admission(case, error)
         return
     yield ok("admission", f"answers at {case.address}, start number {snapshot.controller_epoch}, {len(snapshot.lanes)} lanes")
     if not snapshot.lanes:
@@ -56,12 +52,12 @@ def check_bridge(case: Case, probes: Probes) -> Iterable[Finding]:
     try:
         status = probes.http_health(url, case).status
     except ProbeError as error:
-        yield failed(
-            "bridge", str(error), "Its log says why. Where another program has the port, `warmlane up --http-port 0` takes another one."
-        )
+        yield failed("bridge", str(error), "Its log says why.") if case.ports else skipped("bridge", f"no bridge: {error}")
         return
     if status == HTTPStatus.OK:
         yield ok("bridge", f"answers at {url}")
+    elif not case.ports:
+        yield skipped("bridge", f"no bridge: {url}/health answers {status}")
     else:
         yield failed("bridge", f"{url}/health answers {status}", "Another program may have the port; the bridge's log says what it did.")
 
@@ -77,7 +73,7 @@ def check_object_store(case: Case, probes: Probes) -> Iterable[Finding]:
         took_s = probes.object_store(url)
     except ProbeError as error:
         advice = "Check the URL and the AWS variables; read, write, list and delete are needed below the prefix."
-        yield failed("object-store", f"{shown}: {error}", advice)
+        yield failed("object-store", f"{shown}: {str(error).replace(url, shown)}", advice)
         return
     told = f"{shown}: put, get and delete took {took_s * 1000:.0f} ms"
     if took_s > _SLOW_STORE_S:
@@ -95,6 +91,14 @@ def bridge_url(case: Case, probes: Probes) -> str | None:
         return None
     (default,) = [one.default for one in listeners((HTTP_BRIDGE,), http_port=None, grpc_port=None) if one.process == HTTP_BRIDGE]
     return f"{scheme}://{LOOPBACK}:{default}" if probes.holder(default) is not None else None
+
+
+def _silent_admission(case: Case, error: ProbeError) -> Finding:
+    if not case.should_answer:
+        return skipped("admission", _NOT_HERE)
+    log = case.data_dir / "logs" / "admission.log"
+    advice = f"Its last words: {log}" if case.ports else "Look at its log where it runs; a wrong address or a firewall looks the same."
+    return failed("admission", str(error), advice)
 
 
 def _lane(lane: operators.LaneSnapshot) -> Finding:

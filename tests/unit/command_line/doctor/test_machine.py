@@ -58,14 +58,26 @@ def test_other_version_than_the_pin_is_a_warning_and_a_build_suffix_is_none(look
         ("tiny", 4, 0.5, FAILED),
         ("a10g", 128, 120, OK),
         ("a10g", 64, 60, WARNING),
+        ("a10g", 48, 40, WARNING),
         ("a10g", 16, 12, WARNING),
     ],
 )
 def test_memory_is_judged_by_the_profile(look: Look, profile: str, host_gib: int, available_gib: float, outcome: Outcome) -> None:
     survey = Survey(host_bytes=host_gib * GIB, available_bytes=int(available_gib * GIB), torch=None, weights={})
-    found = look(check_memory, profile=profile, survey=lambda order: survey)["memory"]
+    (found,) = look(check_memory, profile=profile, ports={}, survey=lambda order: survey).values()
     assert found.outcome is outcome
     assert bool(found.advice) is (outcome is not OK)
+
+
+@pytest.mark.parametrize(("available_gib", "outcome"), [(1, OK), (0.25, WARNING)])
+def test_what_the_running_stack_has_taken_is_not_missed(look: Look, available_gib: float, outcome: Outcome) -> None:
+    survey = Survey(host_bytes=4 * GIB, available_bytes=int(available_gib * GIB), torch=None, weights={})
+    assert look(check_memory, profile="tiny", survey=lambda order: survey)["memory"].outcome is outcome
+
+
+def test_disk_is_not_tried_when_it_is_nearly_full(look: Look) -> None:
+    found = look(check_speed, free_bytes=lambda folder: GIB, disk_speed=broken("nobody should write"))
+    assert outcomes(found) == {SKIPPED}
 
 
 @pytest.mark.parametrize(("free_gib", "data", "models"), [(500, OK, OK), (100, OK, FAILED), (1, WARNING, FAILED), (0.1, FAILED, FAILED)])

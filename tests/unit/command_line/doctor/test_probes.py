@@ -169,5 +169,5 @@ def test_exit_code_is_1_when_a_named_admission_is_away(runner: CliRunner, tmp_pa
     ran = runner.invoke(app, ["doctor", "--data-dir", str(tmp_path), "--address", "127.0.0.1:9"])
     assert ran.exit_code == 1
     assert "failed    admission: admission does not answer at 127.0.0.1:9" in ran.stdout
-    assert "          -> Its log says why" in ran.stdout
+    assert "          -> Look at its log" in ran.stdout
     assert runner.invoke(app, ["doctor", "--profile", "huge"]).exit_code == 2

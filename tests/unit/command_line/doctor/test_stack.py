@@ -89,8 +89,10 @@ def test_bridge_is_asked_where_it_should_be(look: Look) -> None:
     assert look(check_bridge, http_health=broken("refused"))["bridge"].outcome is FAILED
     assert look(check_bridge, ports={"admission": 1})["bridge"].outcome is SKIPPED
     assert look(check_bridge, ports={})["bridge"].outcome is SKIPPED
-    # Nobody said that a stack runs, but somebody has the port.
+    # Nobody said that a stack runs, but somebody has the port: a bridge or another program.
     assert look(check_bridge, ports={}, holder=held_by(4))["bridge"].outcome is OK
+    for other in (http_of(404), broken("no HTTP")):
+        assert look(check_bridge, ports={}, holder=held_by(4), http_health=other)["bridge"].outcome is SKIPPED
     secure = {"WARMLANE_HTTP_TLS_CERT_FILE": "bridge.pem"}
     assert look(check_bridge, environment=secure)["bridge"].found == "answers at https://127.0.0.1:8080"
 
