@@ -16,6 +16,7 @@ _FAIL_S = 300.0
 # The bridge tells whole seconds.
 _DATE_STEP_S = 1.0
 _STEPPED_S = 0.5
+_WHOSE = {"clock.admission": "admission", "clock.bridge": "the bridge"}
 _ADVICE = "Let the machine keep time (chrony, systemd-timesyncd); which of the two is wrong, `date -u` on both shows."
 
 
@@ -73,7 +74,7 @@ def _ahead_s(since_asked: timedelta, asked: Moment, answered: Moment, step_s: fl
 
 
 def _compared(name: str, ahead_s: float) -> Finding:
-    whose = name.rpartition(".")[2]
+    whose = _WHOSE[name]
     if abs(ahead_s) <= _WARN_S:
         return ok(name, f"within {max(abs(ahead_s), 0.1):.1f} s of {whose}'s")
     told = f"{whose}'s clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's"
