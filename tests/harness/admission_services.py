@@ -69,7 +69,8 @@ class Stack:
 @asynccontextmanager
 async def admission_stack(folder: Path, *, stream_life_s: float = STREAM_LIFE_S) -> AsyncIterator[Stack]:
     """Serves with a store in memory and a clock that the test moves."""
-    clock, doors, store = FakeClock(), Doors(), MemoryStore()
+    clock, doors = FakeClock(), Doors()
+    store = MemoryStore(now=lambda: clock.now().utc)
     objects = open_object_store((folder / "objects").as_uri())
     await store.open()
     engine = Engine(store=store, clock=clock, objects=objects)
