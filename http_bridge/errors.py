@@ -12,6 +12,7 @@ import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from http_bridge.schemas import ErrorBody, ErrorReply
 from runtime.errors import ErrorCode, ServiceError
@@ -241,9 +242,22 @@ def _violation(item: Mapping[str, Any]) -> Violation:
 
 def _framework_error(request: Request, error: HTTPException) -> HttpError:
     code = _CODES_OF_STATUS.get(error.status_code, "bad_request" if error.status_code < 500 else ErrorCode.INTERNAL)
+    headers = dict(error.headers or {})
+    if code == "method_not_allowed":
+        headers["Allow"] = ", ".join(sorted(_methods_of_path(request)))
     sentences = {
         "not_found": "There is nothing at this path.",
         "method_not_allowed": f"This path does not take {request.method}.",
         "bad_request": "The request could not be read.",
     }
-    return HttpError(code, sentences.get(code, "The request could not be served."), headers=error.headers)
+    return HttpError(code, sentences.get(code, "The request could not be served."), headers=headers)
+
+
+def _methods_of_path(request: Request) -> set[str]:
+    """The methods of every route of the path; the framework names those of the first alone."""
+    methods: set[str] = set()
+    for route in request.app.router.routes:
+        match, _scope = route.matches(request.scope)
+        if match is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return methods

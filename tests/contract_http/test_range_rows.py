@@ -41,7 +41,7 @@ def test_one_range_is_given_as_206(door: Door, done: str, content: bytes, header
     reply = door.http.get(f"/results/{done}", headers={"Range": header})
     expected = content[start:end]
     assert (reply.status_code, reply.content) == (206, expected)
-    first = content.index(expected) if start < 0 else start
+    first = max(0, len(content) + start) if start < 0 else start
     assert reply.headers["content-range"] == f"bytes {first}-{first + len(expected) - 1}/{len(content)}"
     assert reply.headers["content-length"] == str(len(expected))
     assert (reply.headers["content-type"], reply.headers["accept-ranges"]) == ("video/mp4", "bytes")
