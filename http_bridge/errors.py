@@ -91,6 +91,8 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
     }
 )
 
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
 _CODES_OF_STATUS: Mapping[int, str] = MappingProxyType({404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"})
 
 
@@ -244,7 +246,7 @@ def _framework_error(request: Request, error: HTTPException) -> HttpError:
     code = _CODES_OF_STATUS.get(error.status_code, "bad_request" if error.status_code < 500 else ErrorCode.INTERNAL)
     headers = dict(error.headers or {})
     if code == "method_not_allowed":
-        headers["Allow"] = ", ".join(sorted(_methods_of_path(request)))
+        headers["Allow"] = ", ".join(_methods_of_path(request))
     sentences = {
         "not_found": "There is nothing at this path.",
         "method_not_allowed": f"This path does not take {request.method}.",
@@ -253,11 +255,7 @@ def _framework_error(request: Request, error: HTTPException) -> HttpError:
     return HttpError(code, sentences.get(code, "The request could not be served."), headers=headers)
 
 
-def _methods_of_path(request: Request) -> set[str]:
-    """The methods of every route of the path; the framework names those of the first alone."""
-    methods: set[str] = set()
-    for route in request.app.router.routes:
-        match, _scope = route.matches(request.scope)
-        if match is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    return methods
+def _methods_of_path(request: Request) -> list[str]:
+    """The methods that the path takes, by asking every route; the framework names those of one route alone."""
+    routes = request.app.router.routes
+    return [method for method in _METHODS if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)]

@@ -18,6 +18,8 @@ from warmlane.generation.v1 import generation_pb2
 from warmlane.lane.v1 import dispatch_service_pb2 as pb
 from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 
+_REPORT_S = 5.0
+
 MEDIA_TYPES = {"mp4": "video/mp4", "webm": "video/webm"}
 
 
@@ -48,8 +50,8 @@ async def noop_lanes(channel: grpc.aio.Channel, objects: Path, models: Sequence[
     async with AsyncExitStack() as stack:
         for model in models:
             lane = _NoopLane(channel, objects, model)
-            task = asyncio.create_task(lane.run(), name=f"noop-{model}")
-            stack.push_async_callback(_end, task)
+            for name, work in (("answers", lane.run()), ("repeats", lane.repeat())):
+                stack.push_async_callback(_end, asyncio.create_task(work, name=f"noop-{model}-{name}"))
             async with asyncio.timeout(10):
                 await lane.attached.wait()
         yield
@@ -68,9 +70,12 @@ class _NoopLane:
         self._model = model
         self._work: pb.Work | None = None
         self._seen = 0
+        # One writer at a time.
+        self._writing = asyncio.Lock()
         self.attached = asyncio.Event()
 
     async def run(self) -> None:
+        """Answers until it is cancelled."""
         await self._report()
         try:
             async for answer in self._call:
@@ -80,6 +85,12 @@ class _NoopLane:
                 await self._report()
         finally:
             self._call.cancel()
+
+    async def repeat(self) -> None:
+        """Reports as often as admission asks for at least, however little there is to do."""
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            await self._report()
 
     def _obey(self, desired: pb.DesiredState) -> None:
         work, lease = self._work, desired.lease if desired.HasField("lease") else None
@@ -121,7 +132,11 @@ class _NoopLane:
         )
 
     async def _report(self) -> None:
-        report = pb.LaneReport(
+        async with self._writing:
+            await self._call.write(pb.AttachRequest(report=self._state()))
+
+    def _state(self) -> pb.LaneReport:
+        return pb.LaneReport(
             protocol_version=1,
             lane_id=f"noop-{self._model}",
             boot_id="boot",
@@ -134,7 +149,6 @@ class _NoopLane:
             device="none",
             work=self._work,
         )
-        await self._call.write(pb.AttachRequest(report=report))
 
 
 def _is(work: pb.Work, other: pb.Lease | pb.AttemptReference) -> bool:
