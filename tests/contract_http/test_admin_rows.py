@@ -24,7 +24,17 @@ UPSTREAM_ONLY = [
     ("POST", "/admin/deploy-all"),
 ]
 PREFIXED = pytest.mark.parametrize("prefix", PREFIXES, ids=["root", "api"])
-_LANE_FACTS = ("model", "mode", "availability", "warm", "resident_model")
+_LANE_FACTS = (
+    "model",
+    "mode",
+    "availability",
+    "warm",
+    "resident_model",
+    "cold_start_count",
+    "memory",
+    "fallback_reason",
+    "fallback_seconds",
+)
 
 
 def _session(bridge: ContractBridge, prefix: str = "") -> dict[str, str]:
