@@ -25,6 +25,7 @@ class AdmissionSettings(MetricsSettings):
         keep_done_days: finished tasks and their videos are kept for so many days; 0: until someone deletes them.
         keep_failed_days: failed and cancelled tasks; 0: until someone deletes them.
         keep_events_days: events of lanes and models (a task's own events go with the task); 0: for ever.
+        keep_audit_days: entries of the audit log; 0: for ever, but never more than the newest 100,000.
         baseline_gpu: short name of the GPU whose memory decides which requests are taken, until a lane of the model has said what it has.
         object_store_url: where input images and results live, `file:///folder` or `s3://bucket/prefix`; the same for every process.
     """
@@ -35,6 +36,7 @@ class AdmissionSettings(MetricsSettings):
     keep_done_days: float = Field(default=0, ge=0, description="Days for which finished tasks and their videos are kept; 0: until deleted.")
     keep_failed_days: float = Field(default=30, ge=0, description="Days for which failed and cancelled tasks are kept; 0: until deleted.")
     keep_events_days: float = Field(default=30, ge=0, description="Days for which events of lanes and models are kept; 0: for ever.")
+    keep_audit_days: float = Field(default=90, ge=0, description="Days for which the audit log is kept; 0: for ever, within its size.")
     baseline_gpu: str = Field(
         default=BASELINE, description="GPU whose memory decides which requests are taken, until a lane of the model has said what it has."
     )
@@ -53,7 +55,12 @@ class AdmissionSettings(MetricsSettings):
 
     def keep(self) -> Keep:
         """How long things are kept."""
-        return Keep(done=_days(self.keep_done_days), failed=_days(self.keep_failed_days), events=_days(self.keep_events_days))
+        return Keep(
+            done=_days(self.keep_done_days),
+            failed=_days(self.keep_failed_days),
+            events=_days(self.keep_events_days),
+            audit=_days(self.keep_audit_days),
+        )
 
 
 def _days(days: float) -> timedelta | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, assert_never
 
 import structlog
@@ -37,6 +37,7 @@ from admission.core.events import (
     LaneDrainSet,
     RequestTurnedAway,
     TaskDeleted,
+    TaskImported,
     TaskSubmitted,
     TimePassed,
 )
@@ -62,6 +63,7 @@ from admission.engine_types import (
     UnknownTaskError,
 )
 from admission.fitting import shape_key
+from admission.imports import Imports, Landing
 from admission.journal import Journal
 from admission.lane_session import EngineLaneSession, LaneSessions
 from admission.object_sweeper import ObjectSweeper
@@ -116,6 +118,7 @@ class Engine:
         self._draws = Draws(clock)
         self._submissions = Submissions(store, new_id or self._draws.task_id, self._ask, self._callers_left)
         self._watching = Watching(store, self.task)
+        self.imports = Imports(store=store, objects=objects, sweeper=self._sweeper, is_known=self._is_known, put=self._take_over)
         self._lanes = LaneSessions(self._core.state, self._handle, self._limits.report_interval_s)
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s = 0.0
@@ -158,6 +161,7 @@ class Engine:
             await asyncio.gather(self._writer, return_exceptions=True)
             self._writer = None
         await self._submissions.close()
+        await self.imports.close()
         await self._sweeper.close()
 
     async def wait_failed(self) -> None:
@@ -226,6 +230,10 @@ class Engine:
         await self.cancel(task_id)
         self._handle(TaskDeleted(task_id=task_id))
         await self._durable(self._journal.delete(task_id))
+
+    def importing(self, task_id: TaskId) -> AbstractAsyncContextManager[Landing | None]:
+        """Takes a task of an earlier system over; None when there is one of this id."""
+        return self.imports.importing(task_id)
 
     async def drain_lane(self, lane_id: LaneId, *, drained: bool) -> LaneView:
         """Gives the lane no more work, or work again; returns once that is on disk."""
@@ -296,6 +304,18 @@ class Engine:
         task = self._core.state.tasks.get(task_id)
         self._handle(CallerLeft(task_id=task_id, may_return=asking.may_return))
         return task is None or task.state is not TaskState.HELD
+
+    async def _is_known(self, task_id: TaskId) -> bool:
+        """Whether a task has this id, once everything that is decided has taken effect."""
+        try:
+            await asyncio.wait_for(self._journal.flushed(), _STORE_PATIENCE_S)
+        except TimeoutError as error:
+            msg = "what was decided before is not on disk yet"
+            raise StoreUnavailableError(msg) from error
+        return task_id in self._core.state.tasks or await self.task(task_id) is not None
+
+    async def _take_over(self, task: Task) -> None:
+        await self._submissions.answered(task.task_id, lambda: self._handle(TaskImported(task=task)))
 
     def _now(self) -> Now:
         reading = self._clock.now()

@@ -8,14 +8,17 @@ from collections.abc import Callable
 
 import structlog
 
+from admission import access_observer
+from admission.access import Access
 from admission.config import AdmissionSettings
 from admission.core.limits import Limits
 from admission.engine import Engine
 from admission.fitting import fit_rules
+from admission.metrics.access import AccessMetrics
 from admission.metrics.decisions import DecisionMetrics
 from admission.metrics.state import StateCollector
 from admission.observer import SILENT
-from admission.retention import Keeper
+from admission.retention import InWork, Keeper
 from admission.service.doors import Doors
 from admission.service.errors import translate
 from admission.service.mount import NAMES, services
@@ -55,10 +58,11 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
         fit_rules=fit_rules(settings.baseline_gpu),
         observer=DecisionMetrics(registry, MODELS) if is_counted else SILENT,
     )
+    access = Access(store=store.access, clock=clock, observer=AccessMetrics(registry) if is_counted else access_observer.SILENT)
     registry.register(StateCollector(engine.snapshot))
     server = GrpcServer(
         settings.admission_bind,
-        services(controller=engine, sessions=store, objects=objects, clock=clock, doors=doors),
+        services(controller=engine, access=access, objects=objects, clock=clock, doors=doors),
         translate=translate,
         observer=RpcMetrics(registry) if is_counted else None,
     )
@@ -76,10 +80,17 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
             _log.info("serving", port=server.port)
             if on_serving is not None:
                 on_serving(server.port)
-            keeper = Keeper(store=store, objects=objects, clock=clock, keep=settings.keep(), used=engine.inputs_in_use)
+            keeper = Keeper(
+                store=store,
+                access=store.access,
+                objects=objects,
+                clock=clock,
+                keep=settings.keep(),
+                in_work=InWork(used=engine.inputs_in_use, imports=engine.imports),
+            )
             await _until_stopped(stop, engine, keeper)
         finally:
-            await _take_down(server, doors, engine, store)
+            await _take_down(server, doors, access, engine, store)
 
 
 async def _until_stopped(stop: asyncio.Event, engine: Engine, keeper: Keeper) -> None:
@@ -98,12 +109,13 @@ async def _until_stopped(stop: asyncio.Event, engine: Engine, keeper: Keeper) ->
         await asyncio.gather(stopped, failed, keeping, return_exceptions=True)
 
 
-async def _take_down(server: GrpcServer, doors: Doors, engine: Engine, store: Store) -> None:
+async def _take_down(server: GrpcServer, doors: Doors, access: Access, engine: Engine, store: Store) -> None:
     """Says so first, then ends waits and streams, then what they stood on."""
     _log.info("stopping")
     await _set_serving(server, False)
     doors.close()
     await server.stop(_GRACE_S)
+    await access.close()
     await engine.stop()
     await store.close()
     _log.info("stopped")

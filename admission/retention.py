@@ -1,4 +1,4 @@
-"""Removes what is too old to keep: ended tasks with their files, events that belong to no task, and input images that no task uses."""
+"""Removes what is too old to keep: ended tasks with their files, events of no task, unused input images, audit entries, broken imports."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
+    from admission.imports import Imports
+    from admission.store.access_port import AccessStore
     from runtime.clock import Clock
 
 _log = structlog.get_logger()
@@ -33,6 +35,9 @@ _PAUSE_S = 0.2
 _INPUT_AGE = timedelta(hours=24)
 """An image is uploaded before its task is submitted: so long nobody has to have used it."""
 _INPUTS_AT_ONCE = 500
+AUDIT_ENTRIES = 50_000
+"""Entries of calls that were let in, and as many of others, are kept at most: so a flood of one pushes out none of the other."""
+_AUDIT_AT_ONCE = 500
 _OBJECTS_S = 60.0
 """For one answer of the object store: a part of a listing, or one removal."""
 _STORE_S = 60.0
@@ -47,24 +52,41 @@ class Keep:
         done: finished tasks and their videos, from their last change.
         failed: failed and cancelled tasks.
         events: events of lanes and models, which belong to no task. A task's own events go with it.
+        audit: entries of the audit log. Of those that were let in, and of the others, the newest AUDIT_ENTRIES are kept at most.
     """
 
     done: timedelta | None
     failed: timedelta | None
     events: timedelta | None
+    audit: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InWork:
+    """What no stored task names yet.
+
+    Attributes:
+        used: names the input images of requests that are held.
+        imports: those that broke off are removed too, and none begins while files of the same task are being removed. None: there are none.
+    """
+
+    used: Callable[[], frozenset[str]]
+    imports: Imports | None = None
 
 
 class Keeper:
     """Looks every quarter of an hour. Whoever runs it ends it by cancelling."""
 
-    def __init__(self, *, store: Store, objects: ObjectStore, clock: Clock, keep: Keep, used: Callable[[], frozenset[str]]) -> None:
-        """`used` names the input images of requests that are held: no stored task names them yet."""
+    def __init__(self, *, store: Store, access: AccessStore, objects: ObjectStore, clock: Clock, keep: Keep, in_work: InWork) -> None:
+        """Removes what is neither stored nor in work."""
         self._store = store
+        self._access = access
         self._objects = objects
-        self._sweeper = ObjectSweeper(objects)
+        self._sweeper = ObjectSweeper(objects) if in_work.imports is None else in_work.imports.sweeper
+        self._imports = in_work.imports
         self._clock = clock
         self._keep = keep
-        self._used = used
+        self._used = in_work.used
         self._unused_before: frozenset[str] = frozenset()
 
     async def run(self, epoch: int) -> None:
@@ -73,7 +95,10 @@ class Keeper:
             while True:
                 try:
                     await self.remove_old(epoch)
+                    await self.remove_old_audit()
                     await self.remove_unused_inputs()
+                    if self._imports is not None:
+                        await self._imports.remove_broken()
                 except (StoreUnavailableError, OSError, obstore.exceptions.BaseError) as error:
                     _log.warning("nothing_removed", error=repr(error))
                 await asyncio.sleep(_ROUND_S)
@@ -91,6 +116,17 @@ class Keeper:
             _log.info("old_removed", tasks=len(pruned.task_ids), events=pruned.events)
             await asyncio.sleep(_PAUSE_S)
         return tasks
+
+    async def remove_old_audit(self) -> int:
+        """Removes audit entries that are too old or too many; returns how many."""
+        age, removed = self._keep.audit, 0
+        before = None if age is None else self._clock.now().utc - age
+        while count := await self._access.prune_audit(before, keep=AUDIT_ENTRIES, limit=_AUDIT_AT_ONCE):
+            removed += count
+            await asyncio.sleep(_PAUSE_S)
+        if removed:
+            _log.info("old_audit_removed", entries=removed)
+        return removed
 
     async def remove_unused_inputs(self) -> int:
         """Removes input images that are a day old and that no task had at this look and at the one before; returns how many."""

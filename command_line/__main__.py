@@ -13,6 +13,7 @@ import typer
 from command_line.address import DEFAULT_DATA_DIR
 from command_line.documents import to_json
 from command_line.failures import CommandError
+from command_line.gallery.command import EPILOG, import_gallery
 from command_line.operators import drain, events, fallback
 from command_line.options import Address, AsJson, Output, TaskId
 from command_line.output import check_output
@@ -127,6 +128,7 @@ app.command()(plan)
 app.command(epilog=EXAMPLES)(prepare)
 app.add_typer(settings, name="settings")
 app.command(epilog=SMOKE_EXIT_CODES)(smoke)
+app.command("import-gallery", epilog=EPILOG)(import_gallery)
 
 
 def main() -> None:

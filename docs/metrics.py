@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from admission.access_types import Verdict
 from admission.core.tasks import FailureCode, FallbackReason, LaneMode
 from admission.metrics import catalogue as admission
+from admission.rates import RateKind
 from http_bridge import metrics as bridge
 from runtime.fit.placement import BY_NAME, MemoryPhase
 from runtime.lane.metrics import catalogue as lane
@@ -42,6 +44,8 @@ the start of the process. No label holds anything of a request: no task, prompt,
 | `reason` of a fallback | {_listed(FallbackReason)} |
 | `placement` | {_listed(BY_NAME)} |
 | `phase` | {_listed(MemoryPhase)} |
+| `kind` of a rate | {_listed(RateKind)} |
+| `verdict` | {_listed(Verdict)} |
 | `code` | of a task or an attempt: `done` or the code of its failure ({_listed(FailureCode)}); of gRPC and HTTP: their statuses |
 """
 

@@ -88,6 +88,11 @@ def _caller_by_key(bridge: Bridge, key: str | None) -> Caller | None:
     return _BY_KEY
 
 
+def visible_to(bridge: Bridge, caller: Caller) -> str:
+    """The one owner whose tasks the caller may see and touch; empty: everyone's. The API key sees all, others in a shared gallery too."""
+    return caller.owner if bridge.settings.gallery_private and caller != _BY_KEY else ""
+
+
 def _same(sent: bytes, right: bytes) -> bool:
     # Digests first: the comparison then takes the same time whatever the lengths are.
     return hmac.compare_digest(hashlib.sha256(sent).digest(), hashlib.sha256(right).digest())

@@ -75,15 +75,18 @@ class AdmissionClient:
         """
         return await self._submitter.submit(request, owner, key)
 
-    async def get_task(self, task_id: str) -> Task:
-        """The task with its events."""
-        return (await _answer(self._admission.GetTask(admission.GetTaskRequest(task_id=task_id), timeout=_CALL_TIMEOUT_S))).task
+    async def get_task(self, task_id: str, *, only_owner: str = "") -> Task:
+        """The task with its events. Here and below: with `only_owner`, another owner's task is one that is not there."""
+        message = admission.GetTaskRequest(task_id=task_id, only_owner=only_owner)
+        return (await _answer(self._admission.GetTask(message, timeout=_CALL_TIMEOUT_S))).task
 
     async def list_done_tasks(
-        self, *, page: int, page_size: int, sort: admission.TaskSort.ValueType, model: str
+        self, *, page: int, page_size: int, sort: admission.TaskSort.ValueType, model: str, only_owner: str = ""
     ) -> tuple[Sequence[Task], int]:
         """One page of the done tasks and how many there are; `model` empty means all."""
-        message = admission.ListTasksRequest(page=page, page_size=page_size, sort=sort, model=model, states=[TaskState.TASK_STATE_DONE])
+        message = admission.ListTasksRequest(
+            page=page, page_size=page_size, sort=sort, model=model, states=[TaskState.TASK_STATE_DONE], only_owner=only_owner
+        )
         reply = await _answer(self._admission.ListTasks(message, timeout=_CALL_TIMEOUT_S))
         return reply.tasks, reply.total
 
@@ -91,13 +94,15 @@ class AdmissionClient:
         """The models with what fits on the lanes."""
         return (await _answer(self._admission.ListModels(admission.ListModelsRequest(), timeout=_LIMITS_TIMEOUT_S))).models
 
-    async def cancel_task(self, task_id: str) -> Task:
+    async def cancel_task(self, task_id: str, *, only_owner: str = "") -> Task:
         """Cancels; the task afterwards."""
-        return (await _answer(self._admission.CancelTask(admission.CancelTaskRequest(task_id=task_id), timeout=_CALL_TIMEOUT_S))).task
+        message = admission.CancelTaskRequest(task_id=task_id, only_owner=only_owner)
+        return (await _answer(self._admission.CancelTask(message, timeout=_CALL_TIMEOUT_S))).task
 
-    async def delete_task(self, task_id: str) -> None:
+    async def delete_task(self, task_id: str, *, only_owner: str = "") -> None:
         """Forgets the task and removes its files."""
-        await _answer(self._admission.DeleteTask(admission.DeleteTaskRequest(task_id=task_id), timeout=_CALL_TIMEOUT_S))
+        message = admission.DeleteTaskRequest(task_id=task_id, only_owner=only_owner)
+        await _answer(self._admission.DeleteTask(message, timeout=_CALL_TIMEOUT_S))
 
 
 def _log_repeat(error: ServiceError) -> None:

@@ -60,6 +60,17 @@ COMMIT = histogram("admission_store_commit_seconds", "Seconds of a transaction o
 BATCH = histogram("admission_store_batch_decisions", "Decisions that one transaction of the store made durable.", buckets=_DECISIONS)
 STORE_FAILURES = counter("admission_store_failures_total", "Transactions that the store could not take: disk full, locked, away.")
 
+RATE_LIMITED = counter(
+    "admission_rate_limited_total",
+    "Calls of bridges that were refused because a rate was used up: new_session, generation, bad_key, bad_admin_key.",
+    "kind",
+)
+ADMIN_CALLS = counter("admission_admin_calls_total", "Calls of admin paths, by whether they were let in, or why not.", "verdict")
+AUDIT_FAILURES = counter(
+    "admission_audit_failures_total",
+    "Times that the store could not take audit entries of refused calls, or their numbers: these calls were answered as unavailable.",
+)
+
 # Read from the state when somebody asks.
 
 EPOCH = gauge("admission_epoch", "Number of this admission: the store gives the next one to the next.")
@@ -102,7 +113,7 @@ RETIRED = gauge(
 
 COUNTED = (
     ACCEPTANCES, ACCEPTANCE_WAIT, REJECTIONS, LEASES, LEASE_WAIT, RETRIES, LOST_LANES, RETURNED_LEASES, FALLBACKS, FALLBACK_PERIOD, ENDS,
-    MEMORY_RECORDS, EVENTS, COMMIT, BATCH, STORE_FAILURES,
+    MEMORY_RECORDS, EVENTS, COMMIT, BATCH, STORE_FAILURES, RATE_LIMITED, ADMIN_CALLS, AUDIT_FAILURES,
 )  # fmt: skip
 READ = (
     EPOCH, QUEUE, QUEUE_LIMIT, RUNNING, PREDICTED_WAIT, READY_LANES, FALLBACK, QUOTA_DENIED, DEGRADED, DEGRADED_LIMIT, OLDEST_WAIT,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from google.protobuf import duration_pb2, json_format, timestamp_pb2
-from warmlane.admission.v1 import access_service_pb2, admission_service_pb2, operator_service_pb2, task_pb2
+from warmlane.admission.v1 import admission_service_pb2, operator_service_pb2, task_pb2
 from warmlane.generation.v1 import generation_pb2
 
 from admission.core.lanes import Availability
@@ -35,15 +35,18 @@ if TYPE_CHECKING:
     from admission.core.refusals import ModelLimits, SizeLimit
     from admission.core.tasks import Event, Task
     from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot, TaskChange
-    from admission.store.port import EventPage, Session
+    from admission.store.port import EventPage
     from runtime.images import CheckedImage
     from runtime.rules.catalogue import ModelRules
 
 MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 20
+MAX_OWNER_CHARACTERS = 128
+OWNER_FORM = f"must have at most {MAX_OWNER_CHARACTERS} characters, none of them NUL"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TASK_ID = re.compile(r"[0-9a-f]{32}")
+# Those of our own are 32 lower-case hex digits; tasks that were taken over keep the ids that they had.
+_TASK_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 _STATES: dict[TaskState, task_pb2.TaskState.ValueType] = {
     state: task_pb2.TaskState.Value(f"TASK_STATE_{state.name}") for state in TaskState if state is not TaskState.HELD
@@ -64,6 +67,11 @@ _M = TypeVar("_M", bound="Message")
 def task_id(text: str) -> TaskId | None:
     """The id, or None when no task can have it."""
     return TaskId(text) if _TASK_ID.fullmatch(text) else None
+
+
+def may_be_owner(text: str) -> bool:
+    """Whether tasks can have this owner. No engine but SQLite takes a NUL."""
+    return len(text) <= MAX_OWNER_CHARACTERS and "\0" not in text
 
 
 def fresh(task: Task) -> TaskView:
@@ -121,6 +129,10 @@ def task_query(request: admission_service_pb2.ListTasksRequest) -> TaskQuery:
         violations.append(Violation(field="page_size", message=f"must be 1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}"))
     if request.sort not in _SORTS_BACK:
         violations.append(Violation(field="sort", message="is not a known order"))
+    if "\0" in request.model:
+        violations.append(Violation(field="model", message="must not contain NUL"))
+    if not may_be_owner(request.only_owner):
+        violations.append(Violation(field="only_owner", message=OWNER_FORM))
     if any(state not in _STATES_BACK for state in request.states):
         violations.append(Violation(field="states", message="has an unknown state"))
     if violations:
@@ -131,6 +143,7 @@ def task_query(request: admission_service_pb2.ListTasksRequest) -> TaskQuery:
         sort=_SORTS_BACK[request.sort],
         model=request.model or None,
         states=frozenset(_STATES_BACK[state] for state in request.states),
+        owner=request.only_owner or None,
     )
 
 
@@ -162,23 +175,6 @@ def result_file(view: TaskView, file: int) -> tuple[str, str]:
     if file == admission_service_pb2.RESULT_FILE_PREVIEW:
         return result.preview_key, "image/jpeg"
     raise InvalidRequestError((Violation(field="file", message="is not a known file"),))
-
-
-def created_session(session: Session, token: str) -> access_service_pb2.CreateSessionResponse:
-    """The session with its token, which is shown this once."""
-    return access_service_pb2.CreateSessionResponse(token=token, expires_at=timestamp(session.expires_at))
-
-
-def checked_session(session: Session | None, now: datetime) -> access_service_pb2.CheckSessionResponse:
-    """What a token is worth; at exactly its end a session is over."""
-    if session is None:
-        return access_service_pb2.CheckSessionResponse(state=access_service_pb2.SESSION_STATE_INVALID)
-    is_active = now < session.expires_at
-    return access_service_pb2.CheckSessionResponse(
-        state=access_service_pb2.SESSION_STATE_ACTIVE if is_active else access_service_pb2.SESSION_STATE_EXPIRED,
-        session_id=session.session_id if is_active else "",
-        expires_at=timestamp(session.expires_at),
-    )
 
 
 def snapshot(of: Snapshot, taken_at: datetime) -> operator_service_pb2.GetSnapshotResponse:

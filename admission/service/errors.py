@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from admission.access_types import RateLimitedError
 from admission.engine_types import (
     InvalidReportError,
     NotYetStoredError,
@@ -31,8 +32,8 @@ def translate(error: Exception) -> ServiceError | None:
     match error:
         case InvalidRequestError():
             return invalid(*error.violations)
-        case OverloadedError():
-            return _overloaded(error)
+        case OverloadedError() | RateLimitedError():
+            return _exhausted(error)
         case RefusedError():
             return refusals.refused(error.refusal)
         case UnknownTaskError():
@@ -74,6 +75,22 @@ def invalid(*violations: Violation) -> ServiceError:
     return ServiceError(code=ErrorCode.VALIDATION_ERROR, message=f"The request is invalid: {names}.", violations=violations)
 
 
+def _exhausted(error: OverloadedError | RateLimitedError) -> ServiceError:
+    if isinstance(error, OverloadedError):
+        return _overloaded(error)
+    return ServiceError(
+        code=ErrorCode.RATE_LIMITED,
+        message=f"{error.per_minute} a minute are allowed, and were used up.",
+        metadata={"kind": error.kind.value, "per_minute": str(error.per_minute)},
+        retry_after_s=whole_seconds(error.retry_after_s),
+    )
+
+
+def whole_seconds(seconds: float) -> float:
+    """Upwards: nobody waits by the millisecond, and of thousands of answers a second few then differ."""
+    return float(math.ceil(seconds))
+
+
 def check_sequence(after: int) -> None:
     """Raises `validation_error` for an after_sequence that no event can have."""
     if after < 0:
@@ -98,6 +115,5 @@ def _overloaded(error: OverloadedError) -> ServiceError:
             "waited_s": f"{reply.waited_s:.3f}",
             "max_wait_s": f"{reply.max_wait_s:.3f}",
         },
-        # Whole seconds: nobody waits by the millisecond, and of thousands of answers a second few then differ.
-        retry_after_s=float(math.ceil(reply.retry_after_s)),
+        retry_after_s=whole_seconds(reply.retry_after_s),
     )

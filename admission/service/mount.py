@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
     from admission.service.doors import Doors
-    from admission.service.port import Controller, Sessions
+    from admission.service.port import AccessController, Controller
     from runtime.clock import Clock
 
 ADMISSION = admission_service_pb2.DESCRIPTOR.services_by_name["AdmissionService"].full_name
@@ -38,16 +38,22 @@ NAMES = (ADMISSION, ACCESS, OPERATOR, DISPATCH)
 
 
 def services(
-    *, controller: Controller, sessions: Sessions, objects: ObjectStore, clock: Clock, doors: Doors, stream_life_s: float = STREAM_LIFE_S
+    *,
+    controller: Controller,
+    access: AccessController,
+    objects: ObjectStore,
+    clock: Clock,
+    doors: Doors,
+    stream_life_s: float = STREAM_LIFE_S,
 ) -> dict[str, Callable[[grpc.aio.Server], None]]:
     """What adds each service to a server, by its full name. Watching streams end after `stream_life_s`."""
     clients = AdmissionService(controller=controller, files=Files(objects), doors=doors, stream_life_s=stream_life_s)
-    access = AccessService(sessions=sessions, clock=clock, doors=doors)
+    sessions = AccessService(access=access, doors=doors)
     operators = OperatorService(controller=controller, clock=clock, doors=doors, stream_life_s=stream_life_s)
     lanes = DispatchService(controller=controller, doors=doors)
     return {
         ADMISSION: lambda server: add_AdmissionServiceServicer_to_server(clients, server),
-        ACCESS: lambda server: add_AccessServiceServicer_to_server(access, server),
+        ACCESS: lambda server: add_AccessServiceServicer_to_server(sessions, server),
         OPERATOR: lambda server: add_OperatorServiceServicer_to_server(operators, server),
         DISPATCH: lambda server: add_DispatchServiceServicer_to_server(lanes, server),
     }

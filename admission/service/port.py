@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
 
+    from admission.access_types import AdminAnswer, AdminCall, CheckedSession, Rate
     from admission.core.lanes import Report
     from admission.core.refusals import ModelLimits
-    from admission.core.tasks import Event, LaneId, Model, TaskId
+    from admission.core.tasks import Event, LaneId, Model, Task, TaskId
     from admission.engine_types import Accepted, LaneView, LaneWish, QueueView, Snapshot, Submission, TaskChange, TaskView
-    from admission.store.port import EventPage, EventQuery, Session, TaskPage, TaskQuery
+    from admission.store.access_port import AuditEntry, Session
+    from admission.store.port import EventPage, EventQuery, TaskPage, TaskQuery
 
 
 class Controller(Protocol):
@@ -71,6 +74,11 @@ class Controller(Protocol):
         """Forgets the task and its files, cancelling it first. Raises UnknownTaskError."""
         ...
 
+    def importing(self, task_id: TaskId) -> AbstractAsyncContextManager[Landing | None]:
+        """Takes a task of an earlier system over, alone with its id; None when there is one of this id. Left without a commit, nothing
+        stays of it."""
+        ...
+
     def open_lane(self) -> LaneSession:
         """A session for one Attach stream."""
         ...
@@ -81,6 +89,22 @@ class Controller(Protocol):
 
     def snapshot(self) -> Snapshot:
         """Everything at one instant."""
+        ...
+
+
+class Landing(Protocol):
+    """An import under way. Every method but `key` may raise StoreUnavailableError."""
+
+    def key(self, name: str) -> str:
+        """The object key of a file of this name."""
+        ...
+
+    async def write(self, name: str, chunk: bytes) -> None:
+        """Adds to the file of this name."""
+        ...
+
+    async def commit(self, task: Task) -> None:
+        """Stores the files and the ended task, of this id and with these keys; returns when all is durable."""
         ...
 
 
@@ -103,13 +127,33 @@ class LaneSession(Protocol):
         ...
 
 
-class Sessions(Protocol):
-    """Keeps generation sessions; raises StoreUnavailableError."""
+class AccessController(Protocol):
+    """Sessions, the audit log and rates. Every call but `count` may raise StoreUnavailableError; none has done anything then."""
 
-    async def add_session(self, session: Session) -> None:
-        """Stores a session durably."""
+    async def create_session(self, rate: Rate | None) -> tuple[Session, str]:
+        """A new generation session, durable, and its token. Raises RateLimitedError."""
         ...
 
-    async def session(self, token_sha256: str) -> Session | None:
-        """The session of this token, ended or not."""
+    async def check_session(self, token: str, generations_per_minute: int) -> CheckedSession:
+        """What a token is worth; an ACTIVE one uses up a generation unless their number is 0. Raises RateLimitedError."""
+        ...
+
+    def count(self, rate: Rate) -> None:
+        """Counts an event. Raises RateLimitedError."""
+        ...
+
+    async def open_admin_session(self, call: AdminCall) -> AdminAnswer:
+        """Opens a session for the right key. What is decided is in the audit log, as for the next two."""
+        ...
+
+    async def authorize_admin(self, call: AdminCall) -> AdminAnswer:
+        """Lets a call in or not, and renews its session."""
+        ...
+
+    async def close_admin_session(self, call: AdminCall) -> AdminAnswer:
+        """Ends a session."""
+        ...
+
+    async def audit(self, limit: int) -> tuple[AuditEntry, ...]:
+        """The newest entries, newest first."""
         ...

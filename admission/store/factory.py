@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from admission.store import postgresql, sqlite
 from admission.store.memory import MemoryStore
-from admission.store.port import Store
 from admission.store.sql import SqlStore
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str) -> SqlStore | MemoryStore:
     """The store at `sqlite:///path/to/file.db` or `postgresql://…`, or `memory:` for one that forgets.
 
     Nothing is touched before its `open` is awaited.

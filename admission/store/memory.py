@@ -11,6 +11,7 @@ from admission.core.lanes import KnownLane, ModelPolicy
 from admission.core.learned import Learned, Place
 from admission.core.tasks import TERMINAL, Task, TaskId, input_keys
 from admission.store import rows
+from admission.store.access_memory import MemoryAccess
 from admission.store.port import (
     Batch,
     EventPage,
@@ -18,7 +19,6 @@ from admission.store.port import (
     Pruned,
     RequestTakenError,
     Retention,
-    Session,
     StaleEpochError,
     StoreUnavailableError,
     TaskPage,
@@ -32,7 +32,11 @@ _FIXED = len(rows.FIXED_TASK_COLUMNS)
 
 
 class MemoryStore:
-    """Keeps everything in this object, closed or open, and nothing beyond it."""
+    """Keeps everything in this object, closed or open, and nothing beyond it.
+
+    Attributes:
+        access: sessions and the audit log, open as long as the store is.
+    """
 
     def __init__(self, *, now: Callable[[], datetime] = rows.utc_now) -> None:
         """Is empty.
@@ -40,7 +44,6 @@ class MemoryStore:
         Args:
             now: aware UTC time, for the removal of old sessions only.
         """
-        self._now = now
         self._is_open = False
         self._epoch = 0
         self._last_sequence = 0
@@ -50,7 +53,7 @@ class MemoryStore:
         self._policies: dict[str, Row] = {}
         self._learned: dict[Place, Row] = {}
         self._events: list[Row] = []
-        self._sessions: dict[str, Row] = {}
+        self.access = MemoryAccess(self._enter, now=now)
 
     async def open(self) -> None:
         """Lets the calls through."""
@@ -167,6 +170,7 @@ class MemoryStore:
             row
             for row in self._tasks.values()
             if (query.model is None or _of_task(row, "model") == query.model)
+            and (query.owner is None or _of_task(row, "owner") == query.owner)
             and (not query.states or _of_task(row, "state") in query.states)
         ]
         # Two stable sorts: largest first, and among equals by id.
@@ -194,20 +198,6 @@ class MemoryStore:
         await self._enter()
         tasks = (rows.task_of(row) for row in self._tasks.values())
         return frozenset(keys).difference(*(input_keys(task.parameters) for task in tasks))
-
-    async def add_session(self, session: Session) -> None:
-        """Stores a session; one with the same token is replaced, sessions that ended over a day ago are removed."""
-        row = rows.session_row(session, rows.utc)
-        await self._enter()
-        oldest = self._now() - rows.SESSIONS_KEPT
-        self._sessions = {token: kept for token, kept in self._sessions.items() if kept[-1] >= oldest}
-        self._sessions[session.token_sha256] = row
-
-    async def session(self, token_sha256: str) -> Session | None:
-        """The session of this token, ended or not."""
-        await self._enter()
-        row = self._sessions.get(token_sha256)
-        return None if row is None else rows.session_of(row)
 
     async def _enter(self) -> None:
         """Gives way once, as a call to a database does, so that tests meet the same interleavings."""

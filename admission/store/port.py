@@ -1,4 +1,4 @@
-"""What admission needs of a store. One contract suite (tests/contract) runs on every implementation."""
+"""What admission needs of a store for tasks and lanes (`access_port` has the rest). One contract suite runs on every implementation."""
 
 from __future__ import annotations
 
@@ -58,13 +58,18 @@ class TaskSort(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskQuery:
-    """One page of tasks; page counts from 1. Width and height are those in the task's parameters."""
+    """One page of tasks; page counts from 1. Width and height are those in the task's parameters.
+
+    Attributes:
+        owner: only this owner's tasks are listed and counted; None: everyone's.
+    """
 
     page: int = 1
     page_size: int = 20
     sort: TaskSort = TaskSort.CREATED_AT
     model: str | None = None
     states: frozenset[TaskState] = frozenset()
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,15 +123,6 @@ class Pruned:
 
     task_ids: tuple[TaskId, ...] = ()
     events: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """A generation session. Only the token's SHA-256 (hex) is kept."""
-
-    session_id: str
-    token_sha256: str
-    expires_at: datetime
 
 
 class Store(Protocol):
@@ -204,12 +200,4 @@ class Store(Protocol):
 
     async def unused_inputs(self, keys: Sequence[str]) -> frozenset[str]:
         """Those of these object keys (at most 500) that no stored task has as an input image. `input_keys` says where they stand."""
-        ...
-
-    async def add_session(self, session: Session) -> None:
-        """Stores a session durably; sessions that ended over a day before are removed on the way."""
-        ...
-
-    async def session(self, token_sha256: str) -> Session | None:
-        """The session of this token, ended or not."""
         ...

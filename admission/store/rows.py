@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from admission.core.lanes import KnownLane, LaneSpec, ModelPolicy
@@ -32,7 +32,7 @@ from admission.core.tasks import (
     input_keys,
 )
 from admission.store import fits
-from admission.store.port import EventQuery, Session, TaskQuery
+from admission.store.port import EventQuery, TaskQuery
 
 Row = tuple[Any, ...]
 Moment = Callable[[datetime], object]
@@ -40,8 +40,6 @@ Moment = Callable[[datetime], object]
 
 UNFINISHED = (TaskState.LEASED.value, TaskState.QUEUED.value)
 ENDED = tuple(sorted(state.value for state in TERMINAL))
-SESSIONS_KEPT = timedelta(days=1)
-"""How long an ended session is still known, so that its owner is told that it ended."""
 
 # What a task was accepted with comes first: it is written once. The rest is replaced by every write.
 FIXED_TASK_COLUMNS = (
@@ -59,7 +57,6 @@ EVENT_COLUMNS = (
 LANE_COLUMNS = ("lane_id", "mode", "models", "device", "is_drained", "memory", "retired")
 LEARNED_COLUMNS = ("gpu", "model", "placement", "figures")
 POLICY_COLUMNS = ("model", "is_fallback_manual", "quota_denied_until", "quota_reason")
-SESSION_COLUMNS = ("token_sha256", "session_id", "expires_at")
 
 
 def utc_now() -> datetime:
@@ -258,17 +255,6 @@ def event_of(row: Sequence[Any]) -> Event:
         memory=None if memory is None else MemoryRecord(**_of_json(memory)),
         sequence=sequence,
     )
-
-
-def session_row(session: Session, moment: Moment) -> Row:
-    """The row of a session."""
-    return (session.token_sha256, session.session_id, moment(session.expires_at))
-
-
-def session_of(row: Sequence[Any]) -> Session:
-    """The session of a row of aware times."""
-    token_sha256, session_id, expires_at = row
-    return Session(session_id=session_id, token_sha256=token_sha256, expires_at=expires_at)
 
 
 def acceptance(task: Task) -> tuple[datetime, datetime, str]:

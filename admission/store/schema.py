@@ -106,6 +106,8 @@ TASKS = Table(
     _partial("ix_tasks_ended_model_created_at", "state", "model", text("created_at DESC"), "task_id", where=IS_ENDED),
     _partial("ix_tasks_ended_model_width", "state", "model", text("width DESC"), "task_id", where=IS_ENDED),
     _partial("ix_tasks_ended_model_height", "state", "model", text("height DESC"), "task_id", where=IS_ENDED),
+    # One owner's: few enough to be counted, and sorted where the order is another one, without a look at the tasks themselves.
+    _partial("ix_tasks_ended_owner", "owner", "state", text("created_at DESC"), "task_id", "model", "width", "height", where=IS_ENDED),
 )
 
 # How many ended tasks there are, kept by every write that ends or removes one; a row may say 0. The unfinished are few: they are counted
@@ -190,6 +192,30 @@ SESSIONS = Table(
     Column("token_sha256", Text, primary_key=True),
     Column("session_id", Text, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False, index=True),
+)
+
+ADMIN_SESSIONS = Table(
+    "admin_sessions",
+    METADATA,
+    Column("token_sha256", Text, primary_key=True),
+    Column("session_id", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("last_activity_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
+)
+
+AUDIT = Table(
+    "audit",
+    METADATA,
+    # Numbered by the engine, which gives no number twice, whatever is removed.
+    Column("entry_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("called_at", UtcDateTime, nullable=False, index=True),
+    Column("address", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("details", Text, nullable=False),
+    Column("success", Boolean, nullable=False),
+    Index("ix_audit_success", "success", "entry_id"),
+    sqlite_autoincrement=True,
 )
 
 # Exactly one row, put there by the first migration, so that there is always something to lock.

@@ -8,14 +8,15 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from alembic.util import CommandError
-from sqlalchemy import CompoundSelect, Connection, Select, delete, func, make_url, select, text, union_all, update
+from sqlalchemy import CompoundSelect, Connection, Select, func, make_url, select, text, union_all, update
 from sqlalchemy.exc import ArgumentError
 
 from admission.core.lanes import KnownLane, ModelPolicy
 from admission.core.learned import Learned
 from admission.core.tasks import Task, TaskId
 from admission.store import migrations, postgresql, rows, sqlite
-from admission.store.batches import BatchWriter, Insert, replacing
+from admission.store.access import SqlAccess
+from admission.store.batches import BatchWriter
 from admission.store.database import Backend, CommitInDoubtError, ConflictError, Database, driver_cursor
 from admission.store.lookups import RequestLookups
 from admission.store.pages import read_page
@@ -26,7 +27,6 @@ from admission.store.port import (
     Pruned,
     RequestTakenError,
     Retention,
-    Session,
     StoreUnavailableError,
     TaskPage,
     TaskQuery,
@@ -42,7 +42,6 @@ from admission.store.schema import (
     LEARNED,
     MUST_BE_RESTORED,
     POLICIES,
-    SESSIONS,
     TASK_INPUTS,
     TASKS,
 )
@@ -57,7 +56,11 @@ T = TypeVar("T")
 
 
 class SqlStore:
-    """Keeps everything in one database; see `Database` for its threads, the backends for its durability."""
+    """Keeps everything in one database; see `Database` for its threads, the backends for its durability.
+
+    Attributes:
+        access: sessions and the audit log, open as long as the store is.
+    """
 
     def __init__(self, url: str, *, now: Callable[[], datetime] = rows.utc_now, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         """Takes the address; nothing is touched before `open`.
@@ -72,10 +75,8 @@ class SqlStore:
         """
         backend = _backend(url, busy_timeout_s)
         self._database = Database(backend)
-        self._now = now
         self._batches = BatchWriter(backend)
-        self._sessions = Insert(backend, SESSIONS, rows.SESSION_COLUMNS, then=replacing("token_sha256", rows.SESSION_COLUMNS[1:]))
-        self._moment = backend.moment
+        self.access = SqlAccess(self._database, backend, now=now)
         self._lookups = RequestLookups(backend, self._database.read)
         self._in_doubt: int | None = None
 
@@ -174,21 +175,6 @@ class SqlStore:
         """Those of these object keys that no stored task has as an input image."""
         used = await self._all(select(TASK_INPUTS.c.key).where(TASK_INPUTS.c.key.in_(keys)).distinct(), lambda row: str(row[0]))
         return frozenset(keys).difference(used)
-
-    async def add_session(self, session: Session) -> None:
-        """Stores a session durably; one with the same token is replaced, sessions that ended over a day ago are removed."""
-        ended = delete(SESSIONS).where(SESSIONS.c.expires_at < self._now() - rows.SESSIONS_KEPT)
-        new = [rows.session_row(session, self._moment)]
-
-        def write(connection: Connection) -> None:
-            connection.execute(ended)
-            self._sessions.run(driver_cursor(connection), new)
-
-        await self._database.write(write)
-
-    async def session(self, token_sha256: str) -> Session | None:
-        """The session of this token, ended or not."""
-        return await self._one(select(SESSIONS).where(SESSIONS.c.token_sha256 == token_sha256), rows.session_of)
 
     async def _all(self, query: Select[Any] | CompoundSelect[Any], decode: Callable[[Sequence[Any]], T]) -> tuple[T, ...]:
         return await self._database.read(lambda connection: tuple([decode(row) for row in connection.execute(query).all()]))

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from admission.store.memory import MemoryStore
-from admission.store.port import Store
 from admission.store.sql import SqlStore
 from tests.harness.clock import FakeClock
 from tests.harness.postgresql import PostgresqlServer
@@ -51,9 +50,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-async def store(url: str, clock: FakeClock) -> AsyncIterator[Store]:
+async def store(url: str, clock: FakeClock) -> AsyncIterator[MemoryStore | SqlStore]:
     """An open, empty store."""
-    new: Store = MemoryStore(now=lambda: clock.now().utc) if url == "memory:" else SqlStore(url, now=lambda: clock.now().utc)
+    new: MemoryStore | SqlStore = (
+        MemoryStore(now=lambda: clock.now().utc) if url == "memory:" else SqlStore(url, now=lambda: clock.now().utc)
+    )
     await new.open()
     yield new
     await new.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, timedelta, timezone
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from admission.core.lanes import KnownLane, ModelPolicy
 from admission.core.learned import Learned, Place, Rate
 from admission.core.tasks import Event, LaneId, LaneMode, Model, Task, TaskId, TaskState
-from admission.store.port import Batch, EventQuery, Retention, Session, StaleEpochError, Store, StoreUnavailableError, TaskPage, TaskQuery
+from admission.store.port import Batch, EventQuery, Retention, StaleEpochError, Store, StoreUnavailableError, TaskPage, TaskQuery
 from tests.contract.stored import events, fill, ids
 from tests.harness import tasks as make
-from tests.harness.clock import FakeClock
 from tests.harness.tasks import START, at, make_event, make_known_lane, make_task
 
 # The store lives through all examples of a test on purpose; ids may come again.
@@ -91,7 +90,6 @@ async def test_the_stored_task_stays_when_the_mapping_it_was_made_of_is_changed(
 async def test_nothing_is_found_when_the_id_is_unknown(store: Store) -> None:
     assert await store.task(TaskId("none")) is None
     assert await events(store, "none") == []
-    assert await store.session("none") is None
 
 
 # Batches
@@ -266,40 +264,6 @@ async def test_each_epoch_is_given_once_when_many_claim_at_the_same_time(store: 
     assert sorted(claimed) == list(range(1, 21))
 
 
-# Sessions
-
-
-def make_session(name: str, expires_at: datetime) -> Session:
-    """A session with its own token."""
-    return Session(session_id=f"id-{name}", token_sha256=f"hash-{name}", expires_at=expires_at)
-
-
-async def test_a_session_is_found_by_its_token_when_it_has_ended_too(store: Store) -> None:
-    ended = make_session("ended", at(-60) + timedelta(microseconds=1))
-    await store.add_session(ended)
-    await store.add_session(make_session("live", at(60)))
-    assert await store.session("hash-ended") == ended
-    assert await store.session("id-ended") is None
-
-
-async def test_a_session_is_replaced_when_its_token_comes_again(store: Store) -> None:
-    # A caller that was told "unavailable" may try again, though the first try reached the disk.
-    await store.add_session(make_session("a", at(60)))
-    await store.add_session(make_session("a", at(90)))
-    assert await store.session("hash-a") == make_session("a", at(90))
-
-
-async def test_only_old_sessions_are_removed_when_one_is_added(store: Store, clock: FakeClock) -> None:
-    day_s = 24 * 60 * 60
-    await store.add_session(make_session("old", at(0)))
-    await store.add_session(make_session("edge", at(1)))
-    clock.advance(day_s + 1)
-    await store.add_session(make_session("new", at(2 * day_s)))
-    assert await store.session("hash-old") is None
-    assert await store.session("hash-edge") == make_session("edge", at(1))
-    assert await store.session("hash-new") == make_session("new", at(2 * day_s))
-
-
 # Concurrency
 
 
@@ -345,8 +309,6 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "last_sequence": lambda store: store.last_sequence(),
     "prune": lambda store: store.prune(1, Retention(tasks_before={})),
     "unused_inputs": lambda store: store.unused_inputs(["inputs/a"]),
-    "add_session": lambda store: store.add_session(make_session("a", START)),
-    "session": lambda store: store.session("hash-a"),
 }
 
 
@@ -369,13 +331,11 @@ async def test_nothing_happens_when_a_store_is_opened_or_closed_twice(store: Sto
 async def test_everything_is_there_when_the_store_is_opened_again(store: Store) -> None:
     epoch = await fill(store, make_task())
     await store.write(epoch, Batch(lanes=[make_known_lane()], events=[make_event()]))
-    await store.add_session(make_session("a", at(60)))
     await store.close()
     await store.open()
     assert await store.unfinished() == (make_task(),)
     assert await store.lanes() == (make_known_lane(),)
     assert await events(store) == [make_event()]
-    assert await store.session("hash-a") == make_session("a", at(60))
     assert await store.claim_epoch() == epoch + 1
 
 

@@ -20,6 +20,7 @@ from warmlane.generation.v1 import generation_pb2
 from warmlane.lane.v1 import dispatch_service_pb2, memory_pb2
 from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 
+from admission.access import Access
 from admission.engine import Engine
 from admission.service.doors import Doors
 from admission.service.errors import translate
@@ -73,9 +74,9 @@ async def admission_stack(folder: Path, *, stream_life_s: float = STREAM_LIFE_S)
     store = MemoryStore(now=lambda: clock.now().utc)
     objects = open_object_store((folder / "objects").as_uri())
     await store.open()
-    engine = Engine(store=store, clock=clock, objects=objects)
+    engine, access = Engine(store=store, clock=clock, objects=objects), Access(store=store.access, clock=clock)
     await engine.start()
-    mounted = services(controller=engine, sessions=store, objects=objects, clock=clock, doors=doors, stream_life_s=stream_life_s)
+    mounted = services(controller=engine, access=access, objects=objects, clock=clock, doors=doors, stream_life_s=stream_life_s)
     server = GrpcServer("127.0.0.1:0", mounted, translate=translate)
     await server.start()
     doors.open()
@@ -85,6 +86,7 @@ async def admission_stack(folder: Path, *, stream_life_s: float = STREAM_LIFE_S)
     finally:
         doors.close()
         await server.stop(0)
+        await access.close()
         await engine.stop()
         await store.close()
 

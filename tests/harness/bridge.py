@@ -28,6 +28,7 @@ from tests.harness.admission_double import AdmissionDouble, admission_double, ma
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from obstore.store import ObjectStore
 
 KEY = "test-key-0123456789"
 WITH_KEY = {"X-API-Key": KEY}
@@ -100,6 +101,15 @@ async def running_bridge(folder: Path, *, patience: Patience | None = None, **se
         transport = httpx.ASGITransport(app)
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
             yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
+
+
+@asynccontextmanager
+async def bridge_before(address: str, objects: ObjectStore, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A bridge that is called in this process, before an admission and an object store of the test's; what speaks to it."""
+    app = create_app(bridge_settings(address, **settings), AdmissionClient(address, patience=QUICK), objects)
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
+        yield http
 
 
 @asynccontextmanager

@@ -16,7 +16,6 @@ from admission.store.port import (
     EventQuery,
     Pruned,
     Retention,
-    Session,
     StaleEpochError,
     StoreUnavailableError,
     TaskPage,
@@ -200,12 +199,6 @@ class ModelStore:
     async def unused_inputs(self, keys: Sequence[str]) -> frozenset[str]:
         await self._read()
         return frozenset(keys)
-
-    async def add_session(self, session: Session) -> None:
-        raise NotImplementedError
-
-    async def session(self, token_sha256: str) -> Session | None:
-        raise NotImplementedError
 
     async def _read(self) -> None:
         await self._way(0.002)

@@ -10,7 +10,7 @@ from typing import Any
 import obstore
 import pytest
 
-from admission.retention import Keep, Keeper
+from admission.retention import InWork, Keep, Keeper
 from admission.store.memory import MemoryStore
 from runtime.clock import Reading
 from tests.simulation.loop import Loop, seeded
@@ -67,7 +67,12 @@ class _Swept:
         monkeypatch.setattr(obstore, "delete_async", self._delete)
         store = _SlowStore(store_answer_s)
         keeper = Keeper(
-            store=store, objects=obstore.store.MemoryStore(), clock=_Now(), keep=Keep(done=None, failed=None, events=None), used=frozenset
+            store=store,
+            access=store.access,
+            objects=obstore.store.MemoryStore(),
+            clock=_Now(),
+            keep=Keep(done=None, failed=None, events=None, audit=None),
+            in_work=InWork(used=frozenset),
         )
         loop = Loop(seeded(0))  # type: ignore[abstract]
         task = loop.create_task(self._look_twice(store, keeper))

@@ -10,8 +10,10 @@ from pathlib import Path
 import obstore
 import pytest
 
+from admission import retention
 from admission.core.tasks import TaskId, TaskState
-from admission.retention import Keep, Keeper
+from admission.retention import InWork, Keep, Keeper
+from admission.store.access_port import AuditEntry
 from admission.store.memory import MemoryStore
 from admission.store.port import Batch
 from runtime.clock import Reading
@@ -38,7 +40,10 @@ class Rig:
         self.objects = open_object_store(folder.as_uri())
         self.used: frozenset[str] = frozenset()
         self.epoch = 0
-        self.keeper = Keeper(store=self.store, objects=self.objects, clock=_Now(), keep=keep, used=lambda: self.used)
+        self.access = self.store.access
+        self.keeper = Keeper(
+            store=self.store, access=self.access, objects=self.objects, clock=_Now(), keep=keep, in_work=InWork(used=lambda: self.used)
+        )
 
     async def task(self, name: str, state: TaskState, age: timedelta, **changes: object) -> TaskId:
         """A stored task that was last changed so long ago, with one file."""
@@ -62,7 +67,7 @@ class Rig:
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path, Keep(done=30 * DAY, failed=10 * DAY, events=None))
+    rig = Rig(tmp_path, Keep(done=30 * DAY, failed=10 * DAY, events=None, audit=None))
     await rig.store.open()
     rig.epoch = await rig.store.claim_epoch()
     yield rig
@@ -87,7 +92,7 @@ async def test_task_that_has_not_ended_stays_however_old_it_is(rig: Rig) -> None
 
 
 async def test_nothing_goes_when_everything_is_kept_for_ever(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, Keep(done=None, failed=None, events=None))
+    rig = Rig(tmp_path, Keep(done=None, failed=None, events=None, audit=None))
     await rig.store.open()
     rig.epoch = await rig.store.claim_epoch()
     await rig.task("old", TaskState.DONE, 4000 * DAY)
@@ -108,3 +113,26 @@ async def test_image_stays_when_it_is_new_or_a_task_or_a_held_request_uses_it(ri
     for _ in range(3):
         assert await rig.keeper.remove_unused_inputs() == 0
     assert all(rig.has(key) for key in (new, stored, held))
+
+
+async def test_audit_entries_go_when_they_are_too_old(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Keep(done=None, failed=None, events=None, audit=30 * DAY))
+    await rig.store.open()
+    ages = [31 * DAY, 30 * DAY + DAY / 24, 29 * DAY, 0 * DAY]
+    entries = [AuditEntry(called_at=NOW - age, address="", action="a", details=str(age), success=True) for age in ages]
+    await rig.access.write_audit(entries, {})
+    assert await rig.keeper.remove_old_audit() == 2
+    assert [entry.details for entry in await rig.access.audit(10)] == [str(age) for age in reversed(ages[2:])]
+
+
+async def test_newest_audit_entries_of_each_kind_stay_when_there_are_too_many(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "AUDIT_ENTRIES", 3)
+    monkeypatch.setattr(retention, "_AUDIT_AT_ONCE", 2)
+    monkeypatch.setattr(retention, "_PAUSE_S", 0.0)
+    for success, count in ((True, 3), (False, 8)):
+        entries = [AuditEntry(called_at=NOW, address="", action="a", details=str(number), success=success) for number in range(count)]
+        await rig.access.write_audit(entries, {})
+    assert await rig.keeper.remove_old_audit() == 5
+    kept = await rig.access.audit(100)
+    assert [entry.details for entry in kept if entry.success] == ["2", "1", "0"]
+    assert [entry.details for entry in kept if not entry.success] == ["7", "6", "5"]

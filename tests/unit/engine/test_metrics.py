@@ -14,6 +14,7 @@ from admission.engine import Engine
 from admission.engine_types import OverloadedError, RefusedError
 from admission.fitting import fit_rules
 from admission.metrics import catalogue
+from admission.metrics.access import AccessMetrics
 from admission.metrics.decisions import DecisionMetrics
 from admission.metrics.state import StateCollector
 from admission.store.port import StoreUnavailableError
@@ -33,6 +34,7 @@ class Counted(Rig):
         super().__init__(folder)
         self.registry = Registry("admission")
         metrics = DecisionMetrics(self.registry, MODELS)
+        AccessMetrics(self.registry)
         self.engine = Engine(store=self.store, clock=self.clock, objects=self.objects, fit_rules=fit_rules("A10G"), observer=metrics)
         self.registry.register(StateCollector(self.engine.snapshot))
 

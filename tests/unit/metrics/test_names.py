@@ -29,6 +29,7 @@ LABELS = {
     "cause",
     "code",
     "event",
+    "kind",
     "lane",
     "lane_mode",
     "method",
@@ -41,6 +42,7 @@ LABELS = {
     "route",
     "source",
     "state",
+    "verdict",
     "version",
 }
 UNITS = ("_seconds", "_bytes", "_ratio", "_decisions")

@@ -18,7 +18,8 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, inspect, tex
 from admission.core.lanes import KnownLane, LaneSpec
 from admission.core.tasks import Event, LaneId, LaneMode, MemoryRecord, Model, Task, TaskId, TaskState
 from admission.store import migrations
-from admission.store.port import Batch, EventQuery, Retention, Session, StoreUnavailableError, TaskQuery
+from admission.store.access_port import Session
+from admission.store.port import Batch, EventQuery, Retention, StoreUnavailableError, TaskQuery
 from admission.store.schema import METADATA
 from admission.store.sql import SqlStore
 from tests.harness.postgresql import PostgresqlServer
@@ -186,7 +187,14 @@ def fill_0002(connection: Connection) -> None:
 
 
 PLAIN = '{"prompt":"a lighthouse at dusk","width":512,"height":512,"num_frames":17,"seed":7}'
-FILLS: dict[str, Callable[[Connection], None]] = {"0001": fill_0001, "0002": fill_0002}
+FILLS: dict[str, Callable[[Connection], None]] = {
+    "0001": fill_0001,
+    "0002": fill_0002,
+    # What the third release added is empty here, as it was for whoever came from the second.
+    "0003": fill_0002,
+    # As what the fourth added.
+    "0004": fill_0002,
+}
 
 
 def test_there_are_rows_of_every_earlier_schema_when_a_revision_is_added() -> None:
@@ -214,7 +222,8 @@ async def test_everything_is_read_when_an_earlier_release_wrote_it(url: str, rev
     assert [task.task_id for task in await store.unfinished()] == ["waiting"]
     assert await store.lanes() == (KnownLane(spec=OLD_LANE),)
     assert await store.learned() == ()
-    assert await store.session("hash") == OLD_SESSION
+    assert await store.access.session("hash") == OLD_SESSION
+    assert await store.access.audit(1) == ()
     page = await store.events(EventQuery())
     assert [(event.sequence, event.event_type, event.memory) for event in page.events] == [
         (number, event.event_type, event.memory) for number, event in enumerate(OLD_EVENTS, start=1)
