@@ -117,7 +117,7 @@ class Engine:
         self._shown: dict[TaskId, Task] = {}
         self._draws = Draws(clock)
         self._submissions = Submissions(store, new_id or self._draws.task_id, self._ask, self._callers_left)
-        self._watching = Watching(store, self.task)
+        self._watching = Watching(store, self.task, lambda model: self._core.state.queues[model])
         self.imports = Imports(store=store, objects=objects, sweeper=self._sweeper, is_known=self._is_known, put=self._take_over)
         self._lanes = LaneSessions(self._core.state, self._handle, self._limits.report_interval_s)
         self._timer: asyncio.TimerHandle | None = None
@@ -160,6 +160,7 @@ class Engine:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
             self._writer = None
+        self._watching.close()
         await self._submissions.close()
         await self.imports.close()
         await self._sweeper.close()
@@ -365,6 +366,9 @@ class Engine:
                 assert_never(command)
 
     def _publish(self, task: Task) -> None:
+        before = self._shown.get(task.task_id)
+        if (before is not None and before.state is TaskState.QUEUED) != (task.state is TaskState.QUEUED):
+            self._watching.queue_moved(task.model)
         # One that was withdrawn is over when its lane said so; until that took effect the store may know more than its watchers were told.
         if task.state in TERMINAL and not task.is_withdrawn:
             self._shown.pop(task.task_id, None)

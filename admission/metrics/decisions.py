@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from admission.core.tasks import Event, Task
 
 
+# Alerts are made of these, so that their first must show as a rise too.
+_ALARMING = ("cold_start_failed", "memory_drift", "placement_retired")
+
+
 class DecisionMetrics:
     """Implements `admission.observer.Observer`.
 
     Series whose labels are known from the start begin with 0, so that the first of something shows as a rise; those of lanes come with the
-    lane's first event, and go when the lane is forgotten.
+    lane's first event or lease, and go when the lane is forgotten.
     """
 
     def __init__(self, registry: CollectorRegistry, models: Iterable[str]) -> None:
@@ -42,6 +46,8 @@ class DecisionMetrics:
         self._commit = catalogue.COMMIT.histogram(registry)
         self._batch = catalogue.BATCH.histogram(registry)
         self._store_failures = catalogue.STORE_FAILURES.counter(registry)
+        for event_type in _ALARMING:
+            self._events.add((event_type,), 0)
         for model in models:
             self._begin(model)
 
@@ -96,6 +102,7 @@ class DecisionMetrics:
         model, lane = event.model or "", event.lane_id or ""
         mode = "" if task is None else task.lane_mode or ""
         self._leases.add((lane, mode, model))
+        self._lost_lanes.add((lane, model), 0)
         if event.attempt > 1:
             self._retries.add((model,))
         if task is not None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from http_bridge.auth import Caller, CallerDependency, KeyCallerDependency
-from http_bridge.bodies import read_body
+from http_bridge.auth import Caller, GeneratingCallerDependency, KeyCallerDependency
+from http_bridge.bodies import Pace, read_body
 from http_bridge.context import Bridge, bridge_of
 from http_bridge.errors import HttpError
 from http_bridge.idempotency import IdempotencyKeyDependency, named_as_header
@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
 router = APIRouter(tags=["generate"])
 
+# An acceptance is on disk within some milliseconds; a client that leaves meanwhile is noticed when it is late.
+_AT_ONCE_S = 0.05
+
 
 @router.post("/generate", status_code=202, openapi_extra={"requestBody": request_body()})
-async def generate(request: Request, caller: CallerDependency, key: IdempotencyKeyDependency) -> AcceptedReply:
+async def generate(request: Request, caller: GeneratingCallerDependency, key: IdempotencyKeyDependency) -> AcceptedReply:
     """Asks for a video. 202 means that it is on disk and will be done, or fail with a reason.
 
     Where no lane of the model is ready the reply is held, at most 30 s; hang up to give the place back. With an Idempotency-Key the request
@@ -57,13 +60,25 @@ async def _wanted(request: Request, bridge: Bridge) -> GenerationRequest:
     """What the body asks for. Neither the body, nor its images, nor their place in memory are kept while the request is held."""
     limits = bridge.settings
     async with bridge.large_bodies.room() as room:
-        body = await read_body(request, room, limit_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
+        pace = Pace(limits.min_body_rate_bytes_s) if limits.min_body_rate_bytes_s else None
+        body = await read_body(request, room, limit_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s, pace=pace)
         return request_to_message(await take_in(bridge, body))
 
 
 async def _accepted(request: Request, bridge: Bridge, submission: Coroutine[Any, Any, Task]) -> Task:
     """Waits for admission's answer; gives the place back when the client leaves or the bridge stops."""
     call = asyncio.create_task(submission, name="submit-task")
+    try:
+        # Most are answered at once. Only for one that is held is it worth the cost to look out for who leaves.
+        await asyncio.wait((call,), timeout=_AT_ONCE_S)
+        return call.result() if call.done() else await _held(request, bridge, call)
+    finally:
+        if not call.done():
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+
+async def _held(request: Request, bridge: Bridge, call: asyncio.Task[Task]) -> Task:
     gone = asyncio.create_task(_until_gone(request), name="watch-client")
     stopping = asyncio.create_task(bridge.stopping.wait(), name="watch-stop")
     try:
@@ -74,9 +89,9 @@ async def _accepted(request: Request, bridge: Bridge, submission: Coroutine[Any,
             raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The server is stopping.")
         raise HttpError("client_gone", "The client left before its request was accepted.")
     finally:
-        for task in (call, gone, stopping):
+        for task in (gone, stopping):
             task.cancel()
-        await asyncio.gather(call, gone, stopping, return_exceptions=True)
+        await asyncio.gather(gone, stopping, return_exceptions=True)
 
 
 async def _until_gone(request: Request) -> None:
