@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Literal, cast
-
-from starlette.datastructures import Headers
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -22,6 +21,7 @@ Scheme = Literal["http", "https"]
 
 # More than any chain of proxies; the rest of the list was made up by the client and is not even split.
 _MAX_HOPS = 32
+_KNOWN_PEERS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,8 @@ class TrustedProxies:
     def __init__(self, networks: Sequence[str]) -> None:
         """Addresses or networks, as the settings checked them."""
         self._networks: tuple[Network, ...] = tuple(ip_network(network) for network in networks)
+        # A peer asks many times over one connection. Only sockets' addresses are kept: headers are as long as a client likes.
+        self._peer = lru_cache(_KNOWN_PEERS)(self._read_peer)
 
     def seen(self, peer: str, scheme: Scheme, forwarded_for: str, forwarded_proto: str) -> Seen:
         """What a request of this socket is taken for.
@@ -45,16 +47,19 @@ class TrustedProxies:
         The address is the rightmost one of X-Forwarded-For that is not trusted: what stands left of it may be made up. Where all are
         trusted it is the leftmost, which a trusted one wrote. Of a list with garbage on the way there nothing is believed.
         """
-        found = parse_address(peer)
-        if found is None:
-            return Seen(address=peer[:64] or UNKNOWN, scheme=scheme)
-        if not self.trusts(found):
-            return Seen(address=str(found), scheme=scheme)
+        address, is_trusted = self._peer(peer)
+        if not is_trusted:
+            return Seen(address=address, scheme=scheme)
         hops = forwarded_for.rsplit(",", _MAX_HOPS)[-_MAX_HOPS:]
         first, back = self._first_believed(hops)
         if first is None:
-            return Seen(address=str(found), scheme=_scheme(forwarded_proto, 1, 1) or scheme)
+            return Seen(address=address, scheme=_scheme(forwarded_proto, 1, 1) or scheme)
         return Seen(address=str(first), scheme=_scheme(forwarded_proto, len(hops), back) or scheme)
+
+    def _read_peer(self, peer: str) -> tuple[str, bool]:
+        """Its address as text, and whether it is believed."""
+        found = parse_address(peer)
+        return (peer[:64] or UNKNOWN, False) if found is None else (str(found), self.trusts(found))
 
     def _first_believed(self, hops: Sequence[str]) -> tuple[Address | None, int]:
         """The address nearest to the client that can be believed, counted from the back; None: garbage is in the way."""
@@ -116,13 +121,15 @@ class ClientAddress:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         if scope["type"] == "http":
-            headers = Headers(scope=scope)
             peer, port = scope.get("client") or (UNKNOWN, 0)
-            # Several lines of one header are one list (RFC 9110, 5.3).
-            lists = (",".join(headers.getlist(name)) for name in ("x-forwarded-for", "x-forwarded-proto"))
-            seen = self._proxies.seen(peer, scope["scheme"], *lists)
+            seen = self._proxies.seen(peer, scope["scheme"], *(_list(scope, name) for name in (b"x-forwarded-for", b"x-forwarded-proto")))
             scope["client"], scope["scheme"] = (seen.address, port), seen.scheme
         await self._app(scope, receive, send)
+
+
+def _list(scope: Scope, wanted: bytes) -> str:
+    # Several lines of one header are one list (RFC 9110, 5.3).
+    return ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == wanted)
 
 
 def client_address(request: Request) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 from obstore.store import LocalStore
 from pydantic import SecretStr
 
-from http_bridge.__main__ import http_server
 from http_bridge.app import create_app
 from http_bridge.client import AdmissionClient
 from http_bridge.config import BridgeSettings
+from http_bridge.server import http_server
 from tests.harness.admission_services import Stack, admission_stack
 from tests.harness.bridge import KEY
 from tests.harness.noop_lanes import noop_lanes
@@ -88,7 +88,7 @@ class _Serving:
             address = f"127.0.0.1:{admission.port}"
             settings = _settings(address, objects, self._settings)
             app = create_app(settings, AdmissionClient(address), LocalStore(objects, mkdir=True))
-            server = http_server(app, "127.0.0.1:0")
+            server = http_server(app, settings)
             serving = asyncio.create_task(server.serve(), name="http-server")
             async with asyncio.timeout(_START_S):
                 await server.listening.wait()
@@ -108,4 +108,4 @@ def _settings(address: str, objects: Path, settings: dict[str, Any]) -> BridgeSe
         "api_key": SecretStr(KEY),
         "admin_key": SecretStr(ADMIN_KEY),
     }
-    return BridgeSettings(**{**fixed, **unlimited, "cookie_secure": False, **settings})
+    return BridgeSettings(**{**fixed, **unlimited, "cookie_secure": False, "http_bind": "127.0.0.1:0", **settings})
