@@ -129,8 +129,9 @@ async def _follow(visit: Visit, task_id: str) -> CheckFailedError | str:
         again = await _events(visit, task_id, last_id=events[0].id)
     except CheckFailedError as error:
         return error
-    if events[0].id in {event.id for event in again}:
-        return CheckFailedError("GET /events with Last-Event-ID repeats what the client has seen", _VERSION)
+    # From where the client was; the state as it stands is told again where nothing changed since.
+    if len(again) > len(events) or any(event.data["status"] != "done" for event in again[-1:]):
+        return CheckFailedError("GET /events with Last-Event-ID begins anew, or ends without the end", _VERSION)
     return f"{len(events)} changes were told, the last one the end; resumed with Last-Event-ID"
 
 

@@ -77,7 +77,7 @@ class _Serving:
         return self._started.result(_START_S)
 
     def stop(self) -> None:
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
 
     async def _serve(self) -> None:
