@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,9 @@ from http_bridge.app import create_app
 from http_bridge.client import AdmissionClient
 from http_bridge.config import BridgeSettings
 from http_bridge.server import http_server
+from runtime.rules.catalogue import MODELS
 from tests.harness.admission_services import Stack, admission_stack
+from tests.harness.breaking import Breaker, Breaking
 from tests.harness.bridge import KEY
 from tests.harness.noop_lanes import noop_lanes
 
@@ -44,9 +46,14 @@ class ContractBridge:
 
 
 @contextmanager
-def contract_bridge(folder: Path, **settings: Any) -> Iterator[ContractBridge]:
-    """Serves until the end; without limits of rates, unless they are given."""
-    serving = _Serving(folder, settings)
+def contract_bridge(
+    folder: Path, *, models: Sequence[str] = tuple(MODELS), breaker: Breaker | None = None, **settings: Any
+) -> Iterator[ContractBridge]:
+    """Serves until the end; without limits of rates, unless they are given.
+
+    `models` have a lane each; a request for another one is held. `breaker` may break replies.
+    """
+    serving = _Serving(folder, settings, models, breaker)
     thread = threading.Thread(target=serving.run, name="contract-bridge", daemon=True)
     thread.start()
     try:
@@ -59,8 +66,10 @@ def contract_bridge(folder: Path, **settings: Any) -> Iterator[ContractBridge]:
 class _Serving:
     """What the thread runs, and what the test's thread says to it."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], models: Sequence[str], breaker: Breaker | None) -> None:
         self._folder = folder
+        self._models = models
+        self._breaker = breaker
         self._settings = settings
         self._started: Future[ContractBridge] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -84,10 +93,12 @@ class _Serving:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         objects = self._folder / "objects"
-        async with admission_stack(self._folder) as admission, noop_lanes(admission.channel, objects):
+        async with admission_stack(self._folder) as admission, noop_lanes(admission.channel, objects, self._models):
             address = f"127.0.0.1:{admission.port}"
             settings = _settings(address, objects, self._settings)
             app = create_app(settings, AdmissionClient(address), LocalStore(objects, mkdir=True))
+            if self._breaker is not None:
+                app.add_middleware(Breaking, breaker=self._breaker)
             server = http_server(app, settings)
             serving = asyncio.create_task(server.serve(), name="http-server")
             async with asyncio.timeout(_START_S):
