@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -159,7 +160,9 @@ async def deployment(url: str, ca: ssl.SSLContext | None) -> AsyncIterator[Deplo
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
     # Reading the system's authorities takes longer than most checks; plain http has no use for them, and no redirect is followed.
     verify = ca if ca is not None else url.startswith("https://")
-    async with httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, verify=verify) as client:
+    # Each call says by itself which credential it carries: a cookie that came along would let in whom no check meant.
+    no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+    async with httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, verify=verify, cookies=no_cookies) as client:
         yield Deployment(client, url)
 
 

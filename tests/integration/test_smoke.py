@@ -26,6 +26,7 @@ from typer.testing import CliRunner, Result
 
 from command_line.__main__ import app
 from command_line.failures import CommandError
+from command_line.smoke.deployment import deployment
 from command_line.smoke.outcome import Outcome
 from command_line.smoke.overload import BURST
 from command_line.smoke.visit import PROMPT
@@ -245,6 +246,19 @@ def test_exit_code_is_130_and_the_report_says_what_was_made_when_it_is_interrupt
         assert "interrupted; everything that was made is deleted." in said
         assert "Traceback" not in said
         assert _tasks(bridge.url) == []
+
+
+async def test_cookie_of_one_reply_is_not_sent_with_the_next_call() -> None:
+    # The session of one check let the next one in, which is to see what happens without.
+    async def answer(request: Request) -> JSONResponse:
+        reply = JSONResponse({"cookies": dict(request.cookies)})
+        reply.set_cookie("gg_session", "token")
+        return reply
+
+    with threaded_http(Starlette(routes=[Route("/", answer)])) as url:
+        async with deployment(url, None) as found:
+            told = [(await found.call("GET", "/", headers=headers)).document()["cookies"] for headers in ({}, {}, {"Cookie": "a=b"})]
+    assert told == [{}, {}, {"a": "b"}]
 
 
 def test_certificate_is_checked_and_a_private_authority_can_be_named(tmp_path: Path) -> None:
