@@ -37,12 +37,19 @@ class ContractBridge:
         settings: of the bridge.
         objects: the folder of the object store.
         admission: what stands behind it; its parts belong to the thread's loop.
+        loop: that loop.
     """
 
     url: str
     settings: BridgeSettings
     objects: Path
     admission: Stack
+    loop: asyncio.AbstractEventLoop
+
+    def advance(self, seconds: float) -> None:
+        """Lets time pass for admission, and what is due happen."""
+        self.admission.clock.advance(seconds)
+        self.loop.call_soon_threadsafe(self.admission.engine.tick)
 
 
 @contextmanager
@@ -104,7 +111,7 @@ class _Serving:
             async with asyncio.timeout(_START_S):
                 await server.listening.wait()
             url = f"http://127.0.0.1:{server.port}"
-            self._started.set_result(ContractBridge(url=url, settings=settings, objects=objects, admission=admission))
+            self._started.set_result(ContractBridge(url=url, settings=settings, objects=objects, admission=admission, loop=self._loop))
             await self._stop.wait()
             app.state.bridge.stopping.set()
             server.should_exit = True
