@@ -21,7 +21,6 @@ Scheme = Literal["http", "https"]
 
 # More than any chain of proxies; the rest of the list was made up by the client and is not even split.
 _MAX_HOPS = 32
-_KNOWN_PEERS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +37,6 @@ class TrustedProxies:
     def __init__(self, networks: Sequence[str]) -> None:
         """Addresses or networks, as the settings checked them."""
         self._networks: tuple[Network, ...] = tuple(ip_network(network) for network in networks)
-        # A peer asks many times over one connection. Only sockets' addresses are kept: headers are as long as a client likes.
-        self._peer = lru_cache(_KNOWN_PEERS)(self._read_peer)
 
     def seen(self, peer: str, scheme: Scheme, forwarded_for: str, forwarded_proto: str) -> Seen:
         """What a request of this socket is taken for.
@@ -56,7 +53,7 @@ class TrustedProxies:
             return Seen(address=address, scheme=_scheme(forwarded_proto, 1, 1) or scheme)
         return Seen(address=str(first), scheme=_scheme(forwarded_proto, len(hops), back) or scheme)
 
-    def _read_peer(self, peer: str) -> tuple[str, bool]:
+    def _peer(self, peer: str) -> tuple[str, bool]:
         """Its address as text, and whether it is believed."""
         found = parse_address(peer)
         return (peer[:64] or UNKNOWN, False) if found is None else (str(found), self.trusts(found))
@@ -80,8 +77,12 @@ def parse_address(text: str) -> Address | None:
     IPv4 in the clothes of IPv6 (`::ffff:1.2.3.4`) counts as itself, and an interface (`%eth0`) is left out: each is one address to us.
     """
     text = text.strip()
-    if len(text) > 64:
-        return None
+    return None if len(text) > 64 else _parsed(text)
+
+
+# Most addresses come again and again.
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Address | None:
     if text.startswith("["):
         text, _, port = text[1:].partition("]")
         if port and not _is_port(port):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-import grpc.aio
 import structlog
 from warmlane.admission.v1 import admission_service_pb2 as admission
 from warmlane.admission.v1 import admission_service_pb2_grpc
@@ -16,6 +16,8 @@ from http_bridge.access_client import AccessClient
 from http_bridge.calls import CALL_TIMEOUT_S, answer
 from http_bridge.operator_client import OperatorClient
 from http_bridge.task_watch import watch_task
+from runtime.credentials import OPEN_CALLER, CallerCredentials
+from runtime.handshakes import told_handshakes
 from runtime.rpc import create_channel
 from runtime.submitter import ChannelLine, Patience, Submitter
 
@@ -43,17 +45,25 @@ class AdmissionClient:
     access: AccessClient
     operator: OperatorClient
 
-    def __init__(self, address: str, *, patience: Patience | None = None, now_s: Callable[[], float] = time.monotonic) -> None:
-        """Keeps the address, `host:port`; `open` connects. `patience` is for submissions, measured by `now_s`."""
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: CallerCredentials = OPEN_CALLER,
+        patience: Patience | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Keeps the address, `host:port`, and what is shown there; `open` connects. `patience` is for submissions, measured by `now_s`."""
         self._address = address
+        self._credentials = credentials
+        self._opened = AsyncExitStack()
         self._patience = patience or Patience()
         self._now_s = now_s
-        self._channel: grpc.aio.Channel | None = None
 
     async def open(self) -> None:
         """Makes the channel in the running loop; the connection itself is made, and made again, when it is needed."""
-        channel = create_channel(self._address)
-        self._channel = channel
+        channel = await self._opened.enter_async_context(create_channel(self._address, self._credentials))
+        await self._opened.enter_async_context(told_handshakes(channel, self._address, self._credentials))
         self._admission = admission_service_pb2_grpc.AdmissionServiceStub(channel)
         self.access = AccessClient(channel)
         self.operator = OperatorClient(channel)
@@ -61,9 +71,7 @@ class AdmissionClient:
 
     async def close(self) -> None:
         """Ends every call and the connection."""
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        await self._opened.aclose()
 
     async def submit_task(self, request: GenerationRequest, owner: str, key: str = "") -> Task:
         """Asks for a video; returns when it is accepted, by an admission that was restarted meanwhile if need be.

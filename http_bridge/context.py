@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from http_bridge.config import BridgeSettings
     from http_bridge.convert import Links
     from http_bridge.event_stream import EventStreams
+    from http_bridge.upstream.accounts import AccountsUpstream
+    from http_bridge.upstream.images import ImageUpstream
 
 # Decoding one image of the largest size takes some 300 MB; two at a time keep that bounded and a small machine busy.
 _IMAGE_THREADS = 2
@@ -35,6 +37,8 @@ class Bridge:
     Attributes:
         event_streams: the open ones, with their limits.
         large_bodies: places for bodies that take much memory.
+        images: the server of the image models; None where none is set.
+        accounts: the server of the accounts' admin paths; None where none is set.
         image_threads: where images are decoded; closed by the lifespan.
         sessions: generation sessions that were found good.
         stopping: set when the process was told to stop; held requests then end at once with `service_unavailable`.
@@ -46,6 +50,8 @@ class Bridge:
     links: Links
     large_bodies: LargeBodies
     event_streams: EventStreams
+    images: ImageUpstream | None = None
+    accounts: AccountsUpstream | None = None
     image_threads: ThreadPoolExecutor = field(default_factory=_image_threads)
     sessions: SessionCache = field(default_factory=SessionCache)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -16,6 +16,7 @@ from starlette.routing import Match
 
 from http_bridge.schemas import ErrorBody, ErrorReply
 from runtime.errors import ErrorCode, ServiceError
+from runtime.guard import is_credential_refusal
 from runtime.rules.request import InvalidRequestError, Violation
 
 if TYPE_CHECKING:
@@ -153,8 +154,16 @@ def validation_error(violations: tuple[Violation, ...]) -> HttpError:
 
 def from_service_error(error: ServiceError) -> HttpError:
     """What a refusal of admission is over HTTP."""
+    if is_credential_refusal(error):
+        # It is the bridge that admission does not let in. Whoever called the bridge did nothing wrong, and is not told of tokens.
+        _LOG.error("admission_refuses_this_bridge", setting="WARMLANE_BRIDGE_TOKEN", reason=error.message)
+        return HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The service is set up wrongly: its parts do not know each other.")
     if error.code == ErrorCode.VALIDATION_ERROR and error.violations:
         return validation_error(error.violations)
+    if error.code in (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN):
+        # Said of the bridge and its token: whoever called the bridge can do nothing about it, and must not drop a good credential.
+        _LOG.error("admission_refuses_the_bridge", code=error.code)
+        return HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The server is not let in by its own controller; its operator must look.")
     metadata: Mapping[str, Any] = error.metadata
     if error.code == ErrorCode.QUEUE_OVERLOADED:
         metadata = _overload_metadata(error.metadata)

@@ -19,11 +19,12 @@ from runtime.errors import ErrorCode
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-_HEADERS = {
+HEADERS = {
     "Cache-Control": "no-store",
     # nginx would collect the events before it passes them on.
     "X-Accel-Buffering": "no",
 }
+"""Of every event stream."""
 _RETRY_AFTER_S = 30.0
 
 
@@ -111,7 +112,7 @@ class EventStreamReply(EventSourceResponse):
 
     def __init__(self, streams: EventStreams, *, owner: str, watch: Watch, script: Script) -> None:
         """For this caller; what the watch gives is told by the script."""
-        super().__init__(iter(()), headers=_HEADERS)
+        super().__init__(iter(()), headers=HEADERS)
         self._streams = streams
         self._owner = owner
         self._watch = watch
@@ -120,7 +121,7 @@ class EventStreamReply(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends until there is nothing more to send, or nobody to send it to."""
         with self._streams.place(self._owner) as reader:
-            leaving = asyncio.create_task(_until_gone(receive, reader), name="watch-client")
+            leaving = asyncio.create_task(until_gone(receive, reader), name="watch-client")
             try:
                 async with Feed(self._watch, pace=self._streams.pace, clock=self._streams.clock) as feed:
                     reader.wakes(feed.news)
@@ -160,7 +161,8 @@ class EventStreamReply(EventSourceResponse):
                 yield HEARTBEAT
 
 
-async def _until_gone(receive: Receive, reader: Reader) -> None:
+async def until_gone(receive: Receive, reader: Reader) -> None:
+    """Returns when the client left, and tells the reader so."""
     # A GET has no body; what comes from the server is the news that the client left.
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -197,6 +197,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _on_head_late(self) -> None:
         self._head_timer = None
+        if self.transport.is_closing():
+            # The client left in this very moment.
+            return
         if self._is_replying():
             self._end_behind_reply()
         elif self._reading is _Reading.HEAD:

@@ -1,4 +1,4 @@
-"""The JSON Schema of POST /generate, made from the rule set, with images as HTTP sends them."""
+"""The JSON Schema of POST /generate, made from the rule sets, with images as HTTP sends them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from runtime.rules.catalogue import FIELDS, MODELS, SINGLE_IMAGE_FIELDS, Kind
+from runtime.rules.image_request import image_request_schema
 from runtime.rules.schema import parameters_schema
 
 _KEYFRAMES = next(rule.name for rule in FIELDS if rule.kind is Kind.KEYFRAMES)
@@ -17,12 +18,13 @@ def http_schema(model_id: str) -> dict[str, Any]:
 
 
 def request_body() -> dict[str, Any]:
-    """The OpenAPI request body of POST /generate: one schema per model, told apart by `model`.
+    """The OpenAPI request body of POST /generate: one schema per video model and one for image models, told apart by `model`.
 
     It says exactly what is taken, where `http_schema` says what to send: null counts as absent, and a picture is looked at only where
     the mode uses it.
     """
-    return {"required": True, "content": {"application/json": {"schema": {"oneOf": [_taken(model_id) for model_id in MODELS]}}}}
+    schemas = [*(_taken(model_id) for model_id in MODELS), _embedded(image_request_schema())]
+    return {"required": True, "content": {"application/json": {"schema": {"oneOf": schemas}}}}
 
 
 def _taken(model_id: str) -> dict[str, Any]:
@@ -68,6 +70,10 @@ def _read(then: Mapping[str, Any], pattern: str) -> dict[str, Any]:
         elif name == _KEYFRAMES:
             properties[name] = {**one, "items": {"properties": {"image": {"pattern": pattern}}}}
     return {**then, "properties": properties}
+
+
+def _embedded(schema: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in schema.items() if name != "$schema"}
 
 
 def _data_uris_only(node: object) -> object:

@@ -23,9 +23,11 @@ from admission.core.tasks import (
     TaskState,
 )
 from admission.service import convert
+from runtime.images import MAX_IMAGE_BYTES
 from runtime.rules.catalogue import MODELS, SINGLE_IMAGE_FIELDS
 from runtime.rules.request import InvalidRequestError, Violation
 from runtime.rules.values import CONTROL_CHARACTERS
+from runtime.videos import MAX_VIDEO_BYTES
 from runtime.wire import message_to_raw
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ def _task_violations(message: operator_service_pb2.ImportedTask) -> Iterator[Vio
     is_done = state is TaskState.DONE
     if (is_done and message.media_type not in MEDIA_TYPES) or (not is_done and message.media_type):
         yield Violation(field="media_type", message=f"must be {' or '.join(MEDIA_TYPES)} for a done task, and empty for any other")
+    yield from _size_violations(message, is_done=is_done)
     if message.HasField("failure") != (state is TaskState.FAILED):
         yield Violation(field="failure", message="must be set for a failed task, and only for one")
     elif state is TaskState.FAILED:
@@ -115,6 +118,18 @@ def _task_violations(message: operator_service_pb2.ImportedTask) -> Iterator[Vio
         yield Violation(field="lane_mode", message="is not known")
     if message.fallback_reason and message.fallback_reason not in _REASONS:
         yield Violation(field="fallback_reason", message="is not known")
+
+
+def _size_violations(message: operator_service_pb2.ImportedTask, *, is_done: bool) -> Iterator[Violation]:
+    if not is_done:
+        for name in ("result_size_bytes", "preview_size_bytes"):
+            if getattr(message, name):
+                yield Violation(field=name, message="must be 0: only a done task has files")
+        return
+    if not 1 <= message.result_size_bytes <= MAX_VIDEO_BYTES:
+        yield Violation(field="result_size_bytes", message=f"must be 1 to {MAX_VIDEO_BYTES}: a done task has a result")
+    if not 0 <= message.preview_size_bytes <= MAX_IMAGE_BYTES:
+        yield Violation(field="preview_size_bytes", message=f"must be 0 to {MAX_IMAGE_BYTES}")
 
 
 def _failure_violations(failure: generation_pb2.Failure) -> Iterator[Violation]:

@@ -21,6 +21,7 @@ from command_line.gallery.takeover import Takeover
 from command_line.options import Address, AsJson
 from command_line.session import with_admission
 from command_line.tables import output_console
+from runtime.roles import Role
 
 EPILOG = """What is there already is left as it is: stopped and run again, it goes on.
 
@@ -82,6 +83,7 @@ def _run(gallery: Gallery, folders: Folders, report: Report, *, failed_unfinishe
         with_admission(
             address,
             lambda client: takeover(client).run(gallery.rows()),
+            role=Role.OPERATOR,
             interrupted=lambda: "interrupted.",
             listener=SaidBreaks(Console(stderr=True)),
         )

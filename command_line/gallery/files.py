@@ -55,15 +55,16 @@ class Folders:
         raise UnusableFileError("is not there")
 
 
-def media_type(path: Path) -> str:
-    """Of a video. Raises UnusableFileError when it is none that can be taken over."""
+def look_at_video(path: Path) -> tuple[str, int]:
+    """Its media type and its size in bytes. Raises UnusableFileError when it is none that can be taken over."""
     found = video_type(_head(path))
     if found is None:
         raise UnusableFileError("is neither MP4 nor WebM")
-    if _size_bytes(path) > MAX_VIDEO_BYTES:
+    size_bytes = _size_bytes(path)
+    if size_bytes > MAX_VIDEO_BYTES:
         msg = f"is larger than {MAX_VIDEO_BYTES // 1024**3} GiB"
         raise UnusableFileError(msg)
-    return found
+    return found, size_bytes
 
 
 def preview(path: Path) -> bytes:

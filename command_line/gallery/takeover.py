@@ -80,7 +80,7 @@ class Takeover:
             raise files.UnusableFileError("it has no result_path")
         try:
             video = self.folders.find(wanted.result)
-            wanted.task.media_type = files.media_type(video)
+            wanted.task.media_type, wanted.task.result_size_bytes = files.look_at_video(video)
         except files.UnusableFileError as error:
             msg = f"its result {shown(wanted.result)} {error}"
             raise files.UnusableFileError(msg) from error
@@ -107,22 +107,27 @@ class Takeover:
 async def _parts(
     task: operator_service_pb2.ImportedTask, video: Path | None, preview: bytes
 ) -> AsyncGenerator[operator_service_pb2.ImportTaskRequest, None]:
-    """The task, then its files. Raises UnusableFileError when the video cannot be read to its end."""
+    """The task, then its files. Raises UnusableFileError when the video cannot be read to its end, or is another one by now."""
+    task.preview_size_bytes = len(preview)
     yield operator_service_pb2.ImportTaskRequest(task=task)
     for start in range(0, len(preview), _CHUNK_BYTES):
         yield operator_service_pb2.ImportTaskRequest(preview_chunk=preview[start : start + _CHUNK_BYTES])
     if video is None:
         return
+    left_bytes = task.result_size_bytes
     try:
         file = await asyncio.to_thread(video.open, "rb")
         try:
-            while chunk := await asyncio.to_thread(_read, file):
+            while (chunk := await asyncio.to_thread(_read, file)) and len(chunk) <= left_bytes:
+                left_bytes -= len(chunk)
                 yield operator_service_pb2.ImportTaskRequest(result_chunk=chunk)
         finally:
             file.close()
     except OSError as error:
         msg = f"its result cannot be read ({error.strerror})"
         raise files.UnusableFileError(msg) from error
+    if chunk or left_bytes:
+        raise files.UnusableFileError("its result changed while it was read; run it again")
 
 
 def _read(file: BinaryIO) -> bytes:

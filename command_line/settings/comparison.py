@@ -8,10 +8,8 @@ from command_line.settings.controls import Offered, compare_control, number_of
 from command_line.settings.differences import Difference, Json, error, member, note, shown
 from command_line.settings.found import FoundModel, Named, find_models, named_entries
 from runtime.rules.catalogue import FIELDS, MODELS, FieldRule, FixedParameter, ModelRules
+from runtime.rules.image_request import IMAGE_MODELS
 from runtime.rules.values import ValueRefusedError, check_value
-
-# Outside this system: their settings are not ours to judge.
-_IMAGE_MODELS = ("pony", "flux")
 
 _RULES: Mapping[str, FieldRule] = {name: rule for rule in FIELDS for name in (rule.name, *rule.aliases)}
 
@@ -38,7 +36,7 @@ def compare(document: Json) -> list[Difference]:
 
 
 def _unknown_model(model: FoundModel) -> Iterator[Difference]:
-    if model.id in _IMAGE_MODELS or model.entry.get("type") == "image":
+    if model.id in IMAGE_MODELS or model.entry.get("type") == "image":
         yield note(model.path, "not_compared", "image models are outside this server's rules", found=model.id)
     elif not model.id:
         yield error(model.path, "model_without_id", f"say which model it is: {', '.join(MODELS)}")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from runtime.rules.catalogue import FIELDS, IMAGE_KEY_PATTERN, KEYFRAME_FIELDS, MODELS, MODES, FieldRule, Kind, ModelRules
 from runtime.rules.values import CONTROL_CHARACTERS
 
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_DATA_URI_PATTERN = "^data:image/(png|jpeg|webp);base64,"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+"""What a schema of ours says it is written in."""
+
+DATA_URI_PATTERN = "^data:image/(png|jpeg|webp);base64,"
+"""How a picture begins in a JSON body."""
 
 
 def parameters_schema(model_id: str) -> dict[str, object]:
@@ -22,9 +25,9 @@ def parameters_schema(model_id: str) -> dict[str, object]:
     properties: dict[str, object] = {}
     for rule in FIELDS:
         for name in (rule.name, *rule.aliases):
-            properties[name] = _property(rule, model)
+            properties[name] = field_schema(rule, model)
     return {
-        "$schema": _DIALECT,
+        "$schema": DIALECT,
         "title": model.name,
         "type": "object",
         "required": [rule.name for rule in FIELDS if rule.required],
@@ -33,7 +36,8 @@ def parameters_schema(model_id: str) -> dict[str, object]:
     }
 
 
-def _property(rule: FieldRule, model: ModelRules) -> dict[str, object]:
+def field_schema(rule: FieldRule, model: ModelRules) -> dict[str, object]:
+    """JSON Schema of one field for one model."""
     schema: dict[str, object] = {"description": _description(rule, model), **_shape(rule, model)}
     fixed = model.fixed_parameters.get(rule.name)
     default = model.default_mode if rule.name == "mode" else rule.default if fixed is None else fixed.value
@@ -92,7 +96,7 @@ def _image() -> dict[str, object]:
     reference = {"type": "object", "required": ["key"], "properties": {"key": {"type": "string", "pattern": f"^{IMAGE_KEY_PATTERN}$"}}}
     return {
         "anyOf": [
-            {"type": "string", "pattern": _DATA_URI_PATTERN, "description": "Over HTTP: the picture itself, at most 12 MiB decoded."},
+            {"type": "string", "pattern": DATA_URI_PATTERN, "description": "Over HTTP: the picture itself, at most 12 MiB decoded."},
             {**reference, "description": "Over gRPC: the reference that UploadInput gave."},
         ]
     }
@@ -102,7 +106,7 @@ def _keyframes(rule: FieldRule, model: ModelRules) -> dict[str, object]:
     entry = {
         "type": "object",
         "required": [part.name for part in KEYFRAME_FIELDS if part.required],
-        "properties": {part.name: _property(part, model) for part in KEYFRAME_FIELDS},
+        "properties": {part.name: field_schema(part, model) for part in KEYFRAME_FIELDS},
     }
     return {"type": "array", "maxItems": rule.maximum, "items": entry}
 

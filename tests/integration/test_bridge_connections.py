@@ -214,7 +214,8 @@ async def test_connection_ends_when_a_body_that_nobody_reads_goes_on(hasty: Brid
     async with _connected(hasty) as (reader, writer):
         writer.write(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n")
         assert (await _reply(reader))[0] == 401
-        with pytest.raises(ConnectionError):
+        # uvloop says it in its own way when the connection is known to be closed already.
+        with pytest.raises((ConnectionError, RuntimeError)):
             await _write_on(writer)
     await _until(lambda: _open(hasty) == 0)
 

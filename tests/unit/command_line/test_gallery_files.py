@@ -158,10 +158,10 @@ def test_kind_of_a_file_is_told_by_its_content_when_its_name_says_another(tmp_pa
     video, web, page, empty = (tmp_path / name for name in ("a.webm", "b.mp4", "c.mp4", "d.mp4"))
     for path, content in ((video, MP4), (web, WEBM), (page, b"<html>"), (empty, b"")):
         path.write_bytes(content)
-    assert [files.media_type(path) for path in (video, web)] == ["video/mp4", "video/webm"]
+    assert [files.look_at_video(path) for path in (video, web)] == [("video/mp4", len(MP4)), ("video/webm", len(WEBM))]
     for path in (page, empty):
         with pytest.raises(UnusableFileError, match="neither"):
-            files.media_type(path)
+            files.look_at_video(path)
     video.write_bytes(jpeg())
     assert files.preview(video) == jpeg()
     with pytest.raises(UnusableFileError, match="no JPEG"):

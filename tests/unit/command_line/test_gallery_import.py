@@ -14,11 +14,14 @@ from command_line.__main__ import app
 from command_line.client import admission_client
 from command_line.failures import CommandError, ExitCode
 from command_line.gallery.files import UnusableFileError
+from runtime.credentials import ServerCredentials
 from runtime.errors import ErrorCode, ServiceError
+from runtime.roles import Role
 from runtime.rules.request import Violation
+from tests.harness.credentials import TOKENS
 from tests.harness.imports import MP4, old_task, parts
 from tests.harness.old_gallery import OldGallery
-from tests.unit.command_line.conftest import Served
+from tests.unit.command_line.conftest import Served, served_beside
 
 AWAY = ServiceError(code=ErrorCode.SERVICE_UNAVAILABLE, message="Admission is stopping.", retry_after_s=1.0)
 
@@ -45,7 +48,7 @@ async def test_import_is_given_up_when_admission_stays_away(admission: Served) -
     assert caught.value.code == ErrorCode.SERVICE_UNAVAILABLE
 
 
-async def test_no_part_of_a_file_counts_as_whole_when_the_rest_cannot_be_read(admission: Served) -> None:
+async def test_import_ends_with_the_reason_when_its_file_cannot_be_read(admission: Served) -> None:
     async def broken() -> AsyncGenerator[pb.ImportTaskRequest, None]:
         for part in parts(old_task(), MP4):
             yield part
@@ -54,9 +57,6 @@ async def test_no_part_of_a_file_counts_as_whole_when_the_rest_cannot_be_read(ad
     async with admission_client(admission.address) as client:
         with pytest.raises(UnusableFileError):
             await client.import_task(broken)
-        # A call that ended after what was sent would have been kept by then.
-        assert await client.import_task(sent)
-    assert len(admission.script.imports) == 1
 
 
 @pytest.fixture
@@ -86,6 +86,18 @@ def test_what_was_done_is_told_when_admission_ends_an_import(
     error = run(old, threaded_admission)
     assert error.exit_code == exit_code
     assert "1 rows were taken over and 0 were there; run it again to go on" in error.message
+
+
+def test_import_needs_the_operators_token_when_admission_has_tokens(old: OldGallery) -> None:
+    with served_beside(ServerCredentials(tokens={role: (token,) for role, token in TOKENS.items()})) as served:
+        words = ["import-gallery", str(old.file), "--address", served.address]
+        tokens = {role: {f"WARMLANE_{role.name}_TOKEN": TOKENS[role]} for role in (Role.CLIENT, Role.OPERATOR)}
+        refused = CliRunner().invoke(app, words, env=tokens[Role.CLIENT])
+        assert isinstance(refused.exception, CommandError)
+        assert (refused.exception.exit_code, "WARMLANE_OPERATOR_TOKEN" in refused.exception.message) == (ExitCode.USAGE, True)
+        assert served.script.imports == []
+        assert CliRunner().invoke(app, words, env=tokens[Role.OPERATOR]).exit_code == 0
+        assert len(served.script.imports) == 3
 
 
 def test_other_rows_go_on_when_admission_refuses_one(old: OldGallery, threaded_admission: Served) -> None:
