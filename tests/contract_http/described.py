@@ -76,7 +76,7 @@ def explore(url: str, headers: Mapping[str, str], *, examples: int, without: str
     if without is not None:
         schema = schema.exclude(path=without)
 
-    @schema.hook
+    @schema.hook  # type: ignore[untyped-decorator]  # schemathesis is not followed by mypy
     def map_body(_context: object, body: Any) -> Any:
         return _with_pictures(body)
 

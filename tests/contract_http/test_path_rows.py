@@ -177,7 +177,7 @@ def test_gallery_is_paged_sorted_and_filtered(door: Door) -> None:
     for model, width in (("anisora", 512), ("phr00t", 256), ("phr00t", 768)):
         door.done(model=model, width=width)
 
-    def listed(**query: object) -> dict[str, Any]:
+    def listed(**query: int | str) -> dict[str, Any]:
         reply = door.http.get("/gallery", params=query)
         assert reply.status_code == 200, reply.text
         page: dict[str, Any] = reply.json()
@@ -208,12 +208,12 @@ def test_gallery_is_paged_sorted_and_filtered(door: Door) -> None:
         ({"page": "x"}, "page"),
     ],
 )
-def test_page_is_refused_when_it_is_beyond_the_limits(door: Door, query: dict[str, object], field: str) -> None:
+def test_page_is_refused_when_it_is_beyond_the_limits(door: Door, query: dict[str, int | str], field: str) -> None:
     assert wrong_fields(door.http.get("/gallery", params=query)) == {field}
 
 
 @pytest.mark.parametrize("query", [{"per_page": 1}, {"per_page": 100}, {"page": 1}])
-def test_page_is_given_when_it_is_at_the_limits(door: Door, query: dict[str, object]) -> None:
+def test_page_is_given_when_it_is_at_the_limits(door: Door, query: dict[str, int | str]) -> None:
     assert door.http.get("/gallery", params=query).status_code == 200
 
 

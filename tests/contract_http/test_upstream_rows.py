@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -28,7 +29,7 @@ _ADMIN = {"X-Admin-Key": ADMIN_KEY}
 async def _door(folder: Path, prefix: str, credential: str) -> AsyncIterator[tuple[httpx.AsyncClient, UpstreamDouble]]:
     """A client of a bridge with an upstream of images and of accounts."""
     async with upstream_double(folder / "upstream") as upstream:
-        accounts = {"accounts_upstream_url": upstream.url, "accounts_upstream_key": UPSTREAM_ADMIN_KEY}
+        accounts: dict[str, Any] = {"accounts_upstream_url": upstream.url, "accounts_upstream_key": UPSTREAM_ADMIN_KEY}
         with contract_bridge(folder, **image_settings(upstream), **accounts) as bridge:
             headers = WITH_KEY if credential == "key" else await asyncio.to_thread(session_headers, bridge.url)
             async with httpx.AsyncClient(base_url=bridge.url + prefix, headers=headers, timeout=20.0) as client:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGIApplication
+    from starlette.types import ASGIApp
 
 _PATIENCE_S = 20.0
 
@@ -33,7 +33,7 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def threaded_http(app: ASGIApplication, **options: str) -> Iterator[str]:
+def threaded_http(app: ASGIApp, **options: str) -> Iterator[str]:
     """Its base URL. `options` are uvicorn's, such as files of certificates."""
     started: Future[_Server] = Future()
 

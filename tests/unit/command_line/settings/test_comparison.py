@@ -44,7 +44,7 @@ def test_file_that_is_made_from_the_rules_has_no_difference() -> None:
 
 
 # Place and value of a change; the difference's kind, place, and what is expected there.
-_WRONG: list[tuple[str, Any, str, str, Any]] = [
+_WRONG: list[tuple[str, Any, str, str | None, Any]] = [
     ("models.phr00t", ..., "missing_model", "models.phr00t", None),
     (_STEPS, ..., "missing_fixed_parameter", _STEPS, {"value": 8, "locked": True}),
     ("models.phr00t.fixed_parameters", ..., "missing_fixed_parameter", _CFG, {"value": 1.0, "locked": True}),
