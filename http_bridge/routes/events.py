@@ -66,7 +66,7 @@ async def _last_event_id(
         Header(
             alias=HEADER,
             description="The id of the last event that came, to go on behind it. An EventSource sends it by itself.",
-            json_schema_extra={"pattern": rf"^[0-9]{{1,18}}({END_SUFFIX})?$"},
+            json_schema_extra={"pattern": rf"^([0-9]{{1,18}}({END_SUFFIX})?)?$"},
         ),
     ] = None,
 ) -> tuple[int, bool]:
