@@ -51,6 +51,7 @@ def smoke(  # noqa: PLR0913
             msg = f"{option}: a key has printable ASCII characters only."
             raise CommandError(msg)
     wanted, screen = checks(rounds=rounds, with_overload=overload), Screen(as_json=as_json)
+    made: dict[str, None] = {}
     if overload:
         screen.say(announcement())
 
@@ -62,6 +63,7 @@ def smoke(  # noqa: PLR0913
                 admin_key=admin_key or None,
                 render_timeout_s=timeout,
                 tell=screen.tell,
+                made=made,
             )
             await run_checks(visit, wanted, screen.show)
 
@@ -70,7 +72,8 @@ def smoke(  # noqa: PLR0913
             asyncio.run(run())
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         screen.finish(base)
-        msg = f"interrupted; {screen.left_behind()}"
+        left = f"{len(made)} tasks are left: {', '.join(made)}" if made else "nothing is left behind"
+        msg = f"interrupted; {left}."
         raise CommandError(msg, exit_code=ExitCode.INTERRUPTED) from error
     screen.finish(base)
     if screen.has_failure:

@@ -17,6 +17,7 @@ from runtime.rules.catalogue import MODELS
 HEALTH = "health"
 CLEANUP = "cleanup"
 _CLEANUP_S = 60.0
+_OTHER_SHAPE = "Compare the bridge's version; look whether a proxy changes replies."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,19 @@ async def _result(check: Check, visit: Visit) -> CheckResult:
         outcome, detail = Outcome.SKIPPED, str(error)
     except CheckFailedError as error:
         outcome, detail, advice = Outcome.FAILED, error.problem, error.advice
-    return CheckResult(name=check.name, outcome=outcome, detail=detail, advice=advice, duration_s=time.monotonic() - started_s)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        # The checks take replies apart as the contract says that they are; a stranger's reply may be anything.
+        outcome, detail, advice = Outcome.FAILED, f"a reply has another shape than the contract's: {error!r}", _OTHER_SHAPE
+    duration_s = time.monotonic() - started_s
+    return CheckResult(name=check.name, outcome=outcome, detail=_without_keys(visit, detail), advice=advice, duration_s=duration_s)
+
+
+def _without_keys(visit: Visit, text: str) -> str:
+    """Replies are quoted in reports, and a bad one may repeat what it was sent."""
+    for key in (visit.api_key, visit.admin_key, visit.session and visit.session.partition("=")[2]):
+        if key:
+            text = text.replace(key, "[key]")
+    return text
 
 
 async def _cleaned_up(visit: Visit) -> CheckResult:

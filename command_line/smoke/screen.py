@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.status import Status
 
 from command_line.smoke.outcome import CheckResult, Outcome
-from command_line.smoke.runner import CLEANUP
 
 _COLOURS = {Outcome.OK: typer.colors.GREEN, Outcome.FAILED: typer.colors.RED, Outcome.SKIPPED: typer.colors.YELLOW}
 _NAME_CHARACTERS = 24
@@ -83,11 +82,6 @@ class Screen:
         else:
             told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
             typer.echo(f"{url}: {told}.")
-
-    def left_behind(self) -> str:
-        """What the cleanup said; a run that made nothing has none."""
-        said = [result.detail for result in self._results if result.name == CLEANUP]
-        return f"{said[-1]}." if said else "nothing was made."
 
 
 def _plain(text: str) -> str:

@@ -11,6 +11,7 @@ import structlog
 
 from tests.contract_http.doors import Door, opened_doors
 from tests.harness.contract_bridge import ContractBridge, contract_bridge
+from tests.harness.http import NO_AUTHORITIES
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,5 +58,5 @@ def key_door(doors: list[Door]) -> Door:
 @pytest.fixture
 def anonymous(bridge: ContractBridge) -> Iterator[httpx.Client]:
     """Nobody."""
-    with httpx.Client(base_url=bridge.url, timeout=20.0) as client:
+    with httpx.Client(verify=NO_AUTHORITIES, base_url=bridge.url, timeout=20.0) as client:
         yield client

@@ -12,6 +12,7 @@ import httpx
 
 from tests.harness.bridge import KEY
 from tests.harness.contract_bridge import ContractBridge
+from tests.harness.http import NO_AUTHORITIES, fetch
 
 PREFIXES = ("", "/api")
 TERMINAL = ("done", "failed")
@@ -82,7 +83,7 @@ class Door:
 def opened_doors(bridge: ContractBridge) -> Iterator[list[Door]]:
     """All four, the session opened as a browser does."""
     clients = [
-        httpx.Client(base_url=bridge.url + prefix, timeout=_PATIENCE_S, headers=credential)
+        httpx.Client(verify=NO_AUTHORITIES, base_url=bridge.url + prefix, timeout=_PATIENCE_S, headers=credential)
         for prefix in PREFIXES
         for credential in (session_headers(bridge.url + prefix), {"X-API-Key": KEY})
     ]
@@ -99,7 +100,7 @@ def _name(client: httpx.Client) -> str:
 
 def session_headers(url: str) -> dict[str, str]:
     """Opens a session; the header that sends its cookie. By hand: admission's clock stands in a past where a cookie jar would forget it."""
-    opened = httpx.post(f"{url}/auth/session", timeout=_PATIENCE_S)
+    opened = fetch("POST", f"{url}/auth/session")
     assert opened.status_code == 201, opened.text
     return {"Cookie": opened.headers["set-cookie"].partition(";")[0]}
 

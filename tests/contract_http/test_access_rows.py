@@ -12,6 +12,7 @@ import pytest
 from tests.contract_http.doors import PREFIXES, SMALL, Door, assert_envelope, session_headers
 from tests.harness.bridge import KEY
 from tests.harness.contract_bridge import ContractBridge, contract_bridge
+from tests.harness.http import NO_AUTHORITIES, fetch
 
 # Method and path of everything that a session or the key opens.
 PROTECTED = [
@@ -107,14 +108,14 @@ def aged(tmp_path: Path) -> Iterator[ContractBridge]:
 def test_session_ends_after_24_hours_and_is_not_renewed(aged: ContractBridge) -> None:
     session = session_headers(aged.url)
     aged.admission.clock.advance(24 * 3600 - 1)
-    assert httpx.get(f"{aged.url}/models", headers=session).status_code == 200
+    assert fetch("GET", f"{aged.url}/models", headers=session).status_code == 200
     aged.admission.clock.advance(1)
-    assert_envelope(httpx.get(f"{aged.url}/auth/session", headers=session), 401, "generation_session_expired")
-    assert_envelope(httpx.get(f"{aged.url}/models", headers=session), 401, "generation_session_expired")
+    assert_envelope(fetch("GET", f"{aged.url}/auth/session", headers=session), 401, "generation_session_expired")
+    assert_envelope(fetch("GET", f"{aged.url}/models", headers=session), 401, "generation_session_expired")
 
 
 def test_protected_paths_are_not_served_when_no_key_is_configured(tmp_path: Path) -> None:
-    with contract_bridge(tmp_path, api_key=None) as bridge, httpx.Client(base_url=bridge.url) as client:
+    with contract_bridge(tmp_path, api_key=None) as bridge, httpx.Client(verify=NO_AUTHORITIES, base_url=bridge.url) as client:
         for method, path in (*PROTECTED, *KEY_ONLY):
             for prefix in PREFIXES:
                 detail = assert_envelope(client.request(method, prefix + path, headers={"X-API-Key": KEY}), 503, "service_unavailable")
@@ -124,18 +125,19 @@ def test_protected_paths_are_not_served_when_no_key_is_configured(tmp_path: Path
 
 def test_cookies_are_secure_and_for_other_sites_by_default(tmp_path: Path) -> None:
     with contract_bridge(tmp_path, cookie_secure=True) as bridge:
-        cookie = httpx.post(f"{bridge.url}/auth/session").headers["set-cookie"].lower()
+        cookie = fetch("POST", f"{bridge.url}/auth/session").headers["set-cookie"].lower()
     assert {"secure", "samesite=none", "httponly", "path=/"} <= {part.strip() for part in cookie.split(";")}
 
 
 @pytest.mark.parametrize("origin", ["http://localhost:5173", "http://127.0.0.1:5173", "https://app.example.org"])
 def test_origin_on_the_list_may_call_with_credentials(tmp_path: Path, origin: str) -> None:
     with contract_bridge(tmp_path, cors_origins=("https://app.example.org",)) as bridge:
-        preflight = httpx.options(
+        preflight = fetch(
+            "OPTIONS",
             f"{bridge.url}/generate",
             headers={"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"},
         )
-        for reply in (preflight, httpx.get(f"{bridge.url}/models", headers={"Origin": origin})):
+        for reply in (preflight, fetch("GET", f"{bridge.url}/models", headers={"Origin": origin})):
             assert reply.headers["access-control-allow-origin"] == origin
             assert reply.headers["access-control-allow-credentials"] == "true"
 

@@ -12,6 +12,7 @@ import pytest
 from tests.contract_http.doors import PREFIXES, Door, assert_envelope
 from tests.harness.bridge import KEY, WITH_KEY
 from tests.harness.contract_bridge import ADMIN_KEY, ContractBridge, contract_bridge
+from tests.harness.http import NO_AUTHORITIES, fetch
 
 _ADMIN = {"X-Admin-Key": ADMIN_KEY}
 _IDLE_S = 12 * 3600
@@ -38,7 +39,7 @@ _LANE_FACTS = (
 
 
 def _session(bridge: ContractBridge, prefix: str = "") -> dict[str, str]:
-    opened = httpx.post(f"{bridge.url}{prefix}/admin/session", headers=_ADMIN)
+    opened = fetch("POST", f"{bridge.url}{prefix}/admin/session", headers=_ADMIN)
     assert (opened.status_code, opened.content) == (204, b"")
     name, *attributes = (part.strip() for part in opened.headers["set-cookie"].split(";"))
     assert name.startswith("gg_admin_session=")
@@ -52,7 +53,7 @@ def admin(request: pytest.FixtureRequest, bridge: ContractBridge) -> Iterator[ht
     prefix, kind = request.param.split()
     prefix = "" if prefix == "/" else prefix
     headers = _ADMIN if kind == "key" else _session(bridge, prefix)
-    with httpx.Client(base_url=bridge.url + prefix, headers=headers, timeout=20.0) as client:
+    with httpx.Client(verify=NO_AUTHORITIES, base_url=bridge.url + prefix, headers=headers, timeout=20.0) as client:
         yield client
 
 
@@ -64,7 +65,7 @@ def own(tmp_path: Path) -> Iterator[ContractBridge]:
 
 
 def _logs(bridge: ContractBridge, limit: int = 100) -> list[dict[str, Any]]:
-    reply = httpx.get(f"{bridge.url}/admin/logs", params={"limit": limit}, headers=_ADMIN)
+    reply = fetch("GET", f"{bridge.url}/admin/logs", params={"limit": limit}, headers=_ADMIN)
     assert reply.status_code == 200, reply.text
     logs: list[dict[str, Any]] = reply.json()["logs"]
     return logs
@@ -72,7 +73,7 @@ def _logs(bridge: ContractBridge, limit: int = 100) -> list[dict[str, Any]]:
 
 @PREFIXED
 def test_session_is_opened_by_the_key_and_says_how_long_it_may_be_idle(bridge: ContractBridge, prefix: str) -> None:
-    reply = httpx.get(f"{bridge.url}{prefix}/admin/session", headers=_session(bridge, prefix))
+    reply = fetch("GET", f"{bridge.url}{prefix}/admin/session", headers=_session(bridge, prefix))
     assert reply.status_code == 200
     assert set(reply.json()) == {"active", "idle_timeout_seconds", "last_activity_at"}
     assert (reply.json()["active"], reply.json()["idle_timeout_seconds"]) == (True, _IDLE_S)
@@ -101,38 +102,38 @@ def test_session_is_not_opened_by_anything_but_the_key(bridge: ContractBridge, a
 @PREFIXED
 def test_ended_session_is_refused_from_then_on(bridge: ContractBridge, prefix: str) -> None:
     session = _session(bridge, prefix)
-    ended = httpx.delete(f"{bridge.url}{prefix}/admin/session", headers=session)
+    ended = fetch("DELETE", f"{bridge.url}{prefix}/admin/session", headers=session)
     assert (ended.status_code, ended.content) == (204, b"")
     for path in READS:
-        assert_envelope(httpx.get(f"{bridge.url}{prefix}{path}", headers=session), 401, "admin_session_invalid")
+        assert_envelope(fetch("GET", f"{bridge.url}{prefix}{path}", headers=session), 401, "admin_session_invalid")
 
 
 def test_session_ends_after_12_hours_without_use_and_any_use_renews_it(own: ContractBridge) -> None:
     session = _session(own)
     for path in READS:
         own.admission.clock.advance(_IDLE_S - 1)
-        assert httpx.get(own.url + path, headers=session).status_code == 200
+        assert fetch("GET", own.url + path, headers=session).status_code == 200
     own.admission.clock.advance(_IDLE_S)
-    assert_envelope(httpx.get(f"{own.url}/admin/session", headers=session), 401, "admin_session_expired")
+    assert_envelope(fetch("GET", f"{own.url}/admin/session", headers=session), 401, "admin_session_expired")
 
 
 def test_eleventh_bad_key_of_a_minute_is_rate_limited(own: ContractBridge) -> None:
-    codes = [httpx.post(f"{own.url}/admin/session", headers={"X-Admin-Key": f"wrong-{number:020}"}) for number in range(11)]
+    codes = [fetch("POST", f"{own.url}/admin/session", headers={"X-Admin-Key": f"wrong-{number:020}"}) for number in range(11)]
     assert [reply.status_code for reply in codes] == [403] * 10 + [429]
     detail = assert_envelope(codes[-1], 429, "admin_rate_limited")
     assert int(codes[-1].headers["retry-after"]) >= 1
     assert detail["user_action"]
     own.admission.clock.advance(60)
-    assert httpx.post(f"{own.url}/admin/session", headers=_ADMIN).status_code == 204
+    assert fetch("POST", f"{own.url}/admin/session", headers=_ADMIN).status_code == 204
 
 
 @pytest.mark.parametrize("key", [None, "fifteen-letters"])
 def test_admin_paths_say_that_they_are_misconfigured(tmp_path: Path, key: str | None) -> None:
     with contract_bridge(tmp_path, admin_key=key) as bridge:
         for path in READS:
-            reply = httpx.get(bridge.url + path, headers={"X-Admin-Key": key or ADMIN_KEY})
+            reply = fetch("GET", bridge.url + path, headers={"X-Admin-Key": key or ADMIN_KEY})
             assert_envelope(reply, 403, "admin_misconfigured")
-        assert_envelope(httpx.post(f"{bridge.url}/admin/session", headers=_ADMIN), 403, "admin_misconfigured")
+        assert_envelope(fetch("POST", f"{bridge.url}/admin/session", headers=_ADMIN), 403, "admin_misconfigured")
 
 
 def test_health_has_the_figures_of_queues_and_lanes(key_door: Door, admin: httpx.Client) -> None:
@@ -171,9 +172,9 @@ def test_path_of_the_accounts_server_is_not_supported_without_one(admin: httpx.C
 
 def test_logs_have_every_call_newest_first(own: ContractBridge) -> None:
     session = _session(own)
-    httpx.get(f"{own.url}/admin/session", headers=session)
-    httpx.delete(f"{own.url}/admin/session", headers=session)
-    httpx.get(f"{own.url}/admin/health", headers={"X-Admin-Key": "wrong-key-of-a-stranger"})
+    fetch("GET", f"{own.url}/admin/session", headers=session)
+    fetch("DELETE", f"{own.url}/admin/session", headers=session)
+    fetch("GET", f"{own.url}/admin/health", headers={"X-Admin-Key": "wrong-key-of-a-stranger"})
     logs = _logs(own)
     assert all(set(entry) == {"id", "ts", "ip", "action", "details", "success"} for entry in logs)
     ids = [entry["id"] for entry in logs]

@@ -12,6 +12,7 @@ from tests.contract_http.doors import SMALL, assert_envelope, session_headers
 from tests.harness.admission_services import until
 from tests.harness.bridge import WITH_KEY
 from tests.harness.contract_bridge import ADMIN_KEY, ContractBridge, contract_bridge
+from tests.harness.http import NO_AUTHORITIES
 
 _HELD = 25
 
@@ -25,7 +26,7 @@ async def _depth(bridge: ContractBridge, client: httpx.AsyncClient) -> int:
 async def test_26th_held_request_is_refused_by_depth_and_the_others_after_30_s_by_wait(tmp_path: Path, prefix: str) -> None:
     with contract_bridge(tmp_path, models=()) as bridge:
         session = await asyncio.to_thread(session_headers, bridge.url)
-        async with httpx.AsyncClient(base_url=bridge.url, timeout=30.0) as client:
+        async with httpx.AsyncClient(verify=NO_AUTHORITIES, base_url=bridge.url, timeout=30.0) as client:
 
             async def depth_is(wanted: int) -> bool:
                 return await _depth(bridge, client) == wanted
@@ -51,7 +52,7 @@ async def test_26th_held_request_is_refused_by_depth_and_the_others_after_30_s_b
 
 async def test_place_is_free_again_when_the_caller_hangs_up(tmp_path: Path) -> None:
     with contract_bridge(tmp_path, models=()) as bridge:
-        async with httpx.AsyncClient(base_url=bridge.url, timeout=30.0) as client:
+        async with httpx.AsyncClient(verify=NO_AUTHORITIES, base_url=bridge.url, timeout=30.0) as client:
 
             async def depth_is(wanted: int) -> bool:
                 return await _depth(bridge, client) == wanted

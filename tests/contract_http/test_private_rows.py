@@ -10,6 +10,7 @@ import pytest
 from tests.contract_http.doors import Door, assert_envelope, session_headers
 from tests.harness.bridge import WITH_KEY
 from tests.harness.contract_bridge import ContractBridge, contract_bridge
+from tests.harness.http import NO_AUTHORITIES
 
 _TASK_PATHS = [
     ("GET", "/status/{}"),
@@ -29,7 +30,7 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContractBridge
 
 
 def _door(bridge: ContractBridge, headers: dict[str, str]) -> Door:
-    client = httpx.Client(base_url=bridge.url, headers=headers, timeout=20.0)
+    client = httpx.Client(verify=NO_AUTHORITIES, base_url=bridge.url, headers=headers, timeout=20.0)
     return Door(name="own", http=client, tick=lambda: bridge.admission.clock.advance(0.001))
 
 

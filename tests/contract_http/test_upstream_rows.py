@@ -16,6 +16,7 @@ from tests.contract_http.doors import PREFIXES, SMALL, assert_envelope, session_
 from tests.harness.admission_services import until
 from tests.harness.bridge import WITH_KEY
 from tests.harness.contract_bridge import ADMIN_KEY, contract_bridge
+from tests.harness.http import NO_AUTHORITIES
 from tests.harness.upstream import ADMIN_KEY as UPSTREAM_ADMIN_KEY
 from tests.harness.upstream import IMAGE_BODY, IMAGE_KEY, UpstreamDouble, image_settings, upstream_double
 
@@ -32,7 +33,7 @@ async def _door(folder: Path, prefix: str, credential: str) -> AsyncIterator[tup
         accounts: dict[str, Any] = {"accounts_upstream_url": upstream.url, "accounts_upstream_key": UPSTREAM_ADMIN_KEY}
         with contract_bridge(folder, **image_settings(upstream), **accounts) as bridge:
             headers = WITH_KEY if credential == "key" else await asyncio.to_thread(session_headers, bridge.url)
-            async with httpx.AsyncClient(base_url=bridge.url + prefix, headers=headers, timeout=20.0) as client:
+            async with httpx.AsyncClient(verify=NO_AUTHORITIES, base_url=bridge.url + prefix, headers=headers, timeout=20.0) as client:
                 yield client, upstream
 
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import structlog
 import trustme
@@ -33,6 +32,7 @@ from command_line.smoke.visit import PROMPT
 from tests.harness.breaking import Breaker, Exchange
 from tests.harness.bridge import KEY, WITH_KEY
 from tests.harness.contract_bridge import ADMIN_KEY, ContractBridge, contract_bridge
+from tests.harness.http import fetch
 from tests.harness.smoking import smoke, smoked
 from tests.harness.threaded_http import threaded_http
 
@@ -61,7 +61,7 @@ def _run(*words: str, **environment: str) -> Result:
 
 
 def _tasks(url: str) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = httpx.get(f"{url}/gallery?per_page=100", headers=WITH_KEY).json()["items"]
+    items: list[dict[str, Any]] = fetch("GET", f"{url}/gallery?per_page=100", headers=WITH_KEY).json()["items"]
     return [item for item in items if item["prompt"] == PROMPT]
 
 
@@ -136,7 +136,7 @@ def test_overload_is_shown_with_its_facts_and_leaves_nothing_when_no_lane_takes_
 
 
 def _depth(bridge: ContractBridge) -> int:
-    health = httpx.get(f"{bridge.url}/admin/health", headers={"X-Admin-Key": ADMIN_KEY}).json()
+    health = fetch("GET", f"{bridge.url}/admin/health", headers={"X-Admin-Key": ADMIN_KEY}).json()
     return int(health["diagnostics"]["queue_depth"])
 
 
@@ -243,7 +243,7 @@ def test_exit_code_is_130_and_the_report_says_what_was_made_when_it_is_interrupt
             process.wait()
         breaker.rule = None
         assert process.returncode == 130, (output, said)
-        assert "interrupted; everything that was made is deleted." in said
+        assert "interrupted; nothing is left behind." in said
         assert "Traceback" not in said
         assert _tasks(bridge.url) == []
 

@@ -150,6 +150,11 @@ def _another_answer(exchange: Exchange) -> Exchange:
 _numbers: list[int] = []
 
 
+def _quoting_the_key(exchange: Exchange) -> Exchange:
+    detail = {"code": "forbidden", "detail": f"{exchange.sent['x-api-key']} is not right.", "user_action": "Go away."}
+    return exchange.with_document({"detail": detail}).with_status(403)
+
+
 _TASK = r"[0-9a-f]{32}"
 _MODELS = "GET /models"
 _STATUS = f"GET /status/{_TASK}"
@@ -171,6 +176,7 @@ _BROKEN: list[tuple[str, str, Rule, tuple[str, ...]]] = [
     ("no credential", "another code", _when("GET /gallery", _set("detail/code", "forbidden"), status=401), ()),
     ("wrong key", "is right", _when(_MODELS, _answers(200, {}), status=403), ()),
     ("wrong key", "is repeated", _repeats_the_key, ()),
+    ("API key", "is repeated", _when(_MODELS, _quoting_the_key), ()),
     ("API key", "is refused", _when(_MODELS, _answers(403)), ()),
     ("session", "is not opened", _when("POST /auth/session", _answers(429)), ()),
     ("session", "has no end", _when("POST /auth/session", _set("expires_at", ...)), ()),
@@ -239,6 +245,7 @@ _BROKEN: list[tuple[str, str, Rule, tuple[str, ...]]] = [
     ("gallery", "a member is missing", _when("GET /gallery", _each_item("seed", ...)), (_RENDER,)),
     ("gallery", "another prompt", _when("GET /gallery", _each_item("prompt", "x")), (_RENDER,)),
     ("gallery", "no total", _when("GET /gallery", _set("total", ...)), (_RENDER,)),
+    ("gallery", "total is no number", _when("GET /gallery", _set("total", None)), (_RENDER,)),
     ("gallery", "oldest first", _when("GET /gallery", _reversed_items), (_RENDER, "render 1.phr00t")),
     ("idempotency", "two tasks", _another_task, ()),
     ("idempotency", "another request is taken", _when("POST /generate", _answers(202, _TAKEN), status=422), ()),

@@ -115,7 +115,7 @@ _TREES = st.recursive(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(_TREES)
 def test_command_never_breaks_when_the_file_is_any_json(tmp_path: Path, document: Any) -> None:
     path = tmp_path / "any.json"
