@@ -39,6 +39,7 @@ class EventStreams:
         self._most_of_session = most_of_session
         self._open: dict[Reader, None] = {}
         self._of: Counter[str] = Counter()
+        self._are_over = False
 
     def __len__(self) -> int:
         """How many are open."""
@@ -49,8 +50,10 @@ class EventStreams:
         """A place for one stream of this caller.
 
         Raises:
-            HttpError: 503, there is none; 429, the session has all of its places.
+            HttpError: 503, there is none, or the server stops; 429, the session has all of its places.
         """
+        if self._are_over:
+            raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The server is stopping.")
         if len(self._open) >= self._most:
             raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "Too many event streams are open.", retry_after_s=_RETRY_AFTER_S)
         # Behind the key there may be a server with many users.
@@ -81,6 +84,7 @@ class EventStreams:
 
     async def _end_all(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
+        self._are_over = True
         for reader in tuple(self._open):
             reader.leave()
 

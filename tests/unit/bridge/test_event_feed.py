@@ -287,6 +287,18 @@ async def test_place_is_free_again_when_a_stream_could_not_begin() -> None:
     assert len(streams) == 0
 
 
+async def test_no_stream_begins_when_the_server_stops() -> None:
+    streams, stopping = EventStreams(most=9, most_of_session=9), asyncio.Event()
+    async with streams.ended_by(stopping):
+        with streams.place("key") as reader:
+            stopping.set()
+            await settle()
+            assert reader.has_left
+            with pytest.raises(HttpError) as refused, streams.place("key"):
+                pass
+    assert refused.value.status == 503
+
+
 async def test_key_has_no_limit_of_its_own_and_a_session_has() -> None:
     streams = EventStreams(most=3, most_of_session=1)
     with streams.place("key"), streams.place("key"):
