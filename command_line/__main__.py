@@ -20,6 +20,9 @@ from command_line.output import check_output
 from command_line.plan import plan
 from command_line.prepare import EXAMPLES, prepare
 from command_line.session import with_admission
+from command_line.settings.command import settings
+from command_line.smoke.command import EXIT_CODES as SMOKE_EXIT_CODES
+from command_line.smoke.command import smoke
 from command_line.submit import submit, watch_to_end
 from command_line.tables import output_console, print_lanes, print_pool, print_queues, print_task
 from command_line.up.command import UpArguments, run_up
@@ -124,6 +127,8 @@ app.command()(fallback)
 app.command()(events)
 app.command()(plan)
 app.command(epilog=EXAMPLES)(prepare)
+app.add_typer(settings, name="settings")
+app.command(epilog=SMOKE_EXIT_CODES)(smoke)
 app.command("import-gallery", epilog=EPILOG)(import_gallery)
 
 
