@@ -24,6 +24,9 @@ from command_line.output import check_output
 from command_line.plan import plan
 from command_line.prepare import EXAMPLES, prepare
 from command_line.session import with_admission
+from command_line.settings.command import settings
+from command_line.smoke.command import EXIT_CODES as SMOKE_EXIT_CODES
+from command_line.smoke.command import smoke
 from command_line.submit import submit, watch_to_end
 from command_line.tables import output_console, print_lanes, print_pool, print_queues, print_task
 from command_line.up.command import UpArguments, run_up
@@ -132,6 +135,8 @@ app.command(epilog=epilogs.EVENTS)(events)
 app.command(epilog=epilogs.PLAN)(plan)
 app.command(epilog=EXAMPLES)(prepare)
 app.command(epilog=DOCTOR_EPILOG)(doctor)
+app.add_typer(settings, name="settings")
+app.command(epilog=SMOKE_EXIT_CODES)(smoke)
 app.command("import-gallery", epilog=EPILOG)(import_gallery)
 
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from command_line.__main__ import app
 from command_line.failures import EXIT_CODES, ExitCode
 
-# Print no data: what they say is for whoever sits before them.
-_WITHOUT_JSON = {("up",)}
+# What they say is for whoever sits before them, or is JSON anyway.
+_WITHOUT_JSON = {("up",), ("settings", "show")}
 
 
 def _commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -40,6 +40,11 @@ def test_help_tells_the_exit_codes_of_every_command(runner: CliRunner, words: tu
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_an_example_of_itself(words: tuple[str, ...]) -> None:
+    assert any(example.startswith(" ".join(["warmlane", *words])) for example in _examples())
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_data_is_printed_as_json_too_when_a_command_prints_any(words: tuple[str, ...]) -> None:
     names = {option for parameter in COMMANDS[words].params for option in parameter.opts}
     assert ("--json" in names) is (words not in _WITHOUT_JSON)
@@ -56,14 +61,14 @@ def _examples() -> list[str]:
 
 @pytest.mark.parametrize("example", _examples())
 def test_example_is_taken_by_the_parser_when_it_is_pasted(example: str) -> None:
-    _, *rest = shlex.split(example)
+    _, *rest = shlex.split(example.partition(" > ")[0])
     command: Any = typer.main.get_command(app)
     context = typer.Context(command, info_name="warmlane")
     while hasattr(command, "commands"):
         command = command.commands[rest.pop(0)]
     # Parses, and runs nothing.
     made = command.make_context(command.name, rest, parent=context)
-    assert made.params
+    assert made.command is command
 
 
 def test_every_exit_code_has_a_meaning() -> None:
