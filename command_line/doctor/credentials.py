@@ -76,16 +76,22 @@ def _ends(named: Mapping[str, str], probes: Probes) -> Iterator[Finding]:
     for variable, path in named.items():
         name = f"certificates.{variable.removeprefix('WARMLANE_').lower()}"
         try:
-            end = min(probes.certificates_end(Path(path)))
+            ends = probes.certificates_end(Path(path))
         except ProbeError as error:
             yield failed(name, f"{path}: {error}", f"Correct {variable}.")
-        else:
-            yield _end(name, f"{path} ends on {end:%Y-%m-%d %H:%M}Z", end, now)
+            continue
+        first = min(ends)
+        which = "ends" if len(ends) == 1 else f"has {len(ends)} certificates, the first ends"
+        # Of several CAs one may have been replaced; a chain is as good as its worst part.
+        is_over = (max(ends) if variable.endswith("CA_FILE") else first) <= now
+        yield _end(name, f"{path} {which} on {first:%Y-%m-%d %H:%M}Z", first, now, is_over=is_over)
 
 
-def _end(name: str, told: str, end: datetime, now: datetime) -> Finding:
+def _end(name: str, told: str, end: datetime, now: datetime, *, is_over: bool) -> Finding:
+    if is_over:
+        return failed(name, f"{told}, which is past", _RENEW)
     if end <= now:
-        return failed(name, f"{told}: it has ended", _RENEW)
+        return warning(name, f"{told}, which is past", "Take it out when nobody has a certificate of it any more.")
     if end - now < _SOON:
         return warning(name, f"{told}, in {(end - now).days} days", _RENEW)
     return ok(name, told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -39,11 +40,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Issued, 
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, files: tuple[Authority, Issued, Issued]) -> Iterator[SecureStack]:
+def settings(files: tuple[Authority, Issued, Issued]) -> Mapping[str, str]:
     """One file of settings for all three, as on one machine; the lanes' token is being replaced."""
-    ca, server, caller = files
-    environment = secure_environment(ca, server, caller) | {"WARMLANE_LANE_TOKEN": f"{OLD},{TOKENS[Role.LANE]}"}
-    with SecureStack(tmp_path_factory.mktemp("stack"), ca, caller, environment, processes=(ADMISSION, LANE, HTTP_BRIDGE)) as running:
+    return secure_environment(*files) | {"WARMLANE_LANE_TOKEN": f"{OLD},{TOKENS[Role.LANE]}"}
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, files: tuple[Authority, Issued, Issued], settings: Mapping[str, str]
+) -> Iterator[SecureStack]:
+    """The three, running."""
+    ca, _server, caller = files
+    with SecureStack(tmp_path_factory.mktemp("stack"), ca, caller, settings, processes=(ADMISSION, LANE, HTTP_BRIDGE)) as running:
         yield running
 
 
@@ -119,6 +127,17 @@ def test_stranger_gets_nowhere_when_it_has_no_certificate(stack: SecureStack, fi
         with channel, pytest.raises(grpc.RpcError) as caught:
             OperatorServiceStub(channel).GetSnapshot(operators.GetSnapshotRequest(), timeout=5)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_doctor_finds_all_well_when_it_has_the_settings_of_the_processes(stack: SecureStack, settings: Mapping[str, str]) -> None:
+    command = [sys.executable, "-m", "command_line", "doctor", "--json", "--data-dir", str(stack.folder), "--address", stack.grpc_address]
+    ran = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60, check=False)
+    found = {one["name"]: (one["outcome"], one["found"]) for one in json.loads(ran.stdout)["checks"]}
+    for name in ("credentials", "certificates.tls_cert_file", "certificates.tls_client_cert_file", "admission", f"lanes.{LANE}"):
+        assert found[name][0] == "ok", found[name]
+    assert found["clock.admission"][0] == "ok"
+    for token in TOKENS.values():
+        assert token not in ran.stdout + ran.stderr
 
 
 def test_lane_attaches_again_with_the_new_token_when_the_old_one_is_gone(stack: SecureStack) -> None:

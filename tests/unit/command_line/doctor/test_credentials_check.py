@@ -75,6 +75,13 @@ def test_certificate_is_judged_by_the_days_that_it_lasts(look: Look, days: int, 
     assert outcomes(found) == {outcome}
 
 
+@pytest.mark.parametrize(("days", "outcome"), [((80, 400), OK), ((-1, 400), WARNING), ((-2, -1), FAILED)])
+def test_ca_that_was_replaced_is_a_warning_only(look: Look, days: tuple[int, int], outcome: Outcome) -> None:
+    ends = [NOW.utc + timedelta(days=one) for one in days]
+    found = look(check_certificates, environment={"WARMLANE_TLS_CA_FILE": "ca.pem"}, certificates_end=lambda path: ends)
+    assert outcomes(found) == {outcome}
+
+
 def test_end_is_what_another_library_reads_when_a_certificate_is_looked_at(authority: Authority, tmp_path: Path) -> None:
     for issued in (authority.issue(file="good"), authority.issue(file="expired", is_expired=True)):
         pem = issued.cert.read_bytes()
