@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import grimp
@@ -132,6 +133,7 @@ def _group_of(module: str, groups: Sequence[str]) -> str:
     return max(found, key=len, default="")
 
 
+@cache
 def _graph() -> grimp.ImportGraph:
     # Without a cache: it would be written beside the page.
     roots = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["root_packages"]

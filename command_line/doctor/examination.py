@@ -58,6 +58,7 @@ def real_probes() -> Probes:
         disk_of=machine_probes.disk_of,
         disk_speed=machine_probes.disk_speed,
         holder=machine_probes.holder,
+        descendants=machine_probes.descendants,
         now=machine_probes.now,
         snapshot=network_probes.snapshot,
         http_health=network_probes.http_health,

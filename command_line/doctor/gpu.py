@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-import psutil
-
 from command_line.doctor.finding import Case, Finding, failed, ok, skipped, warning
 from command_line.doctor.probes import Driver, Probes
 from command_line.plan_rows import Asked, shapes
@@ -81,7 +79,7 @@ def check_gpu_processes(case: Case, probes: Probes) -> Iterable[Finding]:
     if driver is None:
         yield skipped("gpu.processes", "nvidia-smi is not there")
         return
-    own = _with_descendants(case.pids.values())
+    own = {pid for process in case.pids.values() for pid in (process, *probes.descendants(process))}
     others = [one for one in driver.processes if one.pid not in own]
     if others:
         told = ", ".join(f"{one.name or 'unknown'} (process {one.pid}) has {one.used_mib} MiB" for one in others)
@@ -156,17 +154,6 @@ def _not_fitting(limits: DeviceLimits, asked: Asked) -> list[str]:
         for traced in baseline_models()
         if any(choose(traced.ladder("fp8"), limits, shape) is None for shape in shapes(traced.model, asked))
     ]
-
-
-def _with_descendants(pids: Iterable[int]) -> set[int]:
-    found: set[int] = set()
-    for pid in pids:
-        found.add(pid)
-        try:
-            found.update(child.pid for child in psutil.Process(pid).children(recursive=True))
-        except psutil.Error:
-            continue
-    return found
 
 
 def _used_by_nobody(driver: Driver) -> Iterator[str]:

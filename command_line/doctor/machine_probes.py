@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -140,6 +140,14 @@ def holder(port: int) -> Holder | None:
         return None
     pid = next((one.pid for one in found if one.pid is not None), None)
     return Holder(pid=pid, name=_process_name(pid))
+
+
+def descendants(pid: int) -> Collection[int]:
+    """Children, their children, and so on."""
+    try:
+        return {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    except psutil.Error:
+        return ()
 
 
 def now() -> Moment:

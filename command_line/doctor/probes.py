@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -106,6 +106,7 @@ class Probes:
         disk_of: number of the disk of a folder that exists.
         disk_speed: of the disk of a folder that exists; takes a few seconds.
         holder: who listens on a port of this machine; None: nobody.
+        descendants: ids of the processes that a process has started, theirs too; empty when it is gone.
         now: both clocks.
         snapshot: of admission.
         http_health: of the bridge at a base URL.
@@ -124,6 +125,7 @@ class Probes:
     disk_of: Callable[[Path], int]
     disk_speed: Callable[[Path], DiskSpeed]
     holder: Callable[[int], Holder | None]
+    descendants: Callable[[int], Collection[int]]
     now: Callable[[], Moment]
     snapshot: Callable[[Case], SnapshotAnswer]
     http_health: Callable[[str, Case], HttpAnswer]

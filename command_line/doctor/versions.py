@@ -31,16 +31,17 @@ def check_packages(case: Case, probes: Probes) -> Iterable[Finding]:
     if stated is None:
         yield skipped("packages", "warmlane is not installed as a package here, so nothing states what it needs")
         return
-    requirements = [Requirement(text) for text in stated]
-    own = [one for one in requirements if one.marker is None]
+    requirements = [one for text in stated if (one := Requirement(text)).name != "warmlane"]
+    own = [one for one in requirements if _is_needed(one, "")]
     yield _of("packages", own, probes, "what every process needs")
-    for extra, who in _EXTRAS.items():
-        needed = [one for one in requirements if one.marker is not None and one.marker.evaluate({"extra": extra}) and _is_foreign(one)]
-        alone = [one for one in needed if one.name not in {other.name for other in own}]
-        if not any(probes.version_of(one.name) for one in alone):
-            yield skipped(f"packages.{extra}", f"not installed: {who} cannot run here")
+    by_extra = {extra: [one for one in requirements if _is_needed(one, extra) and one not in own] for extra in _EXTRAS}
+    for extra, needed in by_extra.items():
+        # What two of them need says nothing of either.
+        others = {one.name for other, theirs in by_extra.items() if other != extra for one in theirs}
+        if not any(probes.version_of(one.name) for one in needed if one.name not in others):
+            yield skipped(f"packages.{extra}", f"not installed: {_EXTRAS[extra]} cannot run here")
         else:
-            yield _of(f"packages.{extra}", needed, probes, f"what {who} needs")
+            yield _of(f"packages.{extra}", needed, probes, f"what {_EXTRAS[extra]} needs")
 
 
 def check_pins(case: Case, probes: Probes) -> Iterable[Finding]:
@@ -72,9 +73,9 @@ def _problems(needed: Sequence[Requirement], probes: Probes) -> Iterator[str]:
             yield f"{one.name} {found} is not {one.specifier}"
 
 
-def _is_foreign(requirement: Requirement) -> bool:
-    """Not this program itself with other extras."""
-    return requirement.name != "warmlane"
+def _is_needed(requirement: Requirement, extra: str) -> bool:
+    """On this machine, by whoever needs this extra (empty: by everyone)."""
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def _is_same(found: str, pin: str) -> bool:

@@ -91,6 +91,8 @@ def probes() -> Probes:
         disk_of=lambda folder: 1,
         disk_speed=lambda folder: DiskSpeed(write_bytes_s=5e8, read_bytes_s=1e9),
         holder=lambda port: None,
+        # A lane renders in a child of its own.
+        descendants=lambda pid: {pid + 100},
         now=lambda: NOW,
         snapshot=snapshot_of(READY),
         http_health=http_of(),

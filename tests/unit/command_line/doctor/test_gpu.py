@@ -92,7 +92,7 @@ def test_torch_is_told_to_be_wrong_when_it_cannot_use_a_gpu(look: Look, survey: 
 
 def test_other_process_is_named_when_it_has_memory_of_a_gpu(look: Look) -> None:
     other = GpuProcess(uuid="GPU-0", pid=77, name="blender", used_mib=4000)
-    own = replace(other, pid=12)
+    own = replace(other, pid=112)
     found = look(check_gpu_processes, driver=lambda: replace(driver_of(3), processes=[own, other]))["gpu.processes"]
     assert (found.outcome, found.found) == (WARNING, "blender (process 77) has 4000 MiB")
     assert look(check_gpu_processes, driver=lambda: replace(driver_of(3), processes=[own]))["gpu.processes"].outcome is OK

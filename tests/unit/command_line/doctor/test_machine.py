@@ -43,6 +43,17 @@ def test_lane_s_packages_are_passed_over_when_none_is_installed(look: Look) -> N
     assert look(check_packages, requirements=lambda: None)["packages"].outcome is SKIPPED
 
 
+def test_package_that_two_processes_need_makes_neither_of_them_installed(look: Look) -> None:
+    stated = [
+        'uvloop>=0.21; extra == "admission"',
+        'alembic; extra == "admission"',
+        'uvloop>=0.21; extra == "bridge"',
+        'fastapi; extra == "bridge"',
+    ]
+    found = look(check_packages, requirements=lambda: stated, version_of={"uvloop": "0.21", "alembic": "1.16"}.get)
+    assert (found["packages.admission"].outcome, found["packages.bridge"].outcome) == (OK, SKIPPED)
+
+
 def test_other_version_than_the_pin_is_a_warning_and_a_build_suffix_is_none(look: Look) -> None:
     assert look(check_pins)["pins"].outcome is OK
     other = look(check_pins, version_of={"grpcio": "1.86.0"}.get)["pins"]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -44,6 +45,13 @@ def test_holder_of_a_port_is_this_process_when_it_listens_there() -> None:
         assert held is not None
         assert held.pid == os.getpid()
     assert machine_probes.holder(port) is None
+
+
+def test_processes_that_one_has_started_are_its_descendants() -> None:
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as started:
+        assert started.pid in machine_probes.descendants(os.getpid())
+        started.communicate()
+    assert not machine_probes.descendants(started.pid)
 
 
 def test_driver_is_read_when_nvidia_smi_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
