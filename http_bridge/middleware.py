@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LOG = structlog.get_logger()
 
 CORS_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
-CORS_REQUEST_HEADERS = ("Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Range", "X-API-Key")
+CORS_REQUEST_HEADERS = ("Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "If-Range", "Range", "X-API-Key")
 CORS_REPLY_HEADERS = ("Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Retry-After")
 
 

@@ -28,6 +28,7 @@ from tests.harness.admission_double import AdmissionDouble, admission_double, ma
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from obstore.store import ObjectStore
 
 KEY = "test-key-0123456789"
 WITH_KEY = {"X-API-Key": KEY}
@@ -91,11 +92,15 @@ def bridge_settings(address: str, **settings: Any) -> BridgeSettings:
 
 
 @asynccontextmanager
-async def running_bridge(folder: Path, *, patience: Patience | None = None, **settings: Any) -> AsyncIterator[BridgeUnderTest]:
+async def running_bridge(
+    folder: Path, *, patience: Patience | None = None, objects: ObjectStore | None = None, **settings: Any
+) -> AsyncIterator[BridgeUnderTest]:
     """A bridge that is called in this process, with real gRPC behind it."""
     async with admission_double() as (double, address):
         app = create_app(
-            bridge_settings(address, **settings), AdmissionClient(address, patience=patience or QUICK), LocalStore(folder, mkdir=True)
+            bridge_settings(address, **settings),
+            AdmissionClient(address, patience=patience or QUICK),
+            objects or LocalStore(folder, mkdir=True),
         )
         transport = httpx.ASGITransport(app)
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
@@ -103,11 +108,15 @@ async def running_bridge(folder: Path, *, patience: Patience | None = None, **se
 
 
 @asynccontextmanager
-async def served_bridge(folder: Path, *, patience: Patience | None = None, **settings: Any) -> AsyncIterator[BridgeUnderTest]:
+async def served_bridge(
+    folder: Path, *, patience: Patience | None = None, objects: ObjectStore | None = None, **settings: Any
+) -> AsyncIterator[BridgeUnderTest]:
     """A bridge behind a real HTTP server on a free port."""
     async with admission_double() as (double, address):
         app = create_app(
-            bridge_settings(address, **settings), AdmissionClient(address, patience=patience or QUICK), LocalStore(folder, mkdir=True)
+            bridge_settings(address, **settings),
+            AdmissionClient(address, patience=patience or QUICK),
+            objects or LocalStore(folder, mkdir=True),
         )
         server = http_server(app, "127.0.0.1:0")
         serving = asyncio.create_task(server.serve(), name="http-server")

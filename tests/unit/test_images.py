@@ -11,7 +11,8 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from runtime.images import MAX_IMAGE_BYTES, MAX_JPEG_SCANS, InvalidImageError, check_data_uri, check_image, open_rgb, parse_data_uri
+from runtime.image_files.jpeg import MAX_JPEG_SCANS
+from runtime.images import MAX_IMAGE_BYTES, InvalidImageError, check_data_uri, check_image, open_rgb, parse_data_uri
 
 _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _FORMAT = pytest.mark.parametrize("file_format", _TYPES)
