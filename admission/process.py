@@ -25,7 +25,7 @@ from runtime.clock import SystemClock
 from runtime.metrics.registry import Registry
 from runtime.metrics.rpc import RpcMetrics
 from runtime.metrics.server import MetricsServer
-from runtime.objects import open_object_store
+from runtime.objects import open_object_store, tell_problem
 from runtime.process import stop_event
 from runtime.rpc import OVERALL, GrpcServer
 from runtime.rules.catalogue import MODELS
@@ -76,8 +76,14 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
             _log.info("serving", port=server.port)
             if on_serving is not None:
                 on_serving(server.port)
+            # Said once, not waited for: calls that need the store answer `service_unavailable` until it does.
+            telling = asyncio.create_task(tell_problem(objects), name="admission-object-store")
             keeper = Keeper(store=store, objects=objects, clock=clock, keep=settings.keep(), used=engine.inputs_in_use)
-            await _until_stopped(stop, engine, keeper)
+            try:
+                await _until_stopped(stop, engine, keeper)
+            finally:
+                telling.cancel()
+                await asyncio.gather(telling, return_exceptions=True)
         finally:
             await _take_down(server, doors, engine, store)
 

@@ -22,7 +22,7 @@ from runtime.addresses import BindError
 from runtime.logs import configure_logging
 from runtime.metrics.registry import Registry
 from runtime.metrics.server import MetricsServer
-from runtime.objects import open_object_store
+from runtime.objects import open_object_store, tell_problem
 from runtime.process import stop_event
 from runtime.settings import problems
 
@@ -87,15 +87,20 @@ async def serve(settings: BridgeSettings) -> None:
     stop = stop_event()
     registry = Registry("http-bridge")
     metrics = HttpMetrics(registry) if settings.metrics_bind else None
-    app = create_app(settings, AdmissionClient(settings.admission_address), open_object_store(settings.object_store_url), metrics)
+    objects = open_object_store(settings.object_store_url)
+    app = create_app(settings, AdmissionClient(settings.admission_address), objects, metrics)
     server = http_server(app, settings.http_bind)
     async with MetricsServer(settings.metrics_bind, registry):
-        stopper = asyncio.create_task(_stop_when(stop, app, server), name="stop-server")
+        beside = (
+            asyncio.create_task(_stop_when(stop, app, server), name="stop-server"),
+            asyncio.create_task(tell_problem(objects), name="try-object-store"),
+        )
         try:
             await server.serve()
         finally:
-            stopper.cancel()
-            await asyncio.gather(stopper, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
     _LOG.info("http_stopped")
 
 

@@ -14,7 +14,7 @@ from obstore.exceptions import BaseError
 
 from http_bridge.errors import HttpError
 from runtime.errors import ErrorCode
-from runtime.objects import is_missing, reason_of
+from runtime.objects import is_missing, object_size, reason_of
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -54,7 +54,7 @@ async def open_file(objects: ObjectStore, key: str, part: ByteRange | None = Non
 async def file_size(objects: ObjectStore, key: str) -> int:
     """Size of a file in bytes. Raises as `open_file`."""
     async with _translated():
-        return (await obstore.head_async(objects, key))["size"]
+        return await object_size(objects, key)
 
 
 async def put_file(objects: ObjectStore, key: str, content: bytes) -> None:

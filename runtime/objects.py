@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import obstore
+import structlog
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 INPUT_PREFIX = "inputs/"
 RESULT_PREFIX = "results/"
+
+_log = structlog.get_logger()
 
 # Nothing is ever stored there.
 _PROBE_KEY = "probe"
@@ -94,8 +97,26 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {text.partition(chr(10))[0][:200]}"
 
 
+async def object_size(store: ObjectStore, key: str) -> int:
+    """Bytes of an object that is not empty; one call.
+
+    Not by HEAD: what that answers has no body, so a bucket that is not there would look like an object that is not there.
+    """
+    found = await obstore.get_async(store, key, options={"range": (0, 1)})
+    # What is not read to its end costs the connection.
+    await found.bytes_async()
+    return found.meta["size"]
+
+
+async def tell_problem(store: ObjectStore) -> None:
+    """Logs what is wrong with the store, if anything: for the start of a process, which goes on either way."""
+    problem = await store_problem(store)
+    if problem is not None:
+        _log.error("object_store_unusable", reason=problem, setting="WARMLANE_OBJECT_STORE_URL")
+
+
 async def store_problem(store: ObjectStore) -> str | None:
-    """What is wrong with the store, for a log at the start; None when it answers."""
+    """What is wrong with the store; None when it answers."""
     try:
         async with asyncio.timeout(_PROBE_S):
             await obstore.get_async(store, _PROBE_KEY)
