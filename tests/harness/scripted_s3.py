@@ -57,6 +57,10 @@ class ScriptedS3:
             },
         )
 
+    def environment(self) -> dict[str, str]:
+        """How a process finds it, by the usual variables."""
+        return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", "AWS_SKIP_SIGNATURE": "true", "AWS_REGION": "us-east-1"}
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         self.open_connections += 1
