@@ -54,7 +54,8 @@ async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest:
     """
     # For the checks. The parser keeps the interpreter's lock in any thread: what bounds its work is the limit on the body's structure.
     draft = await asyncio.to_thread(read_draft, body)
-    del body
+    # Whoever read it holds it still; the draft has what it said.
+    body.clear()
     images = await _check_pictures(bridge, draft.pictures)
     keys = {field: input_key(image.content) for field, image in images.items()}
     contents = {keys[field]: image.content for field, image in images.items()}

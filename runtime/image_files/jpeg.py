@@ -41,6 +41,9 @@ _MAX_SEGMENTS = 5_000
 # Bytes between segments before the first scan. The reader goes over them one by one, and no encoder writes any.
 _MAX_JUNK_BYTES = 64 * 1024
 
+# Fill bytes in a row. A decoder that gets the file piece by piece begins anew at the first of them with each piece.
+_FILL = b"\xff" * _MAX_JUNK_BYTES
+
 _TOO_MANY_SCANS = f"The JPEG has more than {MAX_JPEG_SCANS} scans; save it again as an ordinary JPEG."
 _TOO_COSTLY = "The JPEG is too large for its many scans; save it again as a baseline JPEG (not progressive)."
 _NO_ARITHMETIC = "The JPEG is arithmetic-coded, which browsers do not read either; save it again as an ordinary JPEG."
@@ -108,6 +111,8 @@ def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
     for _ in range(_MAX_SEGMENTS):
         found = _MARKER.search(content, position)
         if found is None or (marker := found[1][0]) == _END:
+            if found is not None and content.find(_FILL, 0, found.start()) >= 0:
+                raise DamagedError
             return
         if not was_scan:
             junk += found.start() - position
