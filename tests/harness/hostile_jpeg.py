@@ -25,9 +25,8 @@ def _jpeg(picture: Image.Image | None = None, **options: object) -> bytes:
 
 @cache
 def _large(mode: str, *, progressive: bool, subsampling: int = 0) -> bytes:
-    return _jpeg(
-        Image.new(mode, (8000, 8000), "gray" if mode != "CMYK" else (1, 2, 3, 4)), progressive=progressive, subsampling=subsampling
-    )
+    picture = Image.new(mode, (8000, 8000), (1, 2, 3, 4) if mode == "CMYK" else "gray")
+    return _jpeg(picture, progressive=progressive, subsampling=subsampling)
 
 
 def _repeated(content: bytes, scans: int) -> bytes:

@@ -89,9 +89,8 @@ def _bombs() -> Iterator[Hostile]:
             # Small files, 64 megapixels: as large as a picture may be.
             yield Hostile(f"png-bomb-{colour}-{depth}-{interlaced}", _TYPE, file, GOOD)
     for width, height in ((1, 64_000_000), (64_000_000, 1), (16, 4_000_000)):
-        yield Hostile(
-            f"png-{width}x{height}", _TYPE, png(header(width, height), chunk(b"IDAT", zeros(_row_bytes(width, 24) * height))), GOOD
-        )
+        pixels = chunk(b"IDAT", zeros(_row_bytes(width, 24) * height))
+        yield Hostile(f"png-{width}x{height}", _TYPE, png(header(width, height), pixels), GOOD)
     for width, height in ((8001, 8000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1), (65535, 65535), (2**32 - 1, 2**32 - 1)):
         yield Hostile(f"png-{width}x{height}", _TYPE, png(header(width, height), chunk(b"IDAT", zeros(_MIB))), REFUSED)
     # Pixels of four gigabytes behind a picture of four pixels: read no further than the picture.

@@ -113,9 +113,8 @@ def _bombs() -> Iterator[Hostile]:
     yield Hostile("webp-64-megapixels", _TYPE, _webp(flat, method=0), GOOD)
     yield Hostile("webp-64-megapixels-lossless", _TYPE, _webp(flat, lossless=True, method=0), GOOD)
     # No palette and no run: four bytes for every pixel.
-    gradient = Image.merge(
-        "RGB", [Image.linear_gradient("L").resize((8000, 8000)), Image.radial_gradient("L").resize((8000, 8000)), flat.getchannel(0)]
-    )
+    bands = [made("L").resize((8000, 8000)) for made in (Image.linear_gradient, Image.radial_gradient)]
+    gradient = Image.merge("RGB", [*bands, flat.getchannel(0)])
     yield Hostile("webp-64-megapixels-gradient", _TYPE, _webp(gradient, lossless=True, method=0, quality=0), GOOD)
     alpha = gradient.copy()
     alpha.putalpha(gradient.getchannel(1))

@@ -16,8 +16,7 @@ def _is_taken(image: Hostile) -> bool:
     uri = f"data:{image.media_type};base64,{base64.b64encode(image.content).decode()}"
     try:
         checked = check_data_uri(uri)
-    except InvalidImageError as error:
-        assert str(error).endswith((".", ","))
+    except InvalidImageError:
         return False
     assert checked.width * checked.height <= 64_000_000
     return True
