@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime.rules.catalogue import FIELDS, IMAGE_KEY_PATTERN, KEYFRAME_FIELDS, MODELS, MODES, FieldRule, Kind, ModelRules
-from runtime.rules.values import CONTROL_CHARACTERS
+from runtime.rules.values import BLANKS, CONTROL_CHARACTERS
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DATA_URI_PATTERN = "^data:image/(png|jpeg|webp);base64,"
@@ -84,7 +84,8 @@ def _number(rule: FieldRule) -> dict[str, object]:
 
 def _text(rule: FieldRule) -> dict[str, object]:
     allowed = f"[^{CONTROL_CHARACTERS}]"
-    pattern = f"^{allowed}*[^{CONTROL_CHARACTERS}\\s]{allowed}*$" if rule.minimum else f"^{allowed}*$"
+    # Not \\s: what that means differs between validators.
+    pattern = f"^{allowed}*[^{CONTROL_CHARACTERS}{BLANKS}]{allowed}*$" if rule.minimum else f"^{allowed}*$"
     return {"type": "string", "minLength": rule.minimum, "maxLength": rule.maximum, "pattern": pattern}
 
 
@@ -114,9 +115,7 @@ def _mode_conditions(model: ModelRules) -> list[dict[str, object]]:
         images = MODES[mode].images
         if not images:
             continue
-        then: dict[str, object] = {"required": list(images)}
-        if "arbitrary_frames" in images:
-            then["properties"] = {"arbitrary_frames": {"minItems": 1}}
+        then = {"allOf": [_sent(name) for name in images]}
         conditions.append({"if": {"required": ["mode"], "properties": {"mode": {"const": mode}}}, "then": then})
     return conditions
 
@@ -128,15 +127,15 @@ def _meant_mode_conditions(model: ModelRules) -> list[dict[str, object]]:
     for mode in model.modes_by_images():
         images = MODES[mode].images
         sent: dict[str, object] = {"anyOf": [_sent(name) for name in images]}
-        meant: dict[str, object] = {"allOf": [{"not": {"required": ["mode"]}}, sent, *({"not": other} for other in earlier)]}
-        conditions.append({"if": meant, "then": {"required": list(images)}})
+        meant: dict[str, object] = {"allOf": [{"not": _sent("mode")}, sent, *({"not": other} for other in earlier)]}
+        conditions.append({"if": meant, "then": {"allOf": [_sent(name) for name in images]}})
         earlier.append(sent)
     return conditions
 
 
 def _sent(name: str) -> dict[str, object]:
-    """The field is there and not an empty list."""
-    return {"required": [name], "properties": {name: {"minItems": 1}}}
+    """The field is there, and neither null nor an empty list: both count as absent."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}, "minItems": 1}}}
 
 
 def _stand_in_conditions(model: ModelRules) -> list[dict[str, object]]:
@@ -146,7 +145,7 @@ def _stand_in_conditions(model: ModelRules) -> list[dict[str, object]]:
         stand_in = model.stand_ins.get(rule.name)
         if stand_in is None:
             continue
-        named = {"anyOf": [{"required": [name]} for name in (rule.name, *rule.aliases)]}
+        named = {"anyOf": [_sent(name) for name in (rule.name, *rule.aliases)]}
         value = model.fixed_parameters[rule.name].value
-        conditions.append({"if": {"not": named}, "then": {"properties": {stand_in: {"const": value}}}})
+        conditions.append({"if": {"not": named}, "then": {"properties": {stand_in: {"enum": [value, None]}}}})
     return conditions
