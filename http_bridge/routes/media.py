@@ -48,7 +48,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _VIDEO: dict[str, Any] = {"video/mp4": _BINARY, "video/webm": _BINARY}
 _JPEG: dict[str, Any] = {"image/jpeg": _BINARY}
 _PARTS: dict[str, Any] = {"multipart/byteranges": _BINARY}
-_UNCHANGED = {304: {"description": "The client's copy is good."}}
+_UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The client's copy is good."}}
 _RESULT_REPLIES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The video.", "content": _VIDEO},
     206: {"description": "The part of the video that Range asked for, or several.", "content": _VIDEO | _PARTS},

@@ -1,10 +1,11 @@
-"""The parser of data URIs: it answers anything with bytes or one kind of error, gives back what was encoded, and takes time in proportion."""
+"""The parser of data URIs: bytes or one kind of error for anything, what was encoded comes back, and time is in proportion."""
 
 from __future__ import annotations
 
 import base64
 import string
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given, settings
@@ -38,7 +39,7 @@ def test_anything_is_answered_with_one_kind_of_error_when_it_is_no_picture(value
 
 
 @given(_TYPES, st.binary(max_size=300), st.sampled_from([str.lower, str.upper, str]))
-def test_the_bytes_come_back_when_they_were_encoded(media_type: str, content: bytes, spelled: type[str]) -> None:
+def test_the_bytes_come_back_when_they_were_encoded(media_type: str, content: bytes, spelled: Callable[[str], str]) -> None:
     header = spelled(f"data:{media_type};base64,")
     assert parse_data_uri(header + base64.b64encode(content).decode()) == (media_type, content)
 

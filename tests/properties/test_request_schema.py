@@ -143,7 +143,7 @@ _NEAR_LIMITS = st.sampled_from(
 _MODES = ["t2v", "i2v", "first_last_frame", "arbitrary_frame", "txt2img", None]
 _WORDS = st.sampled_from([option for rule in FIELDS for option in rule.options] + ["", " ", "\x00", "\u2028"])
 # Text without surrogates, of which a schema cannot speak.
-_TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 _PICTURES = st.sampled_from([_PICTURE, _PICTURE, _PICTURE, None, "x", "data:image/webp;base64,AAAA"])
 _WHOLE = st.integers(-(2**40), 2**40)
 _VALUES = st.one_of(st.none(), st.booleans(), _NEAR_LIMITS, _WORDS, _TEXTS, _PICTURES, _WHOLE, st.just([]), st.just({}))
