@@ -16,12 +16,14 @@ from admission.metrics.decisions import DecisionMetrics
 from admission.metrics.state import StateCollector
 from admission.observer import SILENT
 from admission.retention import Keeper
+from admission.service.clients import IMAGES_AT_ONCE
 from admission.service.doors import Doors
 from admission.service.errors import translate
 from admission.service.mount import NAMES, services
 from admission.store.factory import open_store
 from admission.store.port import Store
 from runtime.clock import SystemClock
+from runtime.image_process import ImageProcesses
 from runtime.metrics.registry import Registry
 from runtime.metrics.rpc import RpcMetrics
 from runtime.metrics.server import MetricsServer
@@ -56,9 +58,10 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
         observer=DecisionMetrics(registry, MODELS) if is_counted else SILENT,
     )
     registry.register(StateCollector(engine.snapshot))
+    images = ImageProcesses(IMAGES_AT_ONCE)
     server = GrpcServer(
         settings.admission_bind,
-        services(controller=engine, sessions=store, objects=objects, clock=clock, doors=doors),
+        services(controller=engine, sessions=store, objects=objects, clock=clock, doors=doors, check_image=images.check),
         translate=translate,
         observer=RpcMetrics(registry) if is_counted else None,
     )
@@ -86,6 +89,7 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
                 await asyncio.gather(telling, return_exceptions=True)
         finally:
             await _take_down(server, doors, engine, store)
+            images.close()
 
 
 async def _until_stopped(stop: asyncio.Event, engine: Engine, keeper: Keeper) -> None:

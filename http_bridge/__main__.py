@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
@@ -17,14 +18,19 @@ from pydantic import ValidationError
 from http_bridge.app import create_app
 from http_bridge.client import AdmissionClient
 from http_bridge.config import BridgeSettings, split_bind
+from http_bridge.context import IMAGES_AT_ONCE
 from http_bridge.metrics import HttpMetrics
 from runtime.addresses import BindError
+from runtime.image_process import ImageProcesses
 from runtime.logs import configure_logging
 from runtime.metrics.registry import Registry
 from runtime.metrics.server import MetricsServer
 from runtime.objects import open_object_store, tell_problem
 from runtime.process import stop_event
 from runtime.settings import problems
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
 
 _LOG = structlog.get_logger()
 
@@ -88,20 +94,27 @@ async def serve(settings: BridgeSettings) -> None:
     registry = Registry("http-bridge")
     metrics = HttpMetrics(registry) if settings.metrics_bind else None
     objects = open_object_store(settings.object_store_url)
-    app = create_app(settings, AdmissionClient(settings.admission_address), objects, metrics)
+    images = ImageProcesses(IMAGES_AT_ONCE)
+    app = create_app(settings, AdmissionClient(settings.admission_address), objects, metrics, images=images)
     server = http_server(app, settings.http_bind)
-    async with MetricsServer(settings.metrics_bind, registry):
-        beside = (
-            asyncio.create_task(_stop_when(stop, app, server), name="stop-server"),
-            asyncio.create_task(tell_problem(objects), name="try-object-store"),
-        )
-        try:
-            await server.serve()
-        finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+    with images:
+        async with MetricsServer(settings.metrics_bind, registry):
+            await _serve(server, app, objects, stop)
     _LOG.info("http_stopped")
+
+
+async def _serve(server: HttpServer, app: FastAPI, objects: ObjectStore, stop: asyncio.Event) -> None:
+    """Runs the server and what goes on beside it."""
+    beside = (
+        asyncio.create_task(_stop_when(stop, app, server), name="stop-server"),
+        asyncio.create_task(tell_problem(objects), name="try-object-store"),
+    )
+    try:
+        await server.serve()
+    finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
 
 
 async def _stop_when(stop: asyncio.Event, app: FastAPI, server: HttpServer) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
+
+from runtime.images import CheckedImage, check_image
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -17,12 +20,13 @@ if TYPE_CHECKING:
     from http_bridge.config import BridgeSettings
     from http_bridge.convert import Links
 
-# Decoding one image of the largest size takes some 300 MB; two at a time keep that bounded and a small machine busy.
-_IMAGE_THREADS = 2
+# Looking at one image takes up to 250 MiB; two at a time keep that bounded and a small machine busy.
+IMAGES_AT_ONCE = 2
+"""Input images that are looked at at a time."""
 
 
 def _image_threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=_IMAGE_THREADS, thread_name_prefix="images")
+    return ThreadPoolExecutor(max_workers=IMAGES_AT_ONCE, thread_name_prefix="images")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class Bridge:
     Attributes:
         large_bodies: places for bodies that take much memory.
         image_threads: where images are decoded; closed by the lifespan.
+        check_image: looks at the bytes of one image, in one of those threads; blocks.
         stopping: set when the process was told to stop; held requests then end at once with `service_unavailable`.
     """
 
@@ -41,6 +46,7 @@ class Bridge:
     links: Links
     large_bodies: LargeBodies
     image_threads: ThreadPoolExecutor = field(default_factory=_image_threads)
+    check_image: Callable[[bytes], CheckedImage] = check_image
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 

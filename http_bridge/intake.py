@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
 from pydantic_core import from_json
 
 from http_bridge.errors import HttpError, validation_error
 from http_bridge.storage import put_file
+from runtime.errors import ErrorCode
+from runtime.image_process import ImageCheckUnavailableError
 from runtime.images import CheckedImage, InvalidImageError, check_data_uri
 from runtime.objects import input_key
 from runtime.rules.catalogue import FIELDS, SINGLE_IMAGE_FIELDS, Kind
@@ -19,6 +22,8 @@ from runtime.rules.request import GenerationRequest, InvalidRequestError, Violat
 
 if TYPE_CHECKING:
     from http_bridge.context import Bridge
+
+_LOG = structlog.get_logger()
 
 # Served by an upstream that this release does not speak to yet.
 _IMAGE_MODELS = frozenset({"pony", "flux"})
@@ -140,7 +145,7 @@ async def _check_pictures(bridge: Bridge, pictures: Mapping[str, object]) -> dic
     """Every picture decoded, by field name. Raises HttpError naming all that are bad."""
     loop = asyncio.get_running_loop()
     outcomes = await asyncio.gather(
-        *(loop.run_in_executor(bridge.image_threads, _check_picture, field, value) for field, value in pictures.items())
+        *(loop.run_in_executor(bridge.image_threads, _check_picture, bridge, field, value) for field, value in pictures.items())
     )
     bad = tuple(outcome for outcome in outcomes if isinstance(outcome, Violation))
     if bad:
@@ -148,8 +153,11 @@ async def _check_pictures(bridge: Bridge, pictures: Mapping[str, object]) -> dic
     return {field: outcome for field, outcome in zip(pictures, outcomes, strict=True) if isinstance(outcome, CheckedImage)}
 
 
-def _check_picture(field: str, value: object) -> CheckedImage | Violation:
+def _check_picture(bridge: Bridge, field: str, value: object) -> CheckedImage | Violation:
     try:
-        return check_data_uri(value)
+        return check_data_uri(value, bridge.check_image)
     except InvalidImageError as error:
         return Violation(field=field, message=str(error))
+    except ImageCheckUnavailableError as error:
+        _LOG.error("image_not_checked", reason=str(error))
+        raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The server cannot look at images now.") from error

@@ -14,6 +14,7 @@ from runtime.image_files.limits import ANIMATED, DamagedError, Facts, InvalidIma
 # Version of the interface that the structures below are written for (WEBP_DECODER_ABI_VERSION); the first byte must be the library's.
 _ABI_VERSION = 0x0209
 _OK = 0
+_OUT_OF_MEMORY = 1
 _HEADER_BYTES = 12
 _CHUNK_HEADER_BYTES = 8
 _MAX_CHUNKS = 5_000
@@ -148,7 +149,10 @@ def _decoded(library: ctypes.CDLL, content: bytes) -> tuple[int, int]:
     config.options.scaled_width, config.options.scaled_height = -(-width // _SHRINK), -(-height // _SHRINK)
     try:
         # The interpreter's lock is free meanwhile.
-        if library.WebPDecode(content, len(content), ctypes.byref(config)) != _OK:
+        status = library.WebPDecode(content, len(content), ctypes.byref(config))
+        if status == _OUT_OF_MEMORY:
+            raise MemoryError
+        if status != _OK:
             raise DamagedError
     finally:
         library.WebPFreeDecBuffer(ctypes.byref(config.output))
