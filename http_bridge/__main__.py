@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -94,10 +95,11 @@ async def serve(settings: BridgeSettings) -> None:
     registry = Registry("http-bridge")
     metrics = HttpMetrics(registry) if settings.metrics_bind else None
     objects = open_object_store(settings.object_store_url)
-    images = ImageProcesses(IMAGES_AT_ONCE)
-    app = create_app(settings, AdmissionClient(settings.admission_address), objects, metrics, images=images)
+    app = create_app(settings, AdmissionClient(settings.admission_address), objects, metrics)
     server = http_server(app, settings.http_bind)
-    with images:
+    with ImageProcesses(IMAGES_AT_ONCE) as images:
+        # Nothing is served yet: every request finds this one.
+        app.state.bridge = replace(app.state.bridge, check_image=images.check)
         async with MetricsServer(settings.metrics_bind, registry):
             await _serve(server, app, objects, stop)
     _LOG.info("http_stopped")

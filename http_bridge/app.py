@@ -18,14 +18,12 @@ from http_bridge.middleware import CORS_METHODS, CORS_REPLY_HEADERS, CORS_REQUES
 from http_bridge.routes import gallery, generate, health, media, models, sessions, tasks
 from http_bridge.routes.docs import docs_router
 from http_bridge.schemas import ErrorReply
-from runtime.images import check_image
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
     from http_bridge.client import AdmissionClient
     from http_bridge.config import BridgeSettings
-    from runtime.image_process import ImageProcesses
 
 # The production proxy calls with this prefix; scripts call without.
 _PROXY_PREFIX = "/api"
@@ -46,16 +44,9 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(
-    settings: BridgeSettings,
-    client: AdmissionClient,
-    objects: ObjectStore,
-    metrics: HttpMetrics | None = None,
-    *,
-    images: ImageProcesses | None = None,
-) -> FastAPI:
+def create_app(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore, metrics: HttpMetrics | None = None) -> FastAPI:
     """The application. Its lifespan opens the client and closes it; the object store needs no closing.
-    With `metrics`, requests are counted. Input images are looked at in `images`, which the caller ends; None: in this process.
+    With `metrics`, requests are counted.
 
     The connections are in `app.state.bridge`; set its `stopping` before the server stops, and held requests end at once.
     """
@@ -65,7 +56,6 @@ def create_app(
         objects=objects,
         links=Links(base_url=settings.public_base_url or ""),
         large_bodies=LargeBodies(settings.large_bodies_at_once),
-        check_image=check_image if images is None else images.check,
     )
 
     @asynccontextmanager
