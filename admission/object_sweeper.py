@@ -41,10 +41,13 @@ class ObjectSweeper:
 
     async def idle(self) -> None:
         """Returns when nothing is being removed."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            # A removal that goes well may start another.
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def close(self) -> None:
         """Ends what is under way."""
+        self._failed.clear()
         for task in self._tasks:
             task.cancel()
         await self.idle()
