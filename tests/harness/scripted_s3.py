@@ -51,7 +51,7 @@ class ScriptedS3:
             config={"endpoint": f"http://127.0.0.1:{self.port}", "skip_signature": True, "region": "us-east-1"},
             client_options={"allow_http": True, "timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=2)},
             retry_config={
-                "max_retries": 1,
+                "max_retries": 0,
                 "retry_timeout": timedelta(milliseconds=500),
                 "backoff": {"init_backoff": timedelta(milliseconds=10), "max_backoff": timedelta(milliseconds=20), "base": 2},
             },

@@ -87,4 +87,5 @@ async def test_no_image_takes_a_second_or_300_mib_or_ends_the_bridge_when_it_is_
     # The figures are what one runs it for.
     print(f"{count} images: at most {most_s:.2f} s of processor, {most_bytes / 2**20:.0f} MiB; {left_bytes / 2**20:.0f} MiB left behind")  # noqa: T201
     assert (wrong, costly) == ([], [])
-    assert left_bytes < 100 * 1024 * 1024
+    # Heaps of three processes, each as large as its largest body made it.
+    assert left_bytes < 150 * 1024 * 1024

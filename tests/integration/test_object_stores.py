@@ -6,7 +6,8 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -17,12 +18,18 @@ from obstore.store import ObjectStore
 from warmlane.admission.v1 import admission_service_pb2 as pb
 from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceStub
 
+from admission.core.tasks import TaskId, TaskState
+from admission.retention import Keep, Keeper
+from admission.store.memory import MemoryStore
+from admission.store.port import Batch
+from runtime.clock import Reading
 from runtime.images import check_image
 from runtime.objects import open_object_store
 from tests.harness.bridge import data_uri, png
 from tests.harness.http import Frontend
 from tests.harness.light_stack import ADMISSION, HTTP_BRIDGE, LightStack
 from tests.harness.moto_store import moto_store, with_environment
+from tests.harness.tasks import make_task
 
 _LANE = "lane-anisora"
 _PATIENCE_S = 15.0
@@ -36,6 +43,7 @@ class Rig:
     stack: LightStack
     frontend: Frontend
     objects: ObjectStore
+    url: str
 
     def keys(self, prefix: str = "") -> list[str]:
         """What is stored."""
@@ -49,7 +57,7 @@ class Rig:
             time.sleep(0.02)
 
 
-@pytest.fixture(scope="module", params=["file", "s3"])
+@pytest.fixture(scope="module", params=[pytest.param("file", marks=pytest.mark.long), "s3"])
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     folder: Path = tmp_path_factory.mktemp("stack")
     with ExitStack() as life:
@@ -62,7 +70,7 @@ def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         settings = {"WARMLANE_OBJECT_STORE_URL": url, **environment}
         stack = life.enter_context(LightStack(folder, processes=(ADMISSION, _LANE, HTTP_BRIDGE), environment=settings))
         frontend = life.enter_context(Frontend(stack.http_url, stack.api_key))
-        yield Rig(stack=stack, frontend=frontend, objects=open_object_store(url))
+        yield Rig(stack=stack, frontend=frontend, objects=open_object_store(url), url=url)
         assert stack.unexpected_exits() == ()
         assert not stack.objects.exists(), "nothing lies in a folder that only one of them knows"
 
@@ -150,6 +158,33 @@ def test_result_is_not_found_when_the_object_is_gone(rig: Rig) -> None:
     for path in ("results", "preview"):
         reply = _get(rig, f"/{path}/{status['task_id']}")
         assert (reply.status_code, reply.json()["detail"]["code"]) == (404, "result_not_found")
+
+
+class _Later:
+    """A clock two days from now."""
+
+    def now(self) -> Reading:
+        return Reading(monotonic_s=0.0, utc=datetime.now(UTC) + timedelta(days=2))
+
+
+async def test_what_nothing_names_is_removed_when_it_is_old(rig: Rig) -> None:
+    # A part of the store of its own: the images of the running stack are not this keeper's.
+    objects, store = open_object_store(f"{rig.url}/apart"), MemoryStore()
+    await store.open()
+    epoch = await store.claim_epoch()
+    used, unused = (f"inputs/{letter * 64}" for letter in "ab")
+    for key in (used, unused, "results/old/1/video.mp4", "results/kept/1/video.mp4"):
+        await obstore.put_async(objects, key, b"bytes")
+    old = make_task(task_id=TaskId("old"), state=TaskState.DONE, updated_at=datetime.now(UTC) - timedelta(days=40))
+    kept = replace(old, task_id=TaskId("kept"), updated_at=datetime.now(UTC), parameters={"reference_image": {"key": used}})
+    await store.write(epoch, Batch(tasks=[old, kept]))
+    keep = Keep(done=timedelta(days=30), failed=None, events=None)
+    keeper = Keeper(store=store, objects=objects, clock=_Later(), keep=keep, used=frozenset)
+    assert await keeper.remove_old(epoch) == 1
+    assert [await keeper.remove_unused_inputs() for _ in range(2)] == [0, 1]
+    left = [item["path"] for item in await obstore.list(objects).collect_async()]
+    assert sorted(left) == [used, "results/kept/1/video.mp4"]
+    await store.close()
 
 
 def test_no_key_of_an_image_is_shown_when_a_task_is_in_the_gallery(rig: Rig, clip: tuple[str, bytes]) -> None:

@@ -187,7 +187,7 @@ def _agree(body: dict[str, object]) -> None:
     assert _VALIDATOR.is_valid(body) is _is_taken(body), body
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(_bodies())
 def test_schema_and_bridge_agree_when_a_body_is_nearly_right(body: dict[str, object]) -> None:
     _agree(body)
