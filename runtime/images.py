@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from runtime.image_files.jpeg import check_jpeg
+from runtime.image_files.exif import orientation
+from runtime.image_files.jpeg import check_jpeg, plain_jpeg
 from runtime.image_files.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, TOO_LARGE, Facts, InvalidImageError
 from runtime.image_files.png import check_png, plain_png
 from runtime.image_files.webp import check_webp
@@ -28,6 +29,8 @@ __all__ = [
 
 # Pillow's decoder name by media type; no other decoder is ever tried.
 _FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
+# Leaves out of a file what only describes the picture: Pillow reads all of that as it opens a file, however much it is.
+_PLAIN: Mapping[str, Callable[[bytes], bytes]] = {"image/png": plain_png, "image/jpeg": plain_jpeg}
 _CHECKS: Mapping[str, Callable[[bytes], Facts]] = {"image/png": check_png, "image/jpeg": check_jpeg, "image/webp": check_webp}
 _PREFIXES = {f"data:{media_type};base64": media_type for media_type in _FORMATS}
 # Longer than any accepted prefix, so a comma further on belongs to no header.
@@ -36,7 +39,6 @@ _MAX_BASE64_LENGTH = (MAX_IMAGE_BYTES + 2) // 3 * 4
 _NO_BASE64 = "The data URI does not hold valid base64 (no spaces or line breaks, padded to a multiple of four)."
 _CORRUPT = "The image is corrupt or cut short: it could not be decoded as {}."
 
-_EXIF_ORIENTATION = 0x0112
 # How to turn a picture upright, by its EXIF orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -136,9 +138,12 @@ def open_rgb(content: bytes) -> Image.Image:
         InvalidImageError: as `check_image`.
     """
     media_type = _media_type(content)
-    with _told(media_type), _opened(content, media_type) as image:
-        turn = _turn(image.info.get("exif", b""))
-        picture = _flattened(image)
+    with _told(media_type):
+        turn = _turn(_CHECKS[media_type](content).exif)
+        plain = _PLAIN[media_type](content) if media_type in _PLAIN else content
+        with Image.open(io.BytesIO(plain), formats=[_FORMATS[media_type]]) as image:
+            image.load()
+            picture = _flattened(image)
     return picture if turn is None else picture.transpose(turn)
 
 
@@ -171,16 +176,6 @@ def _told(media_type: str) -> Iterator[None]:
         raise InvalidImageError(_CORRUPT.format(media_type)) from None
 
 
-def _opened(content: bytes, media_type: str) -> Image.Image:
-    """The picture with all its pixels, as it lies in the file."""
-    _CHECKS[media_type](content)
-    if media_type == "image/png":
-        content = plain_png(content)
-    image = Image.open(io.BytesIO(content), formats=[_FORMATS[media_type]])
-    image.load()
-    return image
-
-
 def _flattened(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey: a plain conversion would clip instead of scale.
@@ -195,11 +190,5 @@ def _flattened(image: Image.Image) -> Image.Image:
 
 def _turn(exif: bytes) -> Image.Transpose | None:
     """What turns the picture upright; None when it is, or when it does not say."""
-    block = Image.Exif()
-    try:
-        block.load(exif)
-        orientation = block.get(_EXIF_ORIENTATION)
-    except Exception:
-        # A damaged EXIF block says nothing about the pixels; the picture is taken as it lies.
-        return None
-    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    how = orientation(exif)
+    return None if how is None else _UPRIGHT.get(how)

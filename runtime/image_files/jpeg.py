@@ -28,6 +28,9 @@ _COEFFICIENT_BYTES_OF_BLOCK = 128
 _START_OF_SCAN = 0xDA
 _START = 0xD8
 _END = 0xD9
+_EXIF = 0xE1
+# Application data but JFIF's (E0) and Adobe's (EE), which say what the colours mean; and comments.
+_DESCRIPTIONS = frozenset(range(0xE1, 0xF0)) - {0xEE} | {0xFE}
 _BASELINE_OR_EXTENDED = (0xC0, 0xC1)
 # C0 to CF but tables (C4), an extension (C8) and arithmetic conditioning (CC).
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -47,6 +50,16 @@ _FILL = b"\xff" * _MAX_JUNK_BYTES
 _TOO_MANY_SCANS = f"The JPEG has more than {MAX_JPEG_SCANS} scans; save it again as an ordinary JPEG."
 _TOO_COSTLY = "The JPEG is too large for its many scans; save it again as a baseline JPEG (not progressive)."
 _NO_ARITHMETIC = "The JPEG is arithmetic-coded, which browsers do not read either; save it again as an ordinary JPEG."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Segment:
+    """One piece of a file, from its marker at `start` to `end`."""
+
+    marker: int
+    data: bytes
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,29 +85,42 @@ def check_jpeg(content: bytes) -> Facts:
         InvalidImageError: it is too large, or would cost too much.
         DamagedError, OSError and whatever else decoders raise: it is corrupt or cut short.
     """
-    check_cost(content)
-    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+    exif = _check_cost(content)
+    with Image.open(io.BytesIO(plain_jpeg(content)), formats=["JPEG"]) as image:
         width, height = image.size
-        check_size(width, height)
         # Every coefficient is read, but one pixel in 64 is made: a sixtieth of the memory.
         image.draft(None, (1, 1))
         image.load()
-        exif = image.info.get("exif", b"")
     return Facts(width=width, height=height, exif=exif)
 
 
-def check_cost(content: bytes) -> None:
-    """Raises InvalidImageError for a file that a decoder would take too much time or memory for, before any decoding."""
+def plain_jpeg(content: bytes) -> bytes:
+    """The same picture without what only describes it: EXIF, profiles, further pictures, comments."""
+    kept = [content[:2]]
+    for segment in _segments(content):
+        if segment.marker == _START_OF_SCAN:
+            kept.append(content[segment.start :])
+            break
+        if segment.marker not in _DESCRIPTIONS:
+            kept.append(content[segment.start : segment.end])
+    return b"".join(kept)
+
+
+def _check_cost(content: bytes) -> bytes:
+    """Refuses a file that a decoder would take too much time or memory for, before any decoding; returns its EXIF block."""
     frame = _Frame()
+    exif = b""
     scans = visits = 0
-    for marker, data in _segments(content):
-        if marker in _ARITHMETIC:
+    for segment in _segments(content):
+        if segment.marker in _ARITHMETIC:
             raise InvalidImageError(_NO_ARITHMETIC)
-        if marker in _FRAMES and not frame.components:
-            frame = _frame(marker, data)
-        if marker != _START_OF_SCAN:
+        if segment.marker in _FRAMES and not frame.components:
+            frame = _frame(segment.marker, segment.data)
+        if segment.marker == _EXIF and segment.data.startswith(b"Exif\0\0") and not exif:
+            exif = segment.data
+        if segment.marker != _START_OF_SCAN:
             continue
-        named = data[1 : 1 + 2 * data[0] : 2] if data else b""
+        named = segment.data[1 : 1 + 2 * segment.data[0] : 2] if segment.data else b""
         scans += 1
         visits += frame.blocks(named)
         if scans > MAX_JPEG_SCANS:
@@ -102,11 +128,12 @@ def check_cost(content: bytes) -> None:
         is_kept = frame.is_progressive or len(named) < len(frame.components)
         if visits > _MAX_VISITS or (is_kept and frame.coefficient_bytes() > _MAX_COEFFICIENT_BYTES):
             raise InvalidImageError(_TOO_COSTLY)
+    return exif
 
 
-def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and data of every segment up to the end of the picture, as a decoder finds them."""
-    position = junk = 0
+def _segments(content: bytes) -> Iterator[_Segment]:
+    """Every segment up to the end of the picture, as a decoder finds them. The picture's start is none."""
+    position, junk = 2, 0
     was_scan = False
     for _ in range(_MAX_SEGMENTS):
         found = _MARKER.search(content, position)
@@ -124,13 +151,14 @@ def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
             length = int.from_bytes(content[position : position + 2], "big")
             data = content[position + 2 : position + length]
             position += length
-        yield marker, data
+        yield _Segment(marker=marker, data=data, start=found.start(), end=position)
     raise InvalidImageError(_TOO_MANY_SCANS)
 
 
 def _frame(marker: int, data: bytes) -> _Frame:
     """Its number of blocks. A header that is cut short gives none: the decoder refuses it."""
     height, width = int.from_bytes(data[1:3], "big"), int.from_bytes(data[3:5], "big")
+    check_size(width, height)
     components = [(data[at], data[at + 1] >> 4, data[at + 1] & 15) for at in range(6, len(data) - 2, 3)]
     across, down = max((h for _, h, _ in components), default=1) or 1, max((v for _, _, v in components), default=1) or 1
     blocks = tuple((ident, -(-width * h // (8 * across)) * -(-height * v // (8 * down))) for ident, h, v in components)

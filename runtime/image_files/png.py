@@ -26,6 +26,7 @@ _PIXEL_BITS = {
     **{(6, depth): 4 * depth for depth in (8, 16)},
 }
 _PALETTE = 3
+_MAX_PALETTE_BYTES = 768
 # Start and step of the seven passes of an interlaced picture: x, y.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _FILTERS = bytes(range(5))
@@ -57,6 +58,8 @@ def check_png(content: bytes) -> Facts:
     if bits is None or compression or filtering or interlace > 1 or (colour == _PALETTE and b"PLTE" not in file.others):
         raise DamagedError
     # The decoder looks at the palette and the transparent colours when it opens a file; it need not see the pixels for that.
+    if len(file.others.get(b"PLTE", b"")) > _MAX_PALETTE_BYTES:
+        raise DamagedError
     with Image.open(io.BytesIO(_written(file, b"")), formats=["PNG"]):
         pass
     passes = _ADAM7 if interlace else ((0, 0, 1, 1),)

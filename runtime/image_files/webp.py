@@ -25,6 +25,9 @@ _SHRINK = 32
 _MAX_PIXELS_OF_PILLOW = 18_000_000
 
 
+_TOO_COSTLY = "The WebP is corrupt or takes too much memory to decode; save it again as PNG or JPEG."
+
+
 class _Features(ctypes.Structure):
     _fields_ = (
         ("width", ctypes.c_int),
@@ -151,7 +154,8 @@ def _decoded(library: ctypes.CDLL, content: bytes) -> tuple[int, int]:
         # The interpreter's lock is free meanwhile.
         status = library.WebPDecode(content, len(content), ctypes.byref(config))
         if status == _OUT_OF_MEMORY:
-            raise MemoryError
+            # It says so of some broken files too.
+            raise InvalidImageError(_TOO_COSTLY)
         if status != _OK:
             raise DamagedError
     finally:
@@ -160,7 +164,6 @@ def _decoded(library: ctypes.CDLL, content: bytes) -> tuple[int, int]:
 
 
 def _decoded_by_pillow(content: bytes) -> tuple[int, int]:
-    # The canvas size of the header, before anything is allocated for it: Pillow allocates as it opens.
     with Image.open(io.BytesIO(content), formats=["WEBP"]) as image:
         width, height = image.size
         check_size(width, height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -41,3 +42,9 @@ def cuts(name: str, media_type: str, content: bytes) -> Iterator[Hostile]:
     for number in range(12):
         yield Hostile(f"{name}-cut-{number}", media_type, content[: max(1, len(content) * number // 12)], REFUSED)
     yield Hostile(f"{name}-last-byte-missing", media_type, content[:-1], REFUSED)
+
+
+def exif_bomb(entries: int, size: int) -> bytes:
+    """An EXIF block whose every entry claims all of its bytes as a value."""
+    table = b"".join(struct.pack("<HHII", tag, 7, size, 0) for tag in range(1, entries + 1))
+    return (b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", entries) + table).ljust(size + 6, b"\0")

@@ -10,7 +10,7 @@ from functools import cache
 
 from PIL import Image
 
-from tests.harness.hostile import GOOD, REFUSED, Hostile, cuts, photo
+from tests.harness.hostile import GOOD, REFUSED, Hostile, cuts, exif_bomb, photo
 
 _TYPE = "image/jpeg"
 _MIB = 1024 * 1024
@@ -108,6 +108,11 @@ def _junk() -> Iterator[Hostile]:
     profile = b"".join(_segment(0xE2, b"ICC_PROFILE\0" + bytes((number % 255 + 1, 255)) + bytes(60_000)) for number in range(190))
     yield Hostile("jpeg-large-profile", _TYPE, _inside(profile), GOOD)
     yield Hostile("jpeg-large-exif", _TYPE, _inside(_segment(0xE1, b"Exif\0\0" + bytes(65_000)) * 180), GOOD)
+    bomb = exif_bomb(5_000, 65_000)
+    without_density = _jpeg().replace(_segment(0xE0, _jpeg()[6:20]), b"", 1)
+    yield Hostile("jpeg-exif-bomb", _TYPE, _inside(_segment(0xE1, bomb), without_density), GOOD)
+    pieces = _segment(0xE1, bomb) + _segment(0xE1, bomb[:6] + bytes(65_000)) * 150
+    yield Hostile("jpeg-exif-bomb-in-pieces", _TYPE, _inside(pieces, without_density), GOOD)
     yield Hostile("jpeg-photoshop-blocks", _TYPE, _inside(_segment(0xED, b"Photoshop 3.0\0" + b"8BIM" * 16_000) * 150), GOOD)
 
 

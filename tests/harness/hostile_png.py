@@ -10,7 +10,7 @@ from functools import cache
 
 from PIL import Image
 
-from tests.harness.hostile import GOOD, REFUSED, Hostile, cuts, photo
+from tests.harness.hostile import GOOD, REFUSED, Hostile, cuts, exif_bomb, photo
 
 _TYPE = "image/png"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -121,6 +121,8 @@ def _metadata() -> Iterator[Hostile]:
     yield Hostile("png-large-text", _TYPE, _inside(chunk(b"tEXt", b"k\0" + b"v" * 11 * _MIB)), GOOD)
     yield Hostile("png-broken-ztxt", _TYPE, _inside(chunk(b"zTXt", b"k\0\0nothing")), GOOD)
     yield Hostile("png-broken-iccp", _TYPE, _inside(chunk(b"iCCP", b"no name")), GOOD)
+    yield Hostile("png-exif-bomb", _TYPE, _inside(chunk(b"eXIf", exif_bomb(60_000, 8 * _MIB)[6:])), GOOD)
+    yield Hostile("png-large-palette", _TYPE, _inside(chunk(b"PLTE", bytes(3 * _MIB))), REFUSED)
     for number, data in enumerate((b"", b"II", b"MM\0\x2a\xff\xff\xff\xff", b"\xff" * 1000)):
         yield Hostile(f"png-broken-exif-{number}", _TYPE, _inside(chunk(b"eXIf", data)), GOOD)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from tests.harness.hostile import GOOD, REFUSED, Hostile, cuts, photo
+from tests.harness.hostile import GOOD, REFUSED, Hostile, cuts, exif_bomb, photo
 
 _TYPE = "image/webp"
 _MIB = 1024 * 1024
@@ -152,6 +152,7 @@ def _odd() -> Iterator[Hostile]:
     yield Hostile("webp-claims-animation", _TYPE, _extended(64, 48, 0x02, still), REFUSED)
     yield Hostile("webp-large-profile", _TYPE, _extended(64, 48, 0x20, _chunk(b"ICCP", bytes(11 * _MIB)), still), GOOD)
     yield Hostile("webp-large-exif", _TYPE, _extended(64, 48, 0x08, still, _chunk(b"EXIF", b"\xff" * 11 * _MIB)), GOOD)
+    yield Hostile("webp-exif-bomb", _TYPE, _extended(64, 48, 0x08, still, _chunk(b"EXIF", exif_bomb(60_000, 8 * _MIB))), GOOD)
     yield Hostile("webp-html-behind", _TYPE, _webp() + b"<html><script>alert(1)</script></html>", GOOD)
     yield Hostile("webp-garbage-behind", _TYPE, _webp() + bytes(11 * _MIB), GOOD)
     for orientation in range(1, 9):
