@@ -67,8 +67,12 @@ async def _chunks(stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     # The stream lives in here alone: it is closed with the generator.
     # A failure here is past the reply's head: it breaks the connection, which tells the client that the file is not whole.
     while True:
-        async with asyncio.timeout(_CHUNK_TIMEOUT_S):
-            chunk = await anext(stream, None)
+        try:
+            async with asyncio.timeout(_CHUNK_TIMEOUT_S):
+                chunk = await anext(stream, None)
+        except (BaseError, OSError) as error:
+            _LOG.warning("object_store_failed_in_a_file", reason=reason_of(error))
+            raise
         if chunk is None:
             return
         yield bytes(chunk)

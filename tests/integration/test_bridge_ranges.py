@@ -14,6 +14,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tests.harness.bridge import DONE_ID, WITH_KEY, BridgeUnderTest, running_bridge, served_bridge
 from tests.harness.scripted_s3 import ScriptedS3, scripted_s3
@@ -231,8 +232,9 @@ async def test_the_store_is_read_no_further_when_the_client_does_not_take_what_i
 async def test_the_connection_breaks_when_the_store_fails_in_the_middle(far: tuple[BridgeUnderTest, ScriptedS3]) -> None:
     bridge, s3 = far
     s3.breaks_after = 1_000_000
-    with pytest.raises(httpx.RemoteProtocolError):
+    with capture_logs() as logs, pytest.raises(httpx.RemoteProtocolError):
         await bridge.http.get(f"/results/{DONE_ID}", headers=WITH_KEY)
+    assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["object_store_failed_in_a_file"]
     assert (await bridge.http.get("/health")).status_code == 200
 
 
