@@ -19,16 +19,18 @@ from admission.metrics.decisions import DecisionMetrics
 from admission.metrics.state import StateCollector
 from admission.observer import SILENT
 from admission.retention import InWork, Keeper
+from admission.service.clients import IMAGES_AT_ONCE
 from admission.service.doors import Doors
 from admission.service.errors import translate
 from admission.service.mount import NAMES, services
 from admission.store.factory import open_store
 from admission.store.port import Store
 from runtime.clock import SystemClock
+from runtime.image_process import ImageProcesses
 from runtime.metrics.registry import Registry
 from runtime.metrics.rpc import RpcMetrics
 from runtime.metrics.server import MetricsServer
-from runtime.objects import open_object_store
+from runtime.objects import open_object_store, tell_problem
 from runtime.process import stop_event
 from runtime.rpc import OVERALL, GrpcServer
 from runtime.rules.catalogue import MODELS
@@ -60,9 +62,10 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
     )
     access = Access(store=store.access, clock=clock, observer=AccessMetrics(registry) if is_counted else access_observer.SILENT)
     registry.register(StateCollector(engine.snapshot))
+    images = ImageProcesses(IMAGES_AT_ONCE)
     server = GrpcServer(
         settings.admission_bind,
-        services(controller=engine, access=access, objects=objects, clock=clock, doors=doors),
+        services(controller=engine, access=access, objects=objects, clock=clock, doors=doors, check_image=images.check),
         translate=translate,
         observer=RpcMetrics(registry) if is_counted else None,
         credentials=settings.server_credentials(),
@@ -81,6 +84,8 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
             _log.info("serving", port=server.port)
             if on_serving is not None:
                 on_serving(server.port)
+            # Said once, not waited for: calls that need the store answer `service_unavailable` until it does.
+            telling = asyncio.create_task(tell_problem(objects), name="admission-object-store")
             keeper = Keeper(
                 store=store,
                 access=store.access,
@@ -89,9 +94,14 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
                 keep=settings.keep(),
                 in_work=InWork(used=engine.inputs_in_use, imports=engine.imports),
             )
-            await _until_stopped(stop, engine, keeper)
+            try:
+                await _until_stopped(stop, engine, keeper)
+            finally:
+                telling.cancel()
+                await asyncio.gather(telling, return_exceptions=True)
         finally:
             await _take_down(server, doors, access, engine, store)
+            images.close()
 
 
 async def _until_stopped(stop: asyncio.Event, engine: Engine, keeper: Keeper) -> None:

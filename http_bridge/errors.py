@@ -87,6 +87,7 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "payload_too_large": _Kind(status=413, user_action="Send smaller or fewer images."),
         "headers_too_large": _Kind(status=431, user_action="Send fewer or shorter headers and a shorter URL."),
         "range_not_satisfiable": _Kind(status=416, user_action="Ask for bytes within the size that Content-Range names."),
+        "precondition_failed": _Kind(status=412, user_action="Ask without If-Match, or begin anew with the ETag of the reply."),
         "request_timeout": _Kind(status=408, user_action="Send the request again over a faster connection, or with smaller images."),
         "client_gone": _Kind(status=499, user_action="Send the request again."),
         "bad_request": _Kind(status=400, user_action="Check the request against /docs."),

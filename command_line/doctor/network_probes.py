@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import secrets
 import ssl
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import obstore
@@ -21,8 +23,11 @@ from command_line.doctor.probes import HttpAnswer, ProbeError, SnapshotAnswer
 from command_line.failures import CommandError, ExitCode
 from command_line.session import with_admission
 from runtime.health_probe import probe_grpc
-from runtime.objects import open_object_store
+from runtime.objects import open_object_store, reason_of
 from runtime.roles import Role
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
 
 _HTTP_TIMEOUT_S = 3.0
 _HTTP_BODY_BYTES = 64 * 1024
@@ -68,22 +73,32 @@ def grpc_health(address: str, service: str) -> str | None:
 
 def object_store(url: str) -> float:
     """Puts, reads and deletes one small object under a key of its own; the seconds that took."""
-    key = f"{_TRIAL_PREFIX}{secrets.token_hex(16)}"
     started_s = time.monotonic()
     try:
-        store = open_object_store(url, patience_s=_STORE_PATIENCE_S)
-        try:
-            obstore.put(store, key, _CONTENT)
-            is_same = bytes(obstore.get(store, key).bytes()) == _CONTENT
-        finally:
-            obstore.delete(store, key)
-    except (BaseError, OSError, ValueError) as error:
-        # Its first line: the rest is what the library says of each try.
-        raise ProbeError(next(iter(str(error).strip().splitlines()), type(error).__name__)) from error
-    if not is_same:
+        store = open_object_store(url)
+        asyncio.run(_try_object(store, f"{_TRIAL_PREFIX}{secrets.token_hex(16)}"))
+    except TimeoutError as error:
+        msg = f"it does not answer within {_STORE_PATIENCE_S:.0f} s"
+        raise ProbeError(msg) from error
+    except (BaseError, OSError) as error:
+        raise ProbeError(reason_of(error)) from error
+    except ValueError as error:
+        raise ProbeError(str(error)) from error
+    return time.monotonic() - started_s
+
+
+async def _try_object(store: ObjectStore, key: str) -> None:
+    """Each call has its time: the library's own patience is for processes that have nobody waiting before them."""
+    try:
+        async with asyncio.timeout(_STORE_PATIENCE_S):
+            await obstore.put_async(store, key, _CONTENT)
+            found = bytes(await (await obstore.get_async(store, key)).bytes_async())
+    finally:
+        async with asyncio.timeout(_STORE_PATIENCE_S):
+            await obstore.delete_async(store, key)
+    if found != _CONTENT:
         msg = "what was read is not what was put"
         raise ProbeError(msg)
-    return time.monotonic() - started_s
 
 
 @contextmanager

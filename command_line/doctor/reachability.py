@@ -72,7 +72,7 @@ def check_object_store(case: Case, probes: Probes) -> Iterable[Finding]:
     try:
         took_s = probes.object_store(url)
     except ProbeError as error:
-        advice = "Check the URL and the AWS variables; read, write, list and delete are needed below the prefix."
+        advice = "docs/howto/object-store.md has the AWS variables, and the rights that are needed."
         yield failed("object-store", f"{shown}: {str(error).replace(url, shown)}", advice)
         return
     told = f"{shown}: put, get and delete took {took_s * 1000:.0f} ms"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime.rules.catalogue import FIELDS, IMAGE_KEY_PATTERN, KEYFRAME_FIELDS, MODELS, MODES, FieldRule, Kind, ModelRules
-from runtime.rules.values import CONTROL_CHARACTERS
+from runtime.rules.values import BLANKS, CONTROL_CHARACTERS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 """What a schema of ours says it is written in."""
@@ -88,7 +88,8 @@ def _number(rule: FieldRule) -> dict[str, object]:
 
 def _text(rule: FieldRule) -> dict[str, object]:
     allowed = f"[^{CONTROL_CHARACTERS}]"
-    pattern = f"^{allowed}*[^{CONTROL_CHARACTERS}\\s]{allowed}*$" if rule.minimum else f"^{allowed}*$"
+    # Not \\s: what that means differs between validators.
+    pattern = f"^{allowed}*[^{CONTROL_CHARACTERS}{BLANKS}]{allowed}*$" if rule.minimum else f"^{allowed}*$"
     return {"type": "string", "minLength": rule.minimum, "maxLength": rule.maximum, "pattern": pattern}
 
 

@@ -61,6 +61,7 @@ def test_range_that_is_none_is_ignored(door: Door, done: str, content: bytes, he
 
 
 def test_several_ranges_are_given_as_parts(door: Door, done: str, content: bytes) -> None:
+    # 0-3 and 10-12 lie closer together than the head of a part is long: they come as one (RFC 9110, 15.3.7.2).
     reply = door.http.get(f"/results/{done}", headers={"Range": "bytes=0-3, 10-12, -2"})
     assert reply.status_code == 206
     kind, _, boundary = reply.headers["content-type"].partition("; boundary=")
@@ -75,7 +76,7 @@ def test_several_ranges_are_given_as_parts(door: Door, done: str, content: bytes
         assert place is not None
         assert int(place[3]) == size
         told.append((int(place[1]), int(place[2]) + 1, body.removesuffix(b"\r\n")))
-    assert told == [(0, 4, content[:4]), (10, 13, content[10:13]), (size - 2, size, content[-2:])]
+    assert told == [(0, 13, content[:13]), (size - 2, size, content[-2:])]
 
 
 def test_range_counts_only_for_the_file_that_the_client_has(door: Door, done: str, content: bytes) -> None:

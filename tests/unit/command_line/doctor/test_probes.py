@@ -99,6 +99,17 @@ def test_object_store_keeps_nothing_when_it_was_tried(tmp_path: Path) -> None:
         network_probes.object_store("ftp://somewhere")
 
 
+def test_object_store_is_given_up_when_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_probes, "_STORE_PATIENCE_S", 0.1)
+    for name, value in (("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "hush"), ("REGION", "eu-central-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    # Listens, and never says a word.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(ProbeError, match=r"does not answer within 0 s"):
+            network_probes.object_store("s3://bucket/prefix")
+
+
 def test_bridge_tells_status_and_time(tmp_path: Path) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
