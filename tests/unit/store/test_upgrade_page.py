@@ -21,5 +21,6 @@ async def test_copy_is_whole_when_the_database_is_open(tmp_path: Path) -> None:
         Shell(tmp_path, {"DATABASE": str(tmp_path / "admission.db")}).run(backup)
     finally:
         await store.close()
+    assert (tmp_path / "admission-backup.db").stat().st_mode & 0o077 == 0
     with closing(sqlite3.connect(tmp_path / "admission-backup.db")) as copy:
         assert copy.execute("SELECT epoch FROM controller").fetchone() == (epoch,)
