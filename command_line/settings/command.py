@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from command_line.epilogs import epilog
 from command_line.failures import ExitCode
 from command_line.options import AsJson
 from command_line.settings.comparison import compare
@@ -21,16 +22,20 @@ from runtime.rules.settings_file import settings_text
 
 settings = typer.Typer(help="The frontend's settings file, made from the server's rules, and compared with them.", no_args_is_help=True)
 
-_EXIT_CODES = "Exit codes: 0 the file agrees with the server; 1 it does not; 2 it cannot be read or is not JSON."
+_SHOW = epilog("warmlane settings show > inference_settings.json", exit_codes="Exit codes: 0 done as asked.")
+_CHECK = epilog(
+    "warmlane settings check inference_settings.json",
+    exit_codes="Exit codes: 0 the file agrees with the server; 1 it does not; 2 it cannot be read or is not JSON.",
+)
 
 
-@settings.command()
+@settings.command(epilog=_SHOW)
 def show() -> None:
     """Print the settings file that is made from the rules of this version."""
     typer.echo(settings_text(), nl=False)
 
 
-@settings.command(epilog=_EXIT_CODES)
+@settings.command(epilog=_CHECK)
 def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A settings file, JSON.")], as_json: AsJson = False) -> None:
     """Compare a settings file with the server's rules, and name every difference.
 

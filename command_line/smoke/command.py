@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from command_line.epilogs import epilog
 from command_line.failures import CommandError, ExitCode
 from command_line.options import AsJson
 from command_line.smoke.deployment import checked_url, deployment
@@ -20,7 +21,11 @@ from command_line.smoke.runner import checks, run_checks
 from command_line.smoke.screen import Screen
 from command_line.smoke.visit import Visit
 
-EXIT_CODES = "Exit codes: 0 every check that was made is ok; 1 one failed; 2 what was asked is wrong; 130 interrupted."
+EXIT_CODES = epilog(
+    "warmlane smoke https://video.example.org/api",
+    "warmlane smoke http://127.0.0.1:8080 --rounds 1 --overload --json",
+    exit_codes="Exit codes: 0 every check that was made is ok; 1 one failed; 2 what was asked is wrong; 130 interrupted.",
+)
 
 _Key = str | None
 
