@@ -30,8 +30,8 @@ export function framed({ id, label, control, hint = "" }) {
 }
 
 /**
- * The field of a parameter: `value()` is what to send, undefined where the person left it empty; `check()` is what is wrong with it, "" where
- * nothing is. `saved` is a value to begin with; `onInput` is told the new one.
+ * The field of a parameter: `value()` is what to send, undefined where the person left it empty; `check()` is what is wrong with it, ""
+ * where nothing is. `saved` is a value to begin with; `onInput` is told the new one.
  */
 export function parameterField(name, schema, { id = `field-${name}`, saved, onInput = () => {} } = {}) {
   const make = Array.isArray(schema.enum) ? choiceControl : schema.type === "string" ? textControl : numberControl;

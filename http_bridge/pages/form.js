@@ -4,7 +4,7 @@ import { byId, el } from "./elements.js";
 import { parameterField, radioGroup, title } from "./fields.js";
 import { recall, remember } from "./kept.js";
 import { keyframesField, pictureField } from "./pictures.js";
-import { framesField, sizeField, firstClip } from "./size.js";
+import { firstClip, framesField, isWithoutGpu, sizeField } from "./size.js";
 
 const MODE_TITLES = {
   t2v: ["Text", "from a sentence"],
@@ -32,6 +32,7 @@ export class GenerationForm {
   #values = recall("form") ?? {};
   #fields = new Map();
   #pictures = new Map();
+  #prompt = null;
   #size = null;
   #frames = null;
 
@@ -45,7 +46,8 @@ export class GenerationForm {
   }
 
   /** What is wrong, shown at the fields; true when nothing is. The first wrong field gets the focus. */
-  check() {
+  async check() {
+    await Promise.all([...this.#fields.values()].map((field) => field.ready?.()));
     const wrong = [];
     for (const field of this.#fields.values()) {
       const message = field.check();
@@ -100,6 +102,11 @@ export class GenerationForm {
     this.#size?.set(size);
   }
 
+  /** `video` or `image`. */
+  get type() {
+    return this.#model.type;
+  }
+
   get hasFrames() {
     return this.#frames !== null;
   }
@@ -132,7 +139,12 @@ export class GenerationForm {
       this.#showModel();
     };
     byId("models").replaceChildren(radioGroup({ name: "model", legend: "Model", options, value: this.#model.id, onChange }));
-    const prompt = parameterField("prompt", this.#properties.prompt, { saved: this.#values.prompt, onInput: (text) => this.#keep("prompt", text) });
+    this.#showPrompt();
+  }
+
+  #showPrompt() {
+    const onInput = (text) => this.#keep("prompt", text);
+    const prompt = parameterField("prompt", this.#properties.prompt, { saved: this.#values.prompt, onInput });
     prompt.control.rows = 3;
     prompt.control.required = true;
     const examples = EXAMPLES.map((text) => el("button", { type: "button", click: () => put(text) }, text));
@@ -147,13 +159,12 @@ export class GenerationForm {
     }
   }
 
-  #prompt;
-
   get #properties() {
     return this.#model.parameters_schema.properties;
   }
 
   #showModel() {
+    byId("tiny").hidden = !isWithoutGpu(this.#model);
     const modes = this.#model.modes;
     this.#mode = modes.includes(this.#mode ?? this.#values.mode) ? (this.#mode ?? this.#values.mode) : this.#model.default_mode;
     const options = modes.map((mode) => ({ value: mode, label: MODE_TITLES[mode]?.[0] ?? title(mode), note: MODE_TITLES[mode]?.[1] }));
@@ -178,8 +189,8 @@ export class GenerationForm {
   #picture(name) {
     if (!this.#pictures.has(name)) {
       const schema = this.#properties[name];
-      const make = schema?.type === "array" ? () => keyframesField(name, schema, { parameterField }) : () => pictureField(name, { hint: schema?.description });
-      this.#pictures.set(name, make());
+      const isList = schema?.type === "array";
+      this.#pictures.set(name, isList ? keyframesField(name, schema) : pictureField(name, { hint: schema?.description }));
     }
     return this.#pictures.get(name);
   }
@@ -194,11 +205,12 @@ export class GenerationForm {
       (IN_FRONT.has(name) ? front : more).push(field.element);
     }
     const fixed = Object.entries(this.#model.fixed_parameters).map(([name, { value }]) => el("li", {}, `${title(name)}: ${value}`));
-    byId("parameters").replaceChildren(
-      ...this.#clip(front),
-      ...(fixed.length ? [el("div", { class: "field" }, el("p", { class: "label" }, "Fixed by the model"), el("ul", { class: "locked" }, fixed))] : []),
-      ...(more.length ? [el("details", {}, el("summary", {}, "More settings"), el("div", { class: "fields" }, more))] : []),
-    );
+    const parts = this.#clip(front);
+    if (fixed.length) {
+      parts.push(el("div", { class: "field" }, el("p", { class: "label" }, "Fixed by the model"), el("ul", { class: "locked" }, fixed)));
+    }
+    if (more.length) parts.push(el("details", {}, el("summary", {}, "More settings"), el("div", { class: "fields" }, more)));
+    byId("parameters").replaceChildren(...parts);
   }
 
   #clip(front) {
@@ -225,7 +237,8 @@ export class GenerationForm {
   #paste(event) {
     const file = event.clipboardData?.files[0];
     if (!file) return;
-    const shown = neededPictures(this.#model, this.#mode).flatMap((name) => this.#pictures.get(name).pictures?.() ?? [this.#pictures.get(name)]);
+    const needed = neededPictures(this.#model, this.#mode).map((name) => this.#pictures.get(name));
+    const shown = needed.flatMap((field) => field.pictures?.() ?? [field]);
     const target = shown.find((field) => field.element.contains(document.activeElement)) ?? shown.find((field) => field.isEmpty());
     if (!target) return;
     event.preventDefault();

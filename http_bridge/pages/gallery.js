@@ -1,7 +1,7 @@
 // The last videos: pages of the gallery, played in place, deleted after a question.
 
 import { urlOf } from "./api.js";
-import { ago, byId, confirmed, el, setText, showError } from "./elements.js";
+import { ago, announce, byId, confirmed, el, setText, showError } from "./elements.js";
 import { callInSession } from "./session.js";
 
 const PER_PAGE = 8;
@@ -73,7 +73,8 @@ export class Gallery {
     const sign = el("span", { class: "sign small", "aria-hidden": "true" }, isVideo ? "Play" : "Show");
     const play = el("button", { type: "button", class: "play", "aria-label": `${isVideo ? "Play" : "Show"}: ${what}` }, picture, sign);
     play.addEventListener("click", () => showInPlace(play, source, isVideo, what));
-    const facts = [item.model, `${item.width} × ${item.height}`, item.parameters?.num_frames ? `${item.parameters.num_frames} frames` : null, ago(item.created_at)];
+    const frames = item.parameters?.num_frames;
+    const facts = [item.model, `${item.width} × ${item.height}`, frames ? `${frames} frames` : "", ago(item.created_at)];
     return el(
       "li",
       {},
@@ -106,6 +107,7 @@ export class Gallery {
     card.remove();
     this.#shown.delete(item.id);
     this.#note();
+    announce("The video is deleted.");
     (next?.querySelector("button, video") ?? byId("gallery-title")).focus();
     showError(byId("gallery-error"), null);
     // The pages moved up by one: what came to the end of those that were read is fetched.

@@ -1,7 +1,7 @@
 // Pictures that a person chooses, drops or pastes: looked at here, so that what the server would refuse is said before anything is sent.
 
-import { bytes, el, setText } from "./elements.js";
-import { title } from "./fields.js";
+import { announce, bytes, el, setText } from "./elements.js";
+import { parameterField, title } from "./fields.js";
 
 const MAX_BYTES = 12 * 1024 * 1024;
 const MAX_PIXELS = 64_000_000;
@@ -13,6 +13,7 @@ export function pictureField(name, { id = `field-${name}`, label = title(name), 
   let file = null;
   let type = "";
   let shownUrl = "";
+  let looking = Promise.resolve();
   const input = el("input", { type: "file", id, accept: TYPES.join(","), "aria-describedby": `${id}-hint ${id}-problem` });
   const problem = el("p", { id: `${id}-problem`, class: "problem small" });
   const note = `${hint ? `${hint} ` : ""}${KINDS}, at most ${bytes(MAX_BYTES)}. Choose it, drop it here, or paste it.`;
@@ -38,7 +39,11 @@ export function pictureField(name, { id = `field-${name}`, label = title(name), 
     else input.removeAttribute("aria-invalid");
   }
 
-  async function take(candidate) {
+  function take(candidate) {
+    looking = look(candidate);
+  }
+
+  async function look(candidate) {
     clear();
     if (!candidate) return;
     file = candidate;
@@ -53,9 +58,10 @@ export function pictureField(name, { id = `field-${name}`, label = title(name), 
     shownUrl = URL.createObjectURL(candidate);
     const name = candidate.name || "pasted picture";
     const remove = el("button", { type: "button", "aria-label": `Remove ${name}`, click: removed }, "Remove");
-    const facts = el("p", { class: "small", role: "status" }, `${name}, ${found.width} × ${found.height}, ${bytes(candidate.size)}`);
-    chosen.replaceChildren(el("img", { src: shownUrl, alt: `Preview of ${name}` }), facts, remove);
+    const facts = `${name}, ${found.width} × ${found.height}, ${bytes(candidate.size)}`;
+    chosen.replaceChildren(el("img", { src: shownUrl, alt: `Preview of ${name}` }), el("p", { class: "small" }, facts), remove);
     chosen.hidden = false;
+    announce(`${label}: ${facts}`);
   }
 
   function removed() {
@@ -81,6 +87,8 @@ export function pictureField(name, { id = `field-${name}`, label = title(name), 
     take,
     clear,
     isEmpty: () => file === null,
+    /** Resolves when what was chosen has been looked at. */
+    ready: () => looking,
     value: async () => (file ? dataUri(file, type) : null),
     check: () => (file ? "" : "Choose a picture."),
   };
@@ -122,7 +130,7 @@ function dataUri(file, type) {
 }
 
 /** Pictures at positions of the clip: a list that grows and shrinks. */
-export function keyframesField(name, schema, { parameterField }) {
+export function keyframesField(name, schema) {
   const part = schema.items.properties;
   const most = schema.maxItems ?? Infinity;
   let rows = [];
@@ -131,7 +139,8 @@ export function keyframesField(name, schema, { parameterField }) {
   const problem = el("p", { class: "problem small" });
   const add = el("button", { type: "button", click: () => focusOn(append()) }, "Add a keyframe");
   const legend = el("legend", {}, "Keyframes");
-  const element = el("fieldset", {}, legend, el("p", { class: "quiet small" }, schema.description), list, problem, el("div", { class: "row" }, add));
+  const note = el("p", { class: "quiet small" }, schema.description);
+  const element = el("fieldset", {}, legend, note, list, problem, el("div", { class: "row" }, add));
   append();
 
   function append() {
@@ -186,7 +195,7 @@ export function keyframesField(name, schema, { parameterField }) {
     control: add,
     pictures: () => rows.map((row) => row.picture),
     setProblem: (message) => setText(problem, message),
-    clear: () => rows.forEach((row) => row.picture.clear()),
+    ready: () => Promise.all(rows.map((row) => row.picture.ready())),
     /** The field that a name such as `arbitrary_frames[0].image` means. */
     find(path) {
       const match = /\[(\d+)\]\.(\w+)$/.exec(path);

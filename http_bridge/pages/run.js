@@ -1,12 +1,17 @@
 // One task on its way: stage, place in the queue, progress and time left as the server tells them, until the video is there.
 
 import { urlOf } from "./api.js";
-import { byId, el, seconds, setText, showError } from "./elements.js";
+import { announce, byId, el, seconds, setText, showError } from "./elements.js";
 import { callInSession } from "./session.js";
 import { follow } from "./stream.js";
 
+// Beside the stream the task is asked for: at once when the stream is gone, and where one that is open says nothing for long, as behind a
+// proxy that collects what it passes on.
+const GONE_MS = 500;
 const POLL_MS = 3000;
-const FIRST_POLL_MS = 500;
+const QUIET_MS = 10_000;
+// A request that is not answered by then waits for a worker.
+const HELD_MS = 1500;
 const STAGES = {
   queued: "Waiting in the queue",
   dispatch: "Handed to a worker",
@@ -16,7 +21,11 @@ const STAGES = {
   completed: "Done",
   failed: "Failed",
 };
-const FALLBACKS = { capacity: "the model's own workers are away", quota: "no more GPUs may be started now", manual: "its operator sends it there" };
+const FALLBACKS = {
+  capacity: "the model's own workers are away",
+  quota: "no more GPUs may be started now",
+  manual: "its operator sends it there",
+};
 const FAILED_ACTIONS = {
   lane_lost: "The workers kept failing under this task. Try again; if it fails again, tell the operator.",
   gpu_memory_exceeded: "Ask for fewer frames or a smaller size.",
@@ -29,7 +38,9 @@ const FAILED_ACTIONS = {
 export class Run {
   #onEnd;
   #taskId = null;
+  #type = "video";
   #end = () => {};
+  #hangUp = null;
 
   constructor({ onEnd }) {
     this.#onEnd = onEnd;
@@ -41,25 +52,28 @@ export class Run {
     return this.#taskId !== null;
   }
 
-  /** Shows that a request is on its way to the server. */
-  showSending() {
+  /** Shows that a request is on its way to the server; cancelling it calls `hangUp`. */
+  showSending(hangUp) {
     this.#begin("Sending the request");
-    byId("cancel").hidden = true;
+    this.#hangUp = hangUp;
+    const timer = setTimeout(() => showStage("Waiting for a free worker"), HELD_MS);
+    this.#end = () => clearTimeout(timer);
   }
 
-  /** Shows that there is no task; `text` says why. */
-  showNothing(text = "It appears here when it is made.") {
+  /** Shows that there is no task; `reason` says why, if there was one. */
+  showNothing(reason = "") {
+    this.#end();
     for (const id of ["run-live", "run-error", "result"]) byId(id).hidden = true;
     byId("run-empty").hidden = false;
-    setText(byId("run-empty"), text);
+    setText(byId("run-empty"), reason ? `${reason} The next video appears here.` : "It appears here when it is made.");
+    announce(reason);
   }
 
-  /** Follows a task to its end. */
-  watch(taskId) {
+  /** Follows a task to its end. `type` is what it makes: `video` or `image`. */
+  watch(taskId, type) {
     this.#begin("Accepted");
     this.#taskId = taskId;
-    byId("cancel").hidden = false;
-    byId("cancel").disabled = false;
+    this.#type = type;
     this.#end = watched(taskId, (state) => this.#show(state));
   }
 
@@ -69,6 +83,7 @@ export class Run {
     byId("run-live").hidden = false;
     byId("result").replaceChildren();
     byId("progress").value = 0;
+    byId("cancel").disabled = false;
     showStage(text);
     setText(byId("run-detail"), "");
   }
@@ -88,17 +103,19 @@ export class Run {
     this.#end();
     this.#taskId = null;
     byId("run-live").hidden = true;
-    if (state?.status === "done") showResult(taskId);
-    else if (state === null) this.showNothing("The video was deleted. The next one appears here.");
-    else if (state.error_code === "cancelled") this.showNothing("Cancelled. The next video appears here.");
+    if (state === null) this.showNothing("The video was deleted.");
+    else if (state.status === "done") showResult(taskId, this.#type);
+    else if (state.error_code === "cancelled") this.showNothing("Cancelled.");
     else showFailure(state);
-    announce(state?.status === "done" ? "The video is ready." : byId("run-empty").hidden ? "" : byId("run-empty").textContent);
     this.#onEnd(state);
   }
 
   async #cancel() {
     const taskId = this.#taskId;
-    if (!taskId) return;
+    if (!taskId) {
+      this.#hangUp?.();
+      return;
+    }
     byId("cancel").disabled = true;
     showStage("Cancelling");
     try {
@@ -115,7 +132,34 @@ export class Run {
 function watched(taskId, show) {
   let isOpen = false;
   let isEnded = false;
+  let isAsking = false;
   let timer = null;
+
+  function askIn(ms) {
+    clearTimeout(timer);
+    timer = isEnded ? null : setTimeout(ask, ms);
+  }
+
+  function told(state) {
+    if (isEnded) return;
+    if (state === null || state.status === "done" || state.status === "failed") end();
+    else askIn(isOpen ? QUIET_MS : POLL_MS);
+    show(state);
+  }
+
+  async function ask() {
+    if (isAsking) return;
+    isAsking = true;
+    try {
+      told(await callInSession(`status/${taskId}`));
+    } catch (error) {
+      if (error.status === 404) told(null);
+      else if (!isEnded) setText(byId("run-detail"), `${error.detail ?? error.message} Trying again.`);
+    } finally {
+      isAsking = false;
+      askIn(isOpen ? QUIET_MS : POLL_MS);
+    }
+  }
 
   const stop = follow(`events/${taskId}`, {
     on: {
@@ -126,31 +170,13 @@ function watched(taskId, show) {
     },
     onOpen: () => {
       isOpen = true;
-      clearTimeout(timer);
-      timer = null;
     },
     onGone: () => {
       isOpen = false;
-      timer ??= setTimeout(poll, FIRST_POLL_MS);
+      askIn(GONE_MS);
     },
   });
-
-  function told(state) {
-    if (isEnded) return;
-    if (state === null || state.status === "done" || state.status === "failed") end();
-    show(state);
-  }
-
-  // Where no stream comes through: a proxy that collects it, a session that ended, a server that starts again.
-  async function poll() {
-    try {
-      told(await callInSession(`status/${taskId}`));
-    } catch (error) {
-      if (error.status === 404) told(null);
-      else if (!isEnded) setText(byId("run-detail"), `${error.detail ?? error.message} Trying again.`);
-    }
-    timer = isEnded || isOpen ? null : setTimeout(poll, POLL_MS);
-  }
+  askIn(QUIET_MS);
 
   function end() {
     isEnded = true;
@@ -164,11 +190,6 @@ function watched(taskId, show) {
 function showStage(text) {
   setText(byId("stage"), text);
   announce(text);
-}
-
-// In an element that stays: a live region speaks of what changes in it, not of its own coming and going.
-function announce(text) {
-  setText(byId("announcer"), text);
 }
 
 function stageText(state) {
@@ -189,20 +210,25 @@ function detailText(state) {
   return parts.join(" · ");
 }
 
-function showResult(taskId) {
+function showResult(taskId, type) {
   const source = urlOf(`results/${taskId}`);
-  const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const video = el("video", { src: source, controls: true, loop: true, playsinline: true, "aria-label": "The video" });
-  // The property, too: what a script makes muted by the attribute alone is not, and then may not play by itself.
-  video.muted = true;
-  video.autoplay = !isStill;
-  video.addEventListener("error", () => {
-    const error = { detail: "The video cannot be played here.", userAction: "Download it, or reload the page and try again." };
+  const shown = type === "video" ? videoOf(source) : el("img", { src: source, alt: "The image" });
+  shown.addEventListener("error", () => {
+    const error = { detail: `The ${type} cannot be shown here.`, userAction: "Download it, or reload the page and try again." };
     showError(byId("run-error"), error);
   });
   const download = el("a", { class: "button", href: source, download: "" }, "Download");
-  byId("result").replaceChildren(video, el("div", { class: "row" }, download));
+  byId("result").replaceChildren(shown, el("div", { class: "row" }, download));
   byId("result").hidden = false;
+  announce(`The ${type} is ready.`);
+}
+
+function videoOf(source) {
+  const video = el("video", { src: source, controls: true, loop: true, playsinline: true, "aria-label": "The video" });
+  // The property, too: what a script makes muted by the attribute alone is not, and then may not play by itself.
+  video.muted = true;
+  video.autoplay = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+  return video;
 }
 
 function showFailure(state) {

@@ -20,7 +20,8 @@ export function firstClip(model) {
   return { width: smallest.width, height: smallest.height, frames: Math.min(frames, steps(smallest.max_num_frames)) };
 }
 
-function isWithoutGpu(model) {
+/** Whether the model is rendered without a GPU: then a tiny stand-in with random weights does it. */
+export function isWithoutGpu(model) {
   const gpus = model.limits?.gpus ?? [];
   return gpus.length > 0 && gpus.every((gpu) => gpu === "cpu");
 }
@@ -110,7 +111,8 @@ function nameOf(size) {
 /** The slider of the frames; `fps` tells the time that they make. */
 export function framesField(schema, saved, { fps, onInput }) {
   const control = el("input", { type: "range", min: schema.minimum, step: FRAME_STEP });
-  const shown = el("output", { class: "small" });
+  // The slider itself says the same by aria-valuetext.
+  const shown = el("span", { class: "small", "aria-hidden": "true" });
   const field = framed({ id: "field-num_frames", label: "Length", control, hint: "" });
   control.after(shown);
 

@@ -32,26 +32,29 @@ async function submit(event) {
   if (!form || isSending || run.isBusy) return;
   showError(byId("form-error"), null);
   form.clearProblems();
-  if (!form.check()) return;
   isSending = true;
-  showReady();
+  const hangUp = new AbortController();
   try {
+    if (!(await form.check())) return;
+    showReady();
+    const task = { type: form.type };
     const body = await form.body();
-    run.showSending();
-    const taskId = await submitter.send(body);
-    remember("task", taskId);
-    run.watch(taskId);
+    run.showSending(() => hangUp.abort());
     byId("run-title").scrollIntoView({ block: "nearest" });
+    task.id = await submitter.send(body, hangUp.signal);
+    remember("task", task);
+    run.watch(task.id, task.type);
   } catch (error) {
-    run.showNothing();
-    showRefusal(error);
+    if (hangUp.signal.aborted) run.showNothing("Cancelled.");
+    else refused(error);
   } finally {
     isSending = false;
     showReady();
   }
 }
 
-function showRefusal(error) {
+function refused(error) {
+  run.showNothing();
   const rest = form.markProblems(error.fields ?? []);
   showError(byId("form-error"), error.fields?.length ? atFields(error, rest) : error, ...remedies(error.metadata ?? {}));
 }
@@ -88,8 +91,8 @@ async function open() {
     byId("loading").hidden = true;
     showReady();
   }
-  const taskId = recall("task");
-  if (taskId) run.watch(taskId);
+  const task = recall("task");
+  if (task) run.watch(task.id, task.type);
   showReady();
   await gallery.refresh();
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
 _AXE = Path(__file__).resolve().parents[2] / "node_modules" / "axe-core" / "axe.min.js"
@@ -23,9 +25,12 @@ _AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-pract
 _ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--mute-audio", "--autoplay-policy=no-user-gesture-required"]
 
 # Of this page, its files and its calls, as the browser counted them.
-_RECEIVED = """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+_RECEIVED = """(but) => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+  .filter((entry) => !entry.name.includes(but))
   .reduce((sum, entry) => sum + entry.encodedBodySize, 0)"""
 _LOOK_S = 0.03
+_SHOT_WIDTH = 1000
+_SHOT_COLOURS = 64
 
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 900}
@@ -100,9 +105,9 @@ class Watched:
         """The paths that were asked for."""
         return [urlsplit(request.url).path for request in self.requests]
 
-    def received_bytes(self) -> int:
-        """What came over the wire so far, bodies as they travelled, of every reply that is complete. Streams count what came of them."""
-        return int(self.page.evaluate(_RECEIVED))
+    def received_bytes(self, *, but: str) -> int:
+        """What came over the wire so far, bodies as they travelled, of every reply that is complete; `but` is part of URLs to leave out."""
+        return int(self.page.evaluate(_RECEIVED, but))
 
     def violations(self) -> list[str]:
         """What axe finds wrong: rule, and where. Without axe-core it fails: `make install` brings it."""
@@ -132,3 +137,13 @@ def watched_page(browser: Browser, **options: Any) -> Iterator[Watched]:
         yield watched
     finally:
         context.close()
+
+
+def write_screenshot(page: Page, path: Path) -> None:
+    """The top of what the window shows, as a PNG of few colours: small enough for a repository."""
+    page.evaluate("scrollTo(0, 0)")
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    small = shot.resize((_SHOT_WIDTH, shot.height * _SHOT_WIDTH // shot.width), Image.Resampling.LANCZOS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # This way the few colours of the page are not lost among the many of a video.
+    small.quantize(_SHOT_COLOURS, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)

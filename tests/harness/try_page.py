@@ -8,7 +8,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Locator
 
-from tests.harness.browser import Watched, watched_page
+from tests.harness.browser import Watched, until, watched_page
 from tests.harness.video import data_uri
 
 _DROP = """([selector, uri, name, type]) => {
@@ -63,15 +63,18 @@ class TryPage:
         self.page.evaluate(_DROP, [selector, data_uri(content, media_type), name, media_type])
 
     def problem(self, control: Locator) -> str:
-        """What is said to be wrong with a control: only what a screen reader says of it, too."""
+        """Waits until something is said to be wrong with a control, as a screen reader says it too; gives that."""
+        return str(until(lambda: self._problem(control), "nothing is said to be wrong"))
+
+    def _problem(self, control: Locator) -> str:
         if control.get_attribute("aria-invalid") != "true":
             return ""
         ids = (control.get_attribute("aria-describedby") or "").split()
-        return self.page.locator(f"#{next(name for name in ids if name.endswith('-problem'))}").inner_text()
+        return str(self.page.locator(f"#{next(name for name in ids if name.endswith('-problem'))}").inner_text())
 
     def stage(self) -> str:
         """What a screen reader was told last."""
-        return self.page.locator("#announcer").inner_text()
+        return str(self.page.locator("#announcer").inner_text())
 
     def cancel(self) -> None:
         """Cancels the task and waits for that."""
