@@ -10,17 +10,20 @@ from pydantic import Field, field_validator
 from admission.retention import Keep
 from runtime.fit.gpus import BASELINE, GPUS
 from runtime.metrics.settings import MetricsSettings
+from runtime.rpc_settings import ServerTlsSettings, Tokens
 
 # A call makes a few hundred objects and no cycles, so collections find nothing: with Python's thresholds (700, 10, 10) they take about a
 # quarter of the time under load (benchmarks/admission_speed.py), with these a few percent, for a few MiB.
 GC_THRESHOLDS = (20_000, 50, 100)
 
 
-class AdmissionSettings(MetricsSettings):
+class AdmissionSettings(MetricsSettings, ServerTlsSettings):
     """Settings of one admission process; each is WARMLANE_ and the name in upper case.
 
     Attributes:
-        admission_bind: `host:port` to listen on; loopback only; port 0 picks a free one.
+        admission_bind: `host:port` to listen on; loopback only unless TLS and tokens are configured; port 0 picks a free one.
+        bridge_token, client_token, lane_token, operator_token: the token of each role, or two separated by a comma. Unset, all of them:
+            everyone on this machine may call everything. Some: the other roles cannot call.
         database_url: where task state lives, `sqlite:///path` (three slashes: below the working folder, four: an absolute path).
         keep_done_days: finished tasks and their videos are kept for so many days; 0: until someone deletes them.
         keep_failed_days: failed and cancelled tasks; 0: until someone deletes them.
@@ -31,7 +34,11 @@ class AdmissionSettings(MetricsSettings):
     """
 
     metrics_bind: str = Field(default="127.0.0.1:9101", description="host:port of /metrics; empty turns it off.")
-    admission_bind: str = Field(default="127.0.0.1:50051", description="host:port that admission listens on; loopback only.")
+    admission_bind: str = Field(default="127.0.0.1:50051", description="host:port that admission listens on.")
+    bridge_token: Tokens = Field(default=None, description="Token of bridges; two, separated by a comma, while one replaces the other.")
+    client_token: Tokens = Field(default=None, description="Token of clients that call admission directly.")
+    lane_token: Tokens = Field(default=None, description="Token of lanes.")
+    operator_token: Tokens = Field(default=None, description="Token of operators.")
     database_url: str = Field(default="sqlite:///warmlane-data/admission.db", description="Where task state lives.")
     keep_done_days: float = Field(default=0, ge=0, description="Days for which finished tasks and their videos are kept; 0: until deleted.")
     keep_failed_days: float = Field(default=30, ge=0, description="Days for which failed and cancelled tasks are kept; 0: until deleted.")

@@ -65,6 +65,7 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
         services(controller=engine, access=access, objects=objects, clock=clock, doors=doors),
         translate=translate,
         observer=RpcMetrics(registry) if is_counted else None,
+        credentials=settings.server_credentials(),
     )
     async with MetricsServer(settings.metrics_bind, registry):
         # The ports come first: a second admission must not claim the epoch of one that serves.

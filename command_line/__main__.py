@@ -22,6 +22,7 @@ from command_line.session import with_admission
 from command_line.submit import submit, watch_to_end
 from command_line.tables import output_console, print_lanes, print_pool, print_queues, print_task
 from command_line.up.command import UpArguments, run_up
+from runtime.roles import Role
 
 _EXIT_CODES = (
     "Exit codes: 0 done as asked; 1 the task failed or was cancelled; 2 what was asked is wrong; 3 admission is away or overloaded."
@@ -99,7 +100,7 @@ def cancel(task_id: TaskId, as_json: AsJson = False, address: Address = None) ->
 @app.command()
 def lanes(as_json: AsJson = False, address: Address = None) -> None:
     """Show every lane: its model, whether it is ready or drained, and why not."""
-    snapshot = with_admission(address, lambda client: client.snapshot())
+    snapshot = with_admission(address, lambda client: client.snapshot(), role=Role.OPERATOR)
     if as_json:
         typer.echo(to_json(snapshot))
     else:
@@ -109,7 +110,7 @@ def lanes(as_json: AsJson = False, address: Address = None) -> None:
 @app.command()
 def queue(as_json: AsJson = False, address: Address = None) -> None:
     """Show the queues and where new requests go, the degraded pool's waiting room and the counters."""
-    snapshot = with_admission(address, lambda client: client.snapshot())
+    snapshot = with_admission(address, lambda client: client.snapshot(), role=Role.OPERATOR)
     if as_json:
         typer.echo(to_json(snapshot))
     else:

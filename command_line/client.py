@@ -18,6 +18,7 @@ from warmlane.admission.v1 import (
 )
 from warmlane.generation.v1 import generation_pb2
 
+from runtime.credentials import OPEN_CALLER, CallerCredentials
 from runtime.errors import ErrorCode, ServiceError
 from runtime.rpc import create_channel
 from runtime.rpc_errors import service_error
@@ -244,10 +245,14 @@ def _is_recycled(error: ServiceError) -> bool:
 
 @asynccontextmanager
 async def admission_client(
-    address: str, *, patience_s: float = PATIENCE_S, listener: Listener | None = None
+    address: str,
+    *,
+    credentials: CallerCredentials = OPEN_CALLER,
+    patience_s: float = PATIENCE_S,
+    listener: Listener | None = None,
 ) -> AsyncIterator[AdmissionClient]:
     """A client of the admission at `host:port`, whose channel is closed afterwards."""
-    async with create_channel(address) as channel:
+    async with create_channel(address, credentials) as channel:
         yield AdmissionClient(channel, patience_s=patience_s, listener=listener)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 
 from runtime.errors import ErrorCode, ServiceError
+from runtime.guard import is_credential_refusal
 
 
 class ExitCode(IntEnum):
@@ -49,10 +50,22 @@ _OPTION_OF_FIELD: Mapping[str, str] = {
 }
 
 
-def command_error(error: ServiceError, *, address: str) -> CommandError:
-    """What a refusal of admission means for the caller of a command."""
+def command_error(error: ServiceError, *, address: str, tls_problem: str | None = None) -> CommandError:
+    """What a refusal of admission means for the caller of a command; `tls_problem`: why the two cannot speak."""
+    if tls_problem is not None:
+        return CommandError(f"{tls_problem}.")
+    if is_credential_refusal(error):
+        return CommandError(f"admission at {address} does not let this command in. {error.message} {_token_advice(error)}")
     exit_code = ExitCode.UNAVAILABLE if error.code in _PASSING else ExitCode.USAGE
     return CommandError(_sentence(error, address), exit_code=exit_code)
+
+
+def _token_advice(error: ServiceError) -> str:
+    if error.code == ErrorCode.FORBIDDEN:
+        return "Set WARMLANE_OPERATOR_TOKEN." if "operator" in error.metadata.get("needed", "") else "No command is for that role."
+    return (
+        "Set WARMLANE_CLIENT_TOKEN (submit, status, watch, cancel) or WARMLANE_OPERATOR_TOKEN (all commands) to what admission has there."
+    )
 
 
 def _sentence(error: ServiceError, address: str) -> str:

@@ -15,6 +15,7 @@ from command_line.documents import to_json
 from command_line.options import Address, AsJson
 from command_line.session import with_admission
 from command_line.tables import event_line, output_console, print_lanes, print_queues
+from runtime.roles import Role
 
 
 class Switch(StrEnum):
@@ -31,7 +32,7 @@ def drain(
     address: Address = None,
 ) -> None:
     """Give a lane no more work; what it renders now goes on. Holds across restarts, until --resume."""
-    drained = with_admission(address, lambda client: client.drain(lane, resume=resume))
+    drained = with_admission(address, lambda client: client.drain(lane, resume=resume), role=Role.OPERATOR)
     if as_json:
         typer.echo(to_json(drained))
     else:
@@ -45,7 +46,7 @@ def fallback(
     address: Address = None,
 ) -> None:
     """Send a model to the degraded pool, or back to its own lanes. Holds across restarts."""
-    queue = with_admission(address, lambda client: client.set_fallback(model, enabled=switch is Switch.ON))
+    queue = with_admission(address, lambda client: client.set_fallback(model, enabled=switch is Switch.ON), role=Role.OPERATOR)
     if as_json:
         typer.echo(to_json(queue))
     else:
@@ -87,4 +88,4 @@ def events(
     def interrupted() -> str:
         return f"interrupted after event {request.after_sequence}."
 
-    with_admission(address, work, interrupted=interrupted, listener=SaidBreaks(Console(stderr=True)))
+    with_admission(address, work, role=Role.OPERATOR, interrupted=interrupted, listener=SaidBreaks(Console(stderr=True)))

@@ -87,7 +87,8 @@ async def serve(settings: BridgeSettings) -> None:
     stop = stop_event()
     registry = Registry("http-bridge")
     metrics = HttpMetrics(registry) if settings.metrics_bind else None
-    app = create_app(settings, AdmissionClient(settings.admission_address), open_object_store(settings.object_store_url), metrics)
+    client = AdmissionClient(settings.admission_address, credentials=settings.admission_credentials())
+    app = create_app(settings, client, open_object_store(settings.object_store_url), metrics)
     server = http_server(app, settings.http_bind)
     async with MetricsServer(settings.metrics_bind, registry):
         stopper = asyncio.create_task(_stop_when(stop, app, server), name="stop-server")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -14,6 +15,8 @@ from warmlane.admission.v1 import access_service_pb2_grpc, admission_service_pb2
 from warmlane.admission.v1 import admission_service_pb2 as admission
 from warmlane.admission.v1.task_pb2 import Task, TaskState
 
+from runtime.credentials import OPEN_CALLER, CallerCredentials
+from runtime.handshakes import told_handshakes
 from runtime.rpc import create_channel
 from runtime.rpc_errors import service_error
 from runtime.submitter import ChannelLine, Patience, Submitter
@@ -39,26 +42,32 @@ class AdmissionClient:
     Every method raises `runtime.errors.ServiceError`: what admission refused, or `service_unavailable` when it is out of reach.
     """
 
-    def __init__(self, address: str, *, patience: Patience | None = None, now_s: Callable[[], float] = time.monotonic) -> None:
-        """Keeps the address, `host:port`; `open` connects. `patience` is for submissions, measured by `now_s`."""
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: CallerCredentials = OPEN_CALLER,
+        patience: Patience | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Keeps the address, `host:port`, and what is shown there; `open` connects. `patience` is for submissions, measured by `now_s`."""
         self._address = address
+        self._credentials = credentials
+        self._opened = AsyncExitStack()
         self._patience = patience or Patience()
         self._now_s = now_s
-        self._channel: grpc.aio.Channel | None = None
 
     async def open(self) -> None:
         """Makes the channel in the running loop; the connection itself is made, and made again, when it is needed."""
-        channel = create_channel(self._address)
-        self._channel = channel
+        channel = await self._opened.enter_async_context(create_channel(self._address, self._credentials))
+        await self._opened.enter_async_context(told_handshakes(channel, self._address, self._credentials))
         self._admission = admission_service_pb2_grpc.AdmissionServiceStub(channel)
         self._access = access_service_pb2_grpc.AccessServiceStub(channel)
         self._submitter = Submitter(ChannelLine(channel), patience=self._patience, now_s=self._now_s, on_repeat=_log_repeat)
 
     async def close(self) -> None:
         """Ends every call and the connection."""
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        await self._opened.aclose()
 
     async def create_session(self) -> access.CreateSessionResponse:
         """Opens a generation session."""

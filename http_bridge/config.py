@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from runtime.credentials import CallerCredentials
 from runtime.metrics.settings import MetricsSettings
+from runtime.rpc_settings import CallerTlsSettings, Tokens
 
 # Where the frontend's development server runs; always allowed, as today.
 _DEVELOPMENT_ORIGINS = ("http://localhost:5173", "http://127.0.0.1:5173")
@@ -21,12 +23,13 @@ def _default_object_store_url() -> str:
     return Path("warmlane-data/objects").absolute().as_uri()
 
 
-class BridgeSettings(MetricsSettings):
+class BridgeSettings(MetricsSettings, CallerTlsSettings):
     """What the bridge is told at its start.
 
     Attributes:
         http_bind: `host:port` to serve HTTP on; port 0 picks a free one. Recommended behind a proxy: loopback.
         admission_address: `host:port` of admission's gRPC.
+        bridge_token: what the bridge shows to admission; of two, separated by a comma, the first.
         object_store_url: `file:///folder` or `s3://bucket/prefix`; the same store as admission and the lanes use.
         api_key: the key that opens everything but the admin paths. None: protected paths answer 503.
         allow_unauthenticated: serve protected paths to everyone when no key is configured. For a closed network only.
@@ -59,6 +62,7 @@ class BridgeSettings(MetricsSettings):
     metrics_bind: str = Field(default="127.0.0.1:9100", description="host:port of /metrics; empty turns it off.")
     http_bind: str = Field(default="127.0.0.1:8080", description="host:port of the HTTP server; port 0 picks a free one.")
     admission_address: str = Field(default="127.0.0.1:50051", description="host:port of admission's gRPC.")
+    bridge_token: Tokens = Field(default=None, description="What the bridge shows to admission.")
     object_store_url: str = Field(
         default_factory=_default_object_store_url, description="file:///folder or s3://bucket/prefix; the store of admission and the lanes."
     )
@@ -138,6 +142,15 @@ class BridgeSettings(MetricsSettings):
     def _bind_is_host_and_port(cls, value: str) -> str:
         split_bind(value)
         return value
+
+    @model_validator(mode="after")
+    def _token_travels_safely(self) -> Self:
+        self.admission_credentials().check_for(self.admission_address)
+        return self
+
+    def admission_credentials(self) -> CallerCredentials:
+        """What the bridge shows to admission."""
+        return self.caller_credentials(self.bridge_token)
 
     def allowed_origins(self) -> tuple[str, ...]:
         """The configured origins and those of the development server."""

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from http_bridge.schemas import ErrorBody, ErrorReply
 from runtime.errors import ErrorCode, ServiceError
+from runtime.guard import is_credential_refusal
 from runtime.rules.request import InvalidRequestError, Violation
 
 if TYPE_CHECKING:
@@ -147,6 +148,10 @@ def validation_error(violations: tuple[Violation, ...]) -> HttpError:
 
 def from_service_error(error: ServiceError) -> HttpError:
     """What a refusal of admission is over HTTP."""
+    if is_credential_refusal(error):
+        # It is the bridge that admission does not let in. Whoever called the bridge did nothing wrong, and is not told of tokens.
+        _LOG.error("admission_refuses_this_bridge", setting="WARMLANE_BRIDGE_TOKEN", reason=error.message)
+        return HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The service is set up wrongly: its parts do not know each other.")
     if error.code == ErrorCode.VALIDATION_ERROR and error.violations:
         return validation_error(error.violations)
     metadata: Mapping[str, Any] = error.metadata

@@ -11,5 +11,5 @@ class Settings(LaneSettings):
     """As every lane's, with this lane's own names."""
 
     lane_id: str = Field(default="lane-phr00t", pattern=r"^[a-z0-9-]{1,63}$", description="Stable name of this lane.")
-    inspection_bind: str = Field(default="127.0.0.1:50062", description="Loopback address of the lane's own gRPC server.")
+    inspection_bind: str = Field(default="127.0.0.1:50062", description="Address of the lane's own gRPC server.")
     metrics_bind: str = Field(default="127.0.0.1:9103", description="host:port of /metrics; empty turns it off.")

@@ -31,16 +31,24 @@ def split_address(bind: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def check_loopback(bind: str) -> None:
-    """Raises BindError unless `bind` is `host:port` on loopback."""
-    check_address(bind)
-    host, _ = _split(bind)
+def is_loopback(address: str) -> bool:
+    """Whether `host:port` is on this machine for sure."""
+    host, _ = _split(address)
     try:
-        on_loopback = ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        on_loopback = host == "localhost"
-    if not on_loopback:
-        raise BindError(bind, "gRPC listens on loopback only (127.0.0.1, ::1 or localhost); tokens and TLS come with a later release")
+        return host == "localhost"
+
+
+def check_reach(bind: str, *, has_tls: bool, has_tokens: bool) -> None:
+    """Raises BindError unless `bind` is `host:port`, and on loopback where callers are not known or can be listened to."""
+    check_address(bind)
+    if is_loopback(bind) or (has_tls and has_tokens):
+        return
+    missing = [] if has_tls else ["TLS (WARMLANE_TLS_CERT_FILE and WARMLANE_TLS_KEY_FILE)"]
+    missing += [] if has_tokens else ["the tokens of those who may call (WARMLANE_OPERATOR_TOKEN and so on)"]
+    reason = "gRPC listens on loopback only (127.0.0.1, ::1 or localhost) until TLS and tokens are configured; what is missing: "
+    raise BindError(bind, reason + ", and ".join(missing))
 
 
 def check_free(bind: str) -> None:

@@ -1,11 +1,9 @@
-"""gRPC as every process uses it: one way to make servers and channels, and one place where errors of handlers are told."""
+"""gRPC as every process uses it: one way to make servers and channels, with TLS and tokens where they are configured."""
 
 from __future__ import annotations
 
-import inspect
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import grpc
 import grpc.aio
@@ -13,10 +11,14 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from runtime.addresses import TAKEN, BindError, check_free, check_loopback
-from runtime.errors import ErrorCode, ServiceError
-from runtime.rpc_errors import RpcContext, abort
-from runtime.rpc_observer import RpcObserver, observed_call, observed_stream
+from runtime.addresses import TAKEN, BindError, check_free, check_reach
+from runtime.credentials import OPEN_CALLER, OPEN_SERVER, CallerCredentials, ServerCredentials
+from runtime.guard import Guard
+from runtime.roles import ALLOWED
+from runtime.rpc_handlers import PlainServer, Told, Translate
+from runtime.rpc_observer import RpcObserver
+from runtime.tls import channel_credentials, server_credentials
+from runtime.token_channel import TokenChannel
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 OVERALL = ""
@@ -34,18 +36,17 @@ _SIZES: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 )
 
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
-
 _log = structlog.get_logger()
 
-Translate = Callable[[Exception], ServiceError | None]
-"""Turns a process's own errors into what a client is told; None for those that no client should see."""
 
+def create_channel(address: str, credentials: CallerCredentials = OPEN_CALLER) -> grpc.aio.Channel:
+    """A channel to `host:port`; its owner closes it. It connects when first used and again after a break, at most 2 s between tries.
 
-def create_channel(address: str) -> grpc.aio.Channel:
-    """A channel to `host:port`; its owner closes it. It connects when first used and again after a break, at most 2 s between tries."""
-    options: tuple[tuple[str, int], ...] = (
+    Raises:
+        CredentialError: the files cannot be used, or a token would travel in the clear.
+    """
+    credentials.check_for(address)
+    options: tuple[tuple[str, int | str], ...] = (
         *_KEEPALIVE,
         *_SIZES,
         ("grpc.initial_reconnect_backoff_ms", 200),
@@ -58,7 +59,13 @@ def create_channel(address: str) -> grpc.aio.Channel:
         # Processes talk to each other directly, whatever proxy the environment names for the outside.
         ("grpc.enable_http_proxy", 0),
     )
-    return grpc.aio.insecure_channel(address, options=options)
+    files = credentials.files
+    if files is None:
+        channel = grpc.aio.insecure_channel(address, options=options)
+    else:
+        named = (("grpc.ssl_target_name_override", files.server_name),) if files.server_name else ()
+        channel = grpc.aio.secure_channel(address, channel_credentials(files), options=(*options, *named))
+    return TokenChannel(channel, credentials.token) if credentials.token else channel
 
 
 class GrpcServer:
@@ -74,21 +81,25 @@ class GrpcServer:
         *,
         translate: Translate | None = None,
         observer: RpcObserver | None = None,
+        credentials: ServerCredentials = OPEN_SERVER,
     ) -> None:
         """Prepares a server; it listens from `start` on.
 
         Args:
-            bind: `host:port` on loopback; port 0 picks a free one.
+            bind: `host:port`, on loopback unless the credentials have TLS and tokens; port 0 picks a free one.
             services: full name of each service, and what adds it to the server.
             translate: the process's own errors as what clients are told.
             observer: counts the calls.
+            credentials: how it knows its callers; health and reflection are open to everyone.
 
         Raises:
-            BindError: the address is not on loopback.
+            BindError: the address is not on loopback, and TLS or tokens are missing.
         """
-        check_loopback(bind)
+        check_reach(bind, has_tls=credentials.files is not None, has_tokens=bool(credentials.tokens))
         self._bind = bind
         self._services = dict(services)
+        self._credentials = credentials
+        self._guard = Guard(credentials.tokens) if credentials.tokens else None
         self._told = Told(translate, observer)
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
@@ -100,7 +111,7 @@ class GrpcServer:
         return self._port
 
     async def start(self) -> None:
-        """Listens and serves. Raises BindError when the port is taken."""
+        """Listens and serves. Raises BindError when the port is taken, CredentialError when the TLS files cannot be used."""
         server = grpc.aio.server(
             options=(
                 *_KEEPALIVE,
@@ -110,20 +121,38 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
             ),
         )
-        plain = cast("grpc.aio.Server", _PlainServer(server, self._told))
+        plain = cast("grpc.aio.Server", PlainServer(server, self._told, self._guard))
         for add in self._services.values():
             add(plain)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, plain)
         for name in (OVERALL, *self._services):
             await self.set_serving(name, False)
         reflection.enable_server_reflection((*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        self._tell_who_is_let_in()
         check_free(self._bind)
+        files = self._credentials.files
         try:
-            self._port = server.add_insecure_port(self._bind)
+            self._port = (
+                server.add_insecure_port(self._bind) if files is None else server.add_secure_port(self._bind, server_credentials(files))
+            )
         except RuntimeError as error:
             raise BindError(self._bind, TAKEN) from error
         await server.start()
         self._server = server
+
+    def _tell_who_is_let_in(self) -> None:
+        """Roles that this server's methods are for but that have no token here cannot call them; somebody may have forgotten one."""
+        files, tokens = self._credentials.files, self._credentials.tokens
+        named = {role for service in self._services for roles in ALLOWED.get(service, {}).values() for role in roles}
+        shut_out = [str(role) for role in sorted(named - set(tokens))] if tokens else []
+        _log.info(
+            "grpc_access",
+            tls=files is not None,
+            client_certificates=files is not None and files.client_ca is not None,
+            tokens_of=[str(role) for role in sorted(tokens)],
+        )
+        if shut_out:
+            _log.warning("roles_without_token", roles=shut_out)
 
     async def set_serving(self, service: str, serving: bool) -> None:
         """Says over grpc.health.v1 whether a service serves; any name may be used, `""` is the whole server."""
@@ -136,123 +165,3 @@ class GrpcServer:
         server, self._server = self._server, None
         if server is not None:
             await server.stop(grace_s)
-
-
-class _PlainServer:
-    """A server that takes methods by their names only, and tells their errors.
-
-    Generated code registers each method twice. For every registered method the server keeps a call of its own waiting and walks through
-    all of them at each request: with 23 methods that costs more than our own part of a small call (grpcio 1.85). An interceptor would
-    run at every request too; a handler is wrapped once.
-    """
-
-    def __init__(self, server: grpc.aio.Server, told: Told) -> None:
-        self._server = server
-        self._told = told
-
-    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers(tuple(_WrappedHandlers(handler, self._told) for handler in handlers))
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, object]) -> None:
-        """Not taken: see the class."""
-
-
-class _WrappedHandlers(grpc.GenericRpcHandler):
-    """The methods of one service, each wrapped when it is called first."""
-
-    def __init__(self, handlers: grpc.GenericRpcHandler, told: Told) -> None:
-        self._handlers = handlers
-        self._told = told
-        self._wrapped: dict[str, grpc.RpcMethodHandler[object, object] | None] = {}
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[object, object] | None:
-        """The method's handler; None: it is not of this service."""
-        method = handler_call_details.method
-        try:
-            return self._wrapped[method]
-        except KeyError:
-            handler = self._handlers.service(handler_call_details)
-            if handler is None:
-                # Not remembered: clients may ask for any name.
-                return None
-            wrapped = self._wrapped[method] = cast("grpc.RpcMethodHandler[object, object]", self._told.wrap(handler, method))
-            return wrapped
-
-
-class Told:
-    """The one place where an exception of a handler becomes a gRPC status.
-
-    ServiceError and what `translate` knows are told as they are; anything else is logged and told as INTERNAL with an id to find it by.
-    """
-
-    def __init__(self, translate: Translate | None = None, observer: RpcObserver | None = None) -> None:
-        """Keeps the translation of the process's own errors, and who counts the calls."""
-        self._translate = translate
-        self._observer = observer
-
-    def wrap(self, handler: grpc.RpcMethodHandler[_In, _Out], method: str) -> object:
-        """The handler, with its errors told."""
-        for kind, make in _HANDLER_KINDS.items():
-            behaviour = getattr(handler, kind)
-            if behaviour is None:
-                continue
-            ended = None if self._observer is None else self._observer.method(method)
-            if inspect.isasyncgenfunction(behaviour):
-                stream = self._wrap_stream(behaviour, method)
-                wrapped: object = stream if ended is None else observed_stream(stream, ended)
-            elif inspect.iscoroutinefunction(behaviour):
-                call = self._wrap_call(behaviour, method)
-                wrapped = call if ended is None else observed_call(call, ended)
-            else:
-                return handler
-            return make(wrapped, handler.request_deserializer, handler.response_serializer)
-        return handler
-
-    def _wrap_call(self, behaviour: Callable[..., Awaitable[object]], method: str) -> Callable[..., Awaitable[object]]:
-        async def call(request: object, context: RpcContext) -> object:
-            try:
-                return await behaviour(request, context)
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:
-                await abort(context, self._told(error, method))
-
-        return call
-
-    def _wrap_stream(self, behaviour: Callable[..., AsyncIterator[object]], method: str) -> Callable[..., AsyncIterator[object]]:
-        async def stream(request: object, context: RpcContext) -> AsyncIterator[object]:
-            answers = behaviour(request, context)
-            try:
-                async for answer in answers:
-                    yield answer
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:
-                await abort(context, self._told(error, method))
-            finally:
-                # A call that is cut short must end its handler now, not when the garbage collector finds it.
-                await answers.aclose()  # type: ignore[attr-defined]
-
-        return stream
-
-    def _told(self, error: Exception, method: str) -> ServiceError:
-        if isinstance(error, ServiceError):
-            return error
-        known = self._translate(error) if self._translate is not None else None
-        if known is not None:
-            return known
-        error_id = uuid.uuid4().hex[:12]
-        _log.error("rpc_failed", method=method, error_id=error_id, exc_info=error)
-        return ServiceError(
-            code=ErrorCode.INTERNAL,
-            message=f"Something went wrong inside the service; its log tells more under {error_id}.",
-            metadata={"error_id": error_id},
-        )
-
-
-_HANDLER_KINDS: Mapping[str, Callable[..., object]] = {
-    "unary_unary": grpc.unary_unary_rpc_method_handler,
-    "unary_stream": grpc.unary_stream_rpc_method_handler,
-    "stream_unary": grpc.stream_unary_rpc_method_handler,
-    "stream_stream": grpc.stream_stream_rpc_method_handler,
-}

@@ -11,4 +11,9 @@ if TYPE_CHECKING:
 def problems(error: ValidationError) -> list[str]:
     """One sentence for each wrong variable. Values are left out: they may be secrets."""
     found = error.errors(include_input=False, include_url=False)
-    return [f"WARMLANE_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in found]
+    return [_sentence("_".join(map(str, one["loc"])).upper(), one["msg"].removeprefix("Value error, ")) for one in found]
+
+
+def _sentence(name: str, told: str) -> str:
+    """What concerns several variables names them itself."""
+    return f"WARMLANE_{name}: {told}" if name else told

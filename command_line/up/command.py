@@ -12,7 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from command_line.address import DEFAULT_DATA_DIR
+from command_line.credentials import credentials_of
 from command_line.failures import CommandError
+from command_line.up.credentials import check_credentials
 from command_line.up.first_steps import first_steps
 from command_line.up.folder import DataFolder
 from command_line.up.gpus import assign_gpus, visible_gpus
@@ -22,6 +24,7 @@ from command_line.up.processes import ALL_PROCESSES, LANES, StackOptions, admiss
 from command_line.up.readiness import wanted
 from command_line.up.screen import Screen
 from command_line.up.stack import Plan, run_stack
+from runtime.roles import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ def run_up(arguments: UpArguments, environment: Mapping[str, str]) -> None:
     names = _chosen_processes(arguments.without)
     # As in a file of settings, a variable without a value is one that was not set.
     environment = {name: value for name, value in environment.items() if value or not name.startswith("WARMLANE_")}
+    check_credentials(names, environment)
     folder = DataFolder(arguments.data_dir)
     folder.create()
     screen = Screen(Console())
@@ -82,6 +86,7 @@ def _plan(ports: Ports, *, options: StackOptions, folder: DataFolder, inherited:
         processes=stack_processes(options, ports=ports, folder=folder, inherited=inherited, devices=devices),
         ports=ports,
         address=address,
+        credentials=credentials_of(inherited, Role.OPERATOR, address),
         wanted=wanted(options.processes, ports.by_process),
         first_steps=steps,
     )

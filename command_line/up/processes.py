@@ -30,6 +30,22 @@ _DEFAULT_METRICS_PORTS: Mapping[str, int] = {
 }
 
 
+BRIDGE_TOKEN = "WARMLANE_BRIDGE_TOKEN"  # noqa: S105 - the name of a variable, as are the others
+LANE_TOKEN = "WARMLANE_LANE_TOKEN"  # noqa: S105
+OPERATOR_TOKEN = "WARMLANE_OPERATOR_TOKEN"  # noqa: S105
+TOKENS = (BRIDGE_TOKEN, LANE_TOKEN, OPERATOR_TOKEN, "WARMLANE_CLIENT_TOKEN")
+
+_KEYS = frozenset({"WARMLANE_API_KEY", "WARMLANE_ADMIN_KEY", "WARMLANE_IMAGE_UPSTREAM_KEY", "WARMLANE_ACCOUNTS_UPSTREAM_KEY"})
+_SECRETS_OF: Mapping[str, frozenset[str]] = {
+    ADMISSION: frozenset({"WARMLANE_DATABASE_URL", *TOKENS}),
+    HTTP_BRIDGE: _KEYS | {BRIDGE_TOKEN},
+    # A lane shows its own token to admission, and knows by the operators' who may look into it.
+    **dict.fromkeys(LANES, frozenset({LANE_TOKEN, OPERATOR_TOKEN})),
+}
+"""What each process needs of what is secret; nobody else has it."""
+_SECRETS = frozenset().union(*_SECRETS_OF.values())
+
+
 class StopStage(IntEnum):
     """Who is stopped first: the doors, so that nothing new comes in, then the workers, then the one that records their last reports."""
 
@@ -124,6 +140,8 @@ def _shared_environment(options: StackOptions, ports: Ports, folder: DataFolder,
         "WARMLANE_COOKIE_SECURE": "false",
         # On one machine a stop means all of it: somebody waits for the prompt, and a clip that is cut off runs again at the next start.
         "WARMLANE_DRAIN_GRACE_S": "5",
+        # Its C library tells every handshake that fails in lines of its own.
+        "GRPC_VERBOSITY": "ERROR",
         # Logs are read while things go wrong.
         "PYTHONUNBUFFERED": "1",
     }
@@ -147,11 +165,8 @@ def _process(name: str, shared: Mapping[str, str], options: StackOptions, ports:
         own, stage = {"WARMLANE_LANE_ID": name, "WARMLANE_INSPECTION_BIND": bind}, StopStage.WORKER
         if name in devices:
             own["CUDA_VISIBLE_DEVICES"] = devices[name]
-    environment = dict(shared)
-    if name != HTTP_BRIDGE:
-        # Nobody else needs the keys, so nobody else has them.
-        environment.pop("WARMLANE_API_KEY", None)
-        environment.pop("WARMLANE_ADMIN_KEY", None)
+    withheld = _SECRETS - _SECRETS_OF[name]
+    environment = {variable: value for variable, value in shared.items() if variable not in withheld}
     own["WARMLANE_METRICS_BIND"] = f"{LOOPBACK}:{ports.by_process[metrics_of(name)]}"
     command = (sys.executable, "-m", name.replace("-", "_"))
     return Process(name=name, command=command, environment=environment | own, stop_stage=stage)

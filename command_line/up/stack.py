@@ -16,6 +16,7 @@ from command_line.up.processes import Process
 from command_line.up.readiness import Wanted, missing
 from command_line.up.screen import Screen
 from command_line.up.supervisor import BackOff, Supervisor
+from runtime.credentials import OPEN_CALLER, CallerCredentials
 
 _POLL_S = 0.5
 _PORT_ATTEMPTS = 3
@@ -29,6 +30,7 @@ class Plan:
         processes: the process table.
         ports: where they listen.
         address: where admission answers.
+        credentials: what it is shown.
         wanted: what must serve before `ready` is said.
         first_steps: lines to print then.
     """
@@ -36,6 +38,7 @@ class Plan:
     processes: Sequence[Process]
     ports: Ports
     address: str
+    credentials: CallerCredentials = OPEN_CALLER
     wanted: Wanted
     first_steps: Sequence[str]
 
@@ -79,7 +82,7 @@ async def _run_plan(plan: Plan, signals: _Signals, folder: DataFolder, screen: S
     signals.on_second = supervisor.kill
     folder.write_ports(plan.ports.by_process)
     try:
-        async with supervisor, admission_client(plan.address) as client:
+        async with supervisor, admission_client(plan.address, credentials=plan.credentials) as client:
             if await _until_ready(plan, signals, supervisor, client, screen):
                 screen.line("ready", style="bold green")
                 for line in plan.first_steps:

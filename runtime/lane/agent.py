@@ -173,7 +173,7 @@ class Agent:
                     await following.held(self._settings.stream_life_s * random.uniform(0.8, 1.0))  # noqa: S311
                 except StreamEndedError as error:
                     # Before the first answer admission is still starting, as lanes and it start together: no cause for alarm.
-                    told = _log.warning if self._state.epoch else _log.info
+                    told = _log.error if error.is_refused else _log.warning if self._state.epoch else _log.info
                     told("stream_ended", stream=following.number, reason=str(error))
                     await self._leave(following)
                     if current is not None and current.is_over:

@@ -28,7 +28,16 @@ _SPACING_S = 0.2
 
 
 class StreamEndedError(Exception):
-    """The stream is over; the text says why, for the log."""
+    """The stream is over; the text says why, for the log.
+
+    Attributes:
+        is_refused: admission does not let this lane in; nothing gets better by itself.
+    """
+
+    def __init__(self, reason: str, *, is_refused: bool = False) -> None:
+        """Keeps the reason."""
+        super().__init__(reason)
+        self.is_refused = is_refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +129,8 @@ class Attachment:
         sender = asyncio.create_task(self._send(call), name=f"attach-{self.number}-send")
         try:
             done, _ = await asyncio.wait({reader, sender}, return_when=asyncio.FIRST_COMPLETED)
-            raise StreamEndedError("; ".join(_reason(task) for task in (reader, sender) if task in done))
+            ended = [task for task in (reader, sender) if task in done]
+            raise StreamEndedError("; ".join(map(_reason, ended)), is_refused=any(map(_is_refused, ended)))
         finally:
             # A call that is merely dropped is never freed by the library.
             call.cancel()
@@ -166,6 +176,12 @@ def _consume(task: asyncio.Task[None]) -> None:
     """Asks for the task's exception, so that it is not reported as never retrieved."""
     if not task.cancelled():
         task.exception()
+
+
+def _is_refused(task: asyncio.Task[None]) -> bool:
+    error = None if task.cancelled() else task.exception()
+    refusals = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() in refusals
 
 
 def _reason(task: asyncio.Task[None]) -> str:

@@ -15,13 +15,22 @@ import structlog
 
 from runtime.lane.child_protocol import MAX_LINE_BYTES, REPLACE_EXIT_CODE, Command, Event, decode_event, encode_command
 from runtime.lane.scratch import make_folder, remove_folder
+from runtime.roles import Role
 
 _log = structlog.get_logger()
 
 _EXIT_S = 5.0
 """A process that closed its socket has this long to end by itself."""
 
-_NOT_FOR_CHILDREN = ("WARMLANE_API_KEY", "WARMLANE_ADMIN_KEY")
+_NOT_FOR_CHILDREN = (
+    "WARMLANE_API_KEY",
+    "WARMLANE_ADMIN_KEY",
+    "WARMLANE_IMAGE_UPSTREAM_KEY",
+    "WARMLANE_ACCOUNTS_UPSTREAM_KEY",
+    "WARMLANE_DATABASE_URL",
+    *(f"WARMLANE_{role.upper()}_TOKEN" for role in Role),
+)
+"""A pipeline speaks to its agent and to the object store only; what else runs in its process need not see these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from runtime.credentials import CallerCredentials
 from runtime.metrics.settings import MetricsSettings
+from runtime.rpc_settings import CallerTlsSettings, ServerTlsSettings, Tokens
 
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class LaneSettings(MetricsSettings):
+class LaneSettings(MetricsSettings, ServerTlsSettings, CallerTlsSettings):
     """Base of the three lanes' settings; each adds the defaults of its names.
 
     Attributes:
         lane_id: stable name of this lane; two lanes never share one.
-        inspection_bind: loopback address of the lane's own gRPC server (inspection, health, reflection); port 0 picks a free one.
+        inspection_bind: address of the lane's own gRPC server (inspection, health, reflection); loopback only unless TLS and the
+            operators' token are configured; port 0 picks a free one.
         admission_address: where admission listens.
+        lane_token: what this lane shows to admission; of two, separated by a comma, the first.
+        operator_token: what operators show to this lane's inspection service; two are taken.
         profile: `tiny` (random weights, made here) or `a10g` (prepared checkpoints).
         models_dir: folder of the model folders.
         device: `auto` (the first GPU, or the CPU), `cpu` or `cuda:N`.
@@ -38,8 +43,10 @@ class LaneSettings(MetricsSettings):
     """
 
     lane_id: str = Field(pattern=r"^[a-z0-9-]{1,63}$", description="Stable name of this lane.")
-    inspection_bind: str = Field(description="Loopback address of the lane's own gRPC server.")
+    inspection_bind: str = Field(description="Address of the lane's own gRPC server.")
     admission_address: str = Field(default="127.0.0.1:50051", description="Where admission listens.")
+    lane_token: Tokens = Field(default=None, description="What this lane shows to admission.")
+    operator_token: Tokens = Field(default=None, description="What operators show to this lane's inspection service.")
     profile: Literal["tiny", "a10g"] = Field(default="tiny", description="tiny: random weights made here. a10g: prepared checkpoints.")
     models_dir: Path = Field(default=Path("warmlane-data/models"), description="Folder of the model folders.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto (first GPU, or the CPU), cpu or cuda:N.")
@@ -63,3 +70,12 @@ class LaneSettings(MetricsSettings):
     )
     compile_blocks: bool = Field(default=False, description="Transformer blocks are compiled, on a GPU.")
     overlap: bool = Field(default=True, description="A clip is encoded and stored beside the next one's render.")
+
+    @model_validator(mode="after")
+    def _token_travels_safely(self) -> Self:
+        self.admission_credentials().check_for(self.admission_address)
+        return self
+
+    def admission_credentials(self) -> CallerCredentials:
+        """What the lane shows to admission."""
+        return self.caller_credentials(self.lane_token)

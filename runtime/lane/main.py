@@ -14,6 +14,7 @@ from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 from warmlane.lane.v1.inspection_service_pb2_grpc import add_InspectionServiceServicer_to_server
 
 from runtime.addresses import BindError
+from runtime.handshakes import told_handshakes
 from runtime.lane.agent import Agent, AgentSettings
 from runtime.lane.config import LaneSettings
 from runtime.lane.convert import LaneIdentity
@@ -67,7 +68,12 @@ async def serve(settings: LaneSettings, identity: LaneIdentity) -> None:
     registry = Registry(settings.lane_id)
     labels = LaneLabels(settings.lane_id, "dedicated" if identity.is_dedicated else "degraded_shared")
     is_counted = bool(settings.metrics_bind)
-    async with create_channel(settings.admission_address) as channel, MetricsServer(settings.metrics_bind, registry):
+    caller = settings.admission_credentials()
+    async with (
+        create_channel(settings.admission_address, caller) as channel,
+        told_handshakes(channel, settings.admission_address, caller),
+        MetricsServer(settings.metrics_bind, registry),
+    ):
         agent = Agent(
             identity,
             AgentSettings(report_interval_s=settings.report_interval_s, stream_life_s=settings.stream_life_s),
@@ -82,6 +88,7 @@ async def serve(settings: LaneSettings, identity: LaneIdentity) -> None:
             settings.inspection_bind,
             {SERVICE_NAME: lambda to: add_InspectionServiceServicer_to_server(service, to)},
             observer=RpcMetrics(registry) if is_counted else None,
+            credentials=settings.server_credentials(),
         )
         await server.start()
         _log.info("lane_started", lane=identity.lane_id, boot=identity.boot_id, port=server.port, models=identity.models)

@@ -16,6 +16,7 @@ from warmlane.admission.v1 import admission_service_pb2 as admission_pb2
 from warmlane.admission.v1.task_pb2 import Stage, Task, TaskState
 from warmlane.generation.v1.generation_pb2 import Failure, GenerationRequest
 
+from runtime.credentials import OPEN_SERVER, ServerCredentials
 from runtime.errors import ErrorCode, ServiceError
 from runtime.rpc import GrpcServer
 from runtime.rules.catalogue import MODELS
@@ -186,7 +187,7 @@ class _Access(access_service_pb2_grpc.AccessServiceServicer):
         return access_service_pb2.CheckSessionResponse(state=state, session_id=session_id, expires_at=stamp(EXPIRES_AT))
 
 
-def _server(double: AdmissionDouble, bind: str) -> GrpcServer:
+def _server(double: AdmissionDouble, bind: str, credentials: ServerCredentials = OPEN_SERVER) -> GrpcServer:
     def add_admission(server: grpc.aio.Server) -> None:
         admission_service_pb2_grpc.add_AdmissionServiceServicer_to_server(_Admission(double), server)  # type: ignore[abstract]
 
@@ -194,14 +195,14 @@ def _server(double: AdmissionDouble, bind: str) -> GrpcServer:
         access_service_pb2_grpc.add_AccessServiceServicer_to_server(_Access(double), server)
 
     services = {"warmlane.admission.v1.AdmissionService": add_admission, "warmlane.admission.v1.AccessService": add_access}
-    return GrpcServer(bind, services)
+    return GrpcServer(bind, services, credentials=credentials)
 
 
 @asynccontextmanager
-async def admission_double() -> AsyncIterator[tuple[AdmissionDouble, str]]:
+async def admission_double(credentials: ServerCredentials = OPEN_SERVER) -> AsyncIterator[tuple[AdmissionDouble, str]]:
     """A double that serves, and its address."""
     double = AdmissionDouble()
-    double.server = _server(double, "127.0.0.1:0")
+    double.server = _server(double, "127.0.0.1:0", credentials)
     await double.server.start()
     try:
         yield double, f"127.0.0.1:{double.server.port}"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import grpc
 import httpx
@@ -113,7 +114,7 @@ class LightStack:
         self._end = threading.Event()
         self._supervisor: threading.Thread | None = None
 
-    def __enter__(self) -> LightStack:
+    def __enter__(self) -> Self:
         """Starts it and waits until it is ready."""
         try:
             self.start()
@@ -202,6 +203,12 @@ class LightStack:
         """Starts it again."""
         with self._lock:
             self._processes[name].is_wanted = True
+
+    def set_for_next_start(self, name: str, variable: str, value: str) -> None:
+        """Its lives from the next one on have this setting."""
+        with self._lock:
+            process = self._processes[name]
+            process.environment = {**process.environment, variable: value}
 
     def restart(self, name: str, *, timeout_s: float = 20.0) -> None:
         """kill -9, and returns when the next process runs (not when it serves)."""

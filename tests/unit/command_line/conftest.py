@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 from typer.testing import CliRunner
 
+from runtime.credentials import OPEN_SERVER, ServerCredentials
 from tests.unit.command_line.doubles import Script, serving
 
 
@@ -39,12 +41,19 @@ async def admission() -> AsyncIterator[Served]:
 @pytest.fixture
 def threaded_admission() -> Iterator[Served]:
     """A double beside the test, for commands that run a loop of their own."""
+    with served_beside() as served:
+        yield served
+
+
+@contextmanager
+def served_beside(credentials: ServerCredentials = OPEN_SERVER) -> Iterator[Served]:
+    """A double in a thread of its own, as long as the block."""
     script = Script()
     started: threading.Event = threading.Event()
     found: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def serve() -> None:
-        server, stop = serving(script), asyncio.Event()
+        server, stop = serving(script, credentials), asyncio.Event()
         await server.start()
         found.append((server.port, asyncio.get_running_loop(), stop))
         started.set()
@@ -55,9 +64,11 @@ def threaded_admission() -> Iterator[Served]:
     thread.start()
     assert started.wait(10), "the double did not start"
     port, loop, stop = found[0]
-    yield Served(address=f"127.0.0.1:{port}", script=script)
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(10)
+    try:
+        yield Served(address=f"127.0.0.1:{port}", script=script)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
 
 
 @pytest.fixture

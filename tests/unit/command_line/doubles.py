@@ -11,6 +11,7 @@ from warmlane.admission.v1 import admission_service_pb2 as pb
 from warmlane.admission.v1 import admission_service_pb2_grpc, operator_service_pb2, operator_service_pb2_grpc, task_pb2
 from warmlane.generation.v1 import generation_pb2
 
+from runtime.credentials import OPEN_SERVER, ServerCredentials
 from runtime.errors import ErrorCode, ServiceError
 from runtime.rpc import GrpcServer
 
@@ -213,7 +214,7 @@ class OperatorDouble(operator_service_pb2_grpc.OperatorServiceServicer):
         raise AssertionError
 
 
-def serving(script: Script) -> GrpcServer:
+def serving(script: Script, credentials: ServerCredentials = OPEN_SERVER) -> GrpcServer:
     """A server that answers by the script; its user starts and stops it."""
     return GrpcServer(
         "127.0.0.1:0",
@@ -225,4 +226,5 @@ def serving(script: Script) -> GrpcServer:
                 OperatorDouble(script), server
             ),
         },
+        credentials=credentials,
     )

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import pytest
 
 from command_line.failures import CommandError
+from command_line.up.credentials import check_credentials
 from command_line.up.folder import DataFolder
 from command_line.up.gpus import assign_gpus
 from command_line.up.ports import Ports, metrics_of
-from command_line.up.processes import ALL_PROCESSES, Process, StackOptions, admission_address, stack_processes
+from command_line.up.processes import ALL_PROCESSES, LANES, Process, StackOptions, admission_address, stack_processes
 
 PORTS = Ports(
     by_process={name: 50_000 + index for index, name in enumerate((*ALL_PROCESSES, *map(metrics_of, ALL_PROCESSES)))}, picked=frozenset()
@@ -49,6 +50,53 @@ def test_each_process_has_its_own_port_for_metrics_when_the_caller_set_one_for_a
 def test_keys_reach_the_bridge_only_when_they_are_set(folder: DataFolder) -> None:
     for name, process in _table(folder, {"WARMLANE_API_KEY": "the-api-key"}).items():
         assert ("the-api-key" in process.environment.values()) == (name == "http-bridge")
+
+
+SECRETS: Mapping[str, set[str]] = {
+    "WARMLANE_BRIDGE_TOKEN": {"admission", "http-bridge"},
+    "WARMLANE_CLIENT_TOKEN": {"admission"},
+    "WARMLANE_LANE_TOKEN": {"admission", *LANES},
+    "WARMLANE_OPERATOR_TOKEN": {"admission", *LANES},
+    "WARMLANE_API_KEY": {"http-bridge"},
+    "WARMLANE_ADMIN_KEY": {"http-bridge"},
+    "WARMLANE_IMAGE_UPSTREAM_KEY": {"http-bridge"},
+    "WARMLANE_ACCOUNTS_UPSTREAM_KEY": {"http-bridge"},
+    "WARMLANE_DATABASE_URL": {"admission"},
+}
+
+
+def test_each_secret_reaches_those_who_need_it_when_all_are_set(folder: DataFolder) -> None:
+    table = _table(folder, {**dict.fromkeys(SECRETS, "x" * 40), "WARMLANE_TLS_CA_FILE": "/ca.pem"})
+    for secret, told in SECRETS.items():
+        assert {name for name, process in table.items() if secret in process.environment} == told, secret
+    # Where certificates are is no secret.
+    assert {process.environment["WARMLANE_TLS_CA_FILE"] for process in table.values()} == {"/ca.pem"}
+
+
+TOKENS = ("WARMLANE_BRIDGE_TOKEN", "WARMLANE_LANE_TOKEN", "WARMLANE_OPERATOR_TOKEN")
+
+
+def test_stack_starts_when_every_token_or_none_is_set() -> None:
+    check_credentials(ALL_PROCESSES, {})
+    check_credentials(ALL_PROCESSES, dict.fromkeys(TOKENS, "x" * 40))
+    check_credentials(("admission", "http-bridge"), dict.fromkeys(("WARMLANE_BRIDGE_TOKEN", "WARMLANE_OPERATOR_TOKEN"), "x" * 40))
+
+
+@pytest.mark.parametrize("missing", TOKENS)
+def test_stack_says_which_token_is_missing_when_others_are_set(missing: str) -> None:
+    given = dict.fromkeys((*TOKENS, "WARMLANE_CLIENT_TOKEN"), "x" * 40)
+    del given[missing]
+    with pytest.raises(CommandError, match=f"so {missing} must be set too"):
+        check_credentials(ALL_PROCESSES, given)
+
+
+def test_stack_says_what_is_missing_when_one_side_alone_speaks_tls() -> None:
+    with pytest.raises(CommandError, match="WARMLANE_TLS_CA_FILE must be set too"):
+        check_credentials(ALL_PROCESSES, {"WARMLANE_TLS_CERT_FILE": "/a", "WARMLANE_TLS_KEY_FILE": "/b"})
+    with pytest.raises(CommandError, match="WARMLANE_TLS_CERT_FILE and WARMLANE_TLS_KEY_FILE must be set too"):
+        check_credentials(ALL_PROCESSES, {"WARMLANE_TLS_CA_FILE": "/a"})
+    # An admission elsewhere has its own files.
+    check_credentials(("lane-anisora",), {"WARMLANE_TLS_CA_FILE": "/a"})
 
 
 def test_cookies_work_on_plain_http_when_the_stack_is_local(folder: DataFolder) -> None:
