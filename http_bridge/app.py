@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
+from http_bridge.addresses import ClientAddress, TrustedProxies
 from http_bridge.bodies import LargeBodies
 from http_bridge.context import Bridge
 from http_bridge.convert import Links
 from http_bridge.errors import install_handlers
 from http_bridge.metrics import HttpMetrics, Measured
 from http_bridge.middleware import CORS_METHODS, CORS_REPLY_HEADERS, CORS_REQUEST_HEADERS, Cors, Edge
-from http_bridge.routes import gallery, generate, health, media, models, sessions, tasks
+from http_bridge.reply_headers import ReplyHeaders
+from http_bridge.routes import admin, gallery, generate, health, media, models, sessions, tasks
 from http_bridge.routes.docs import docs_router
 from http_bridge.schemas import ErrorReply
 
@@ -30,11 +32,12 @@ _PROXY_PREFIX = "/api"
 
 _DESCRIPTION = f"""Text and pictures in, video out. Every path is served at `/` and, the same, under `{_PROXY_PREFIX}/`.
 
-Send the header `X-API-Key`, or open a session with POST /auth/session and send its cookie. Every error has the same envelope:
+Send the header `X-API-Key`, or open a session with POST /auth/session and send its cookie. Admin paths take `X-Admin-Key`, or the cookie of
+POST /admin/session. Every error has the same envelope:
 a stable code, what went wrong, what to do, and facts for programs. URLs in replies are paths below the base that was called, unless
 the server knows its public address."""
 
-_ROUTES = (health, sessions, models, generate, tasks, media, gallery)
+_ROUTES = (health, sessions, models, generate, tasks, media, gallery, admin)
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused; `detail.code` says why."},
@@ -94,6 +97,8 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
         allow_headers=CORS_REQUEST_HEADERS,
         expose_headers=CORS_REPLY_HEADERS,
     )
+    app.add_middleware(ReplyHeaders)
     if metrics is not None:
         app.add_middleware(Measured, metrics=metrics)
+    app.add_middleware(ClientAddress, proxies=TrustedProxies(settings.trusted_proxies))
     return app

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,10 +9,13 @@ from fastapi import Depends, Security
 from fastapi.security import APIKeyCookie, APIKeyHeader
 from starlette.requests import Request
 
+from http_bridge.addresses import client_address
 from http_bridge.context import Bridge, bridge_of
 from http_bridge.convert import SessionCheck, session_check
 from http_bridge.errors import HttpError
-from runtime.errors import ErrorCode
+from http_bridge.keys import is_right_key
+from http_bridge.origins import refuse_foreign_page
+from runtime.errors import ErrorCode, ServiceError
 
 SESSION_COOKIE = "gg_session"
 
@@ -38,59 +39,88 @@ class Caller:
 _BY_KEY = Caller(owner="key")
 
 
-async def check_token(bridge: Bridge, token: str) -> SessionCheck:
-    """What the token of a session is worth.
+async def check_token(bridge: Bridge, token: str, *, generations_per_minute: int = 0) -> SessionCheck:
+    """What the token of a session is worth. With a limit, the call counts as a generation of the session.
 
     Raises:
         HttpError: 401, it has expired or was never good.
+        ServiceError: `rate_limited`, the session made too many generations; `service_unavailable`.
     """
     if len(token) > _LONGEST_TOKEN or not token.isascii():
         raise HttpError("generation_session_invalid", _INVALID)
-    check = session_check(await bridge.client.check_session(token))
+    known = None if generations_per_minute else bridge.sessions.find(token)
+    if known is not None:
+        return known
+    check = session_check(await bridge.client.access.check_session(token, generations_per_minute))
     if check.state == "expired":
         raise HttpError("generation_session_expired", _EXPIRED)
     if check.state == "invalid":
         raise HttpError("generation_session_invalid", _INVALID)
+    bridge.sessions.keep(token, check)
     return check
 
 
-async def _caller_of(
-    request: Request, key: Annotated[str | None, Security(_KEY_HEADER)], token: Annotated[str | None, Security(_SESSION_COOKIE)]
-) -> Caller:
+_Key = Annotated[str | None, Security(_KEY_HEADER)]
+_Token = Annotated[str | None, Security(_SESSION_COOKIE)]
+
+
+async def _caller_of(request: Request, key: _Key, token: _Token) -> Caller:
+    return await _caller(request, key, token, generations_per_minute=0)
+
+
+async def _generating_caller(request: Request, key: _Key, token: _Token) -> Caller:
+    return await _caller(request, key, token, generations_per_minute=bridge_of(request).settings.generations_per_minute)
+
+
+async def _caller(request: Request, key: str | None, token: str | None, *, generations_per_minute: int) -> Caller:
     bridge = bridge_of(request)
-    by_key = _caller_by_key(bridge, key)
+    by_key = await _caller_by_key(request, key)
     if by_key is not None:
         return by_key
     if token:
-        return Caller(owner=f"session:{(await check_token(bridge, token)).session_id}")
+        refuse_foreign_page(request)
+        check = await check_token(bridge, token, generations_per_minute=generations_per_minute)
+        return Caller(owner=f"session:{check.session_id}")
     raise HttpError(ErrorCode.UNAUTHENTICATED, "This path needs an API key or a session.")
 
 
-async def _caller_with_key(request: Request, key: Annotated[str | None, Security(_KEY_HEADER)]) -> Caller:
-    by_key = _caller_by_key(bridge_of(request), key)
+async def _caller_with_key(request: Request, key: _Key) -> Caller:
+    by_key = await _caller_by_key(request, key)
     if by_key is None:
         raise HttpError(ErrorCode.UNAUTHENTICATED, "This path needs an API key in the header X-API-Key; a session does not open it.")
     return by_key
 
 
-def _caller_by_key(bridge: Bridge, key: str | None) -> Caller | None:
+async def _caller_by_key(request: Request, key: str | None) -> Caller | None:
     """The caller when the key decides; None when no key was sent. An empty header counts as none."""
+    bridge = bridge_of(request)
     configured = bridge.settings.api_key
     if configured is None:
         if bridge.settings.allow_unauthenticated:
+            # Whoever reaches the port may call; a page that the browser of somebody in reach shows may not.
+            refuse_foreign_page(request)
             return _BY_KEY
         detail = "The server has no API key: its operator must set WARMLANE_API_KEY."
         raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, detail, metadata={"missing_setting": "WARMLANE_API_KEY"}, retry_after_s=60)
     if not key:
         return None
-    if not _same(key.encode("latin-1"), configured.get_secret_value().encode()):
+    if not is_right_key(key, configured):
+        await _count_wrong_key(request, bridge)
         raise HttpError(ErrorCode.FORBIDDEN, "The API key is not right.")
     return _BY_KEY
 
 
-def _same(sent: bytes, right: bytes) -> bool:
-    # Digests first: the comparison then takes the same time whatever the lengths are.
-    return hmac.compare_digest(hashlib.sha256(sent).digest(), hashlib.sha256(right).digest())
+async def _count_wrong_key(request: Request, bridge: Bridge) -> None:
+    """Raises ServiceError `rate_limited` when too many came from there. A right key is never refused for others' wrong ones."""
+    limit = bridge.settings.bad_keys_per_minute
+    if not limit:
+        return
+    try:
+        await bridge.client.access.count_bad_key(client_address(request), limit)
+    except ServiceError as error:
+        # The key is wrong, whether or not it can be counted.
+        if error.code == ErrorCode.RATE_LIMITED:
+            raise
 
 
 CallerDependency = Annotated[Caller, Depends(_caller_of)]
@@ -98,3 +128,6 @@ CallerDependency = Annotated[Caller, Depends(_caller_of)]
 
 KeyCallerDependency = Annotated[Caller, Depends(_caller_with_key)]
 """Key only."""
+
+GeneratingCallerDependency = Annotated[Caller, Depends(_generating_caller)]
+"""Key or session; of a session it counts as a generation, before anything of the body is read."""

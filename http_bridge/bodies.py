@@ -20,6 +20,8 @@ _DRAIN_FACTOR = 4
 
 # Up to here a body never waits: it is one without pictures, or with small ones.
 _LARGE_BYTES = 1024 * 1024
+# Over so long a large body must come at the least rate: a line that stalls for a moment does no harm.
+_WINDOW_S = 10.0
 # Longer than a body of the largest size takes over a fast connection; a client that waits for longer had better come again.
 _WAIT_S = 20.0
 
@@ -50,6 +52,11 @@ class Room:
         self._wait_s = wait_s
         self._is_held = False
 
+    @property
+    def is_held(self) -> bool:
+        """A place is taken: others may wait for it."""
+        return self._is_held
+
     async def ensure(self, size_bytes: int) -> None:
         """Returns when a body of so many bytes may be read; nothing is read meanwhile, so that the connection holds the client back.
 
@@ -73,8 +80,26 @@ class Room:
             self._places.release()
 
 
-async def read_body(request: Request, room: Room, *, limit_bytes: int, timeout_s: float) -> bytearray:
-    """The whole body, in a room that must be kept while the body or what is made of it is in memory.
+class Pace:
+    """How fast a body must come while it holds a place: in every window so much, or it is given up."""
+
+    def __init__(self, rate_bytes_s: float, *, window_s: float = _WINDOW_S) -> None:
+        """So many bytes per second on average over each window."""
+        self._window_s = window_s
+        self._window_bytes = rate_bytes_s * window_s
+        self._began: tuple[float, int] | None = None
+
+    def deadline_s(self, now_s: float, received_bytes: int) -> float:
+        """Until when the next piece must be there, with this many bytes received by now. The first call begins the first window."""
+        began_s, began_bytes = self._began or (now_s, received_bytes)
+        if received_bytes - began_bytes >= self._window_bytes:
+            began_s, began_bytes = now_s, received_bytes
+        self._began = began_s, began_bytes
+        return began_s + self._window_s
+
+
+async def read_body(request: Request, room: Room, *, limit_bytes: int, timeout_s: float, pace: Pace | None = None) -> bytearray:
+    """The whole body, in a room that must be kept while the body or what is made of it is in memory. `pace` holds for large bodies.
 
     Raises:
         HttpError: 413 it is over the limit; 408 it took too long; 499 the client left meanwhile; 503 there is no room.
@@ -88,19 +113,28 @@ async def read_body(request: Request, room: Room, *, limit_bytes: int, timeout_s
         await _ensure(room, int(declared), request, limit_bytes, drain=not waits_to_send)
     body = bytearray()
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(timeout_s) as patience:
+            last_s = patience.when() or 0.0
+            _keep_pace(patience, last_s, pace, room, 0)
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limit_bytes:
                     body.clear()
                     await _refuse_size(request, limit_bytes, drain=True)
                 await _ensure(room, len(body), request, limit_bytes, drain=True)
+                _keep_pace(patience, last_s, pace, room, len(body))
     except TimeoutError:
         headers = {"Connection": "close"}
-        raise HttpError("request_timeout", f"The body did not arrive within {timeout_s:g} s.", headers=headers) from None
+        detail = f"The body did not arrive within {timeout_s:g} s, or too slowly for its size."
+        raise HttpError("request_timeout", detail, headers=headers) from None
     except ClientDisconnect:
         raise HttpError("client_gone", "The client left before its request was complete.") from None
     return body
+
+
+def _keep_pace(patience: asyncio.Timeout, last_s: float, pace: Pace | None, room: Room, received_bytes: int) -> None:
+    if pace is not None and room.is_held:
+        patience.reschedule(min(last_s, pace.deadline_s(asyncio.get_running_loop().time(), received_bytes)))
 
 
 async def _ensure(room: Room, size_bytes: int, request: Request, limit_bytes: int, *, drain: bool) -> None:

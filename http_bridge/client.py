@@ -1,24 +1,23 @@
-"""Admission as the bridge sees it: the only file that calls its stubs; every call has a timeout and one kind of error."""
+"""Admission as the bridge sees it: one channel, every call with a timeout and one kind of error."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import grpc
-import grpc.aio
 import structlog
-from warmlane.admission.v1 import access_service_pb2 as access
-from warmlane.admission.v1 import access_service_pb2_grpc, admission_service_pb2_grpc
 from warmlane.admission.v1 import admission_service_pb2 as admission
+from warmlane.admission.v1 import admission_service_pb2_grpc
 from warmlane.admission.v1.task_pb2 import Task, TaskState
 
+from http_bridge.access_client import AccessClient
+from http_bridge.calls import CALL_TIMEOUT_S, answer
+from http_bridge.operator_client import OperatorClient
 from runtime.credentials import OPEN_CALLER, CallerCredentials
 from runtime.handshakes import told_handshakes
 from runtime.rpc import create_channel
-from runtime.rpc_errors import service_error
 from runtime.submitter import ChannelLine, Patience, Submitter
 
 if TYPE_CHECKING:
@@ -26,12 +25,8 @@ if TYPE_CHECKING:
 
     from runtime.errors import ServiceError
 
-_Reply = TypeVar("_Reply")
-
 _LOG = structlog.get_logger()
 
-# Reads and small writes answer within milliseconds; the rest is for a disk that stalls.
-_CALL_TIMEOUT_S = 10.0
 # A list of models is good without limits: nobody waits for those for long.
 _LIMITS_TIMEOUT_S = 2.0
 
@@ -40,7 +35,14 @@ class AdmissionClient:
     """One channel to admission, for the life of the bridge.
 
     Every method raises `runtime.errors.ServiceError`: what admission refused, or `service_unavailable` when it is out of reach.
+
+    Attributes:
+        access: sessions, admin calls, rates; from `open` on.
+        operator: what the controller sees; from `open` on.
     """
+
+    access: AccessClient
+    operator: OperatorClient
 
     def __init__(
         self,
@@ -62,20 +64,13 @@ class AdmissionClient:
         channel = await self._opened.enter_async_context(create_channel(self._address, self._credentials))
         await self._opened.enter_async_context(told_handshakes(channel, self._address, self._credentials))
         self._admission = admission_service_pb2_grpc.AdmissionServiceStub(channel)
-        self._access = access_service_pb2_grpc.AccessServiceStub(channel)
+        self.access = AccessClient(channel)
+        self.operator = OperatorClient(channel)
         self._submitter = Submitter(ChannelLine(channel), patience=self._patience, now_s=self._now_s, on_repeat=_log_repeat)
 
     async def close(self) -> None:
         """Ends every call and the connection."""
         await self._opened.aclose()
-
-    async def create_session(self) -> access.CreateSessionResponse:
-        """Opens a generation session."""
-        return await _answer(self._access.CreateSession(access.CreateSessionRequest(), timeout=_CALL_TIMEOUT_S))
-
-    async def check_session(self, token: str) -> access.CheckSessionResponse:
-        """Says what a session token is worth."""
-        return await _answer(self._access.CheckSession(access.CheckSessionRequest(token=token), timeout=_CALL_TIMEOUT_S))
 
     async def submit_task(self, request: GenerationRequest, owner: str, key: str = "") -> Task:
         """Asks for a video; returns when it is accepted, by an admission that was restarted meanwhile if need be.
@@ -86,35 +81,28 @@ class AdmissionClient:
 
     async def get_task(self, task_id: str) -> Task:
         """The task with its events."""
-        return (await _answer(self._admission.GetTask(admission.GetTaskRequest(task_id=task_id), timeout=_CALL_TIMEOUT_S))).task
+        return (await answer(self._admission.GetTask(admission.GetTaskRequest(task_id=task_id), timeout=CALL_TIMEOUT_S))).task
 
     async def list_done_tasks(
         self, *, page: int, page_size: int, sort: admission.TaskSort.ValueType, model: str
     ) -> tuple[Sequence[Task], int]:
         """One page of the done tasks and how many there are; `model` empty means all."""
         message = admission.ListTasksRequest(page=page, page_size=page_size, sort=sort, model=model, states=[TaskState.TASK_STATE_DONE])
-        reply = await _answer(self._admission.ListTasks(message, timeout=_CALL_TIMEOUT_S))
+        reply = await answer(self._admission.ListTasks(message, timeout=CALL_TIMEOUT_S))
         return reply.tasks, reply.total
 
     async def list_models(self) -> Sequence[admission.Model]:
         """The models with what fits on the lanes."""
-        return (await _answer(self._admission.ListModels(admission.ListModelsRequest(), timeout=_LIMITS_TIMEOUT_S))).models
+        return (await answer(self._admission.ListModels(admission.ListModelsRequest(), timeout=_LIMITS_TIMEOUT_S))).models
 
     async def cancel_task(self, task_id: str) -> Task:
         """Cancels; the task afterwards."""
-        return (await _answer(self._admission.CancelTask(admission.CancelTaskRequest(task_id=task_id), timeout=_CALL_TIMEOUT_S))).task
+        return (await answer(self._admission.CancelTask(admission.CancelTaskRequest(task_id=task_id), timeout=CALL_TIMEOUT_S))).task
 
     async def delete_task(self, task_id: str) -> None:
         """Forgets the task and removes its files."""
-        await _answer(self._admission.DeleteTask(admission.DeleteTaskRequest(task_id=task_id), timeout=_CALL_TIMEOUT_S))
+        await answer(self._admission.DeleteTask(admission.DeleteTaskRequest(task_id=task_id), timeout=CALL_TIMEOUT_S))
 
 
 def _log_repeat(error: ServiceError) -> None:
     _LOG.info("submission_repeated", reason=error.message)
-
-
-async def _answer(call: Awaitable[_Reply]) -> _Reply:
-    try:
-        return await call
-    except grpc.RpcError as error:
-        raise service_error(error) from error

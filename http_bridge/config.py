@@ -44,6 +44,10 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings):
         body_timeout_s: how long a client may take to send its body.
         header_timeout_s: how long a client may take to send a request's head, from the connection or the end of the request before.
         max_header_bytes: largest head of a request.
+        write_timeout_s: a reply of which the client takes nothing for so long is cut.
+        min_body_rate_bytes_s: how fast a body over 1 MiB must come, on average over 10 s, as it keeps others waiting; 0: any rate.
+        max_connections: open connections in all; more are refused. Fewer are served where the process may not open so many files.
+        max_connections_per_address: of one address (IPv6: its /64); trusted proxies and this machine may open any number.
         http_tls_cert_file, http_tls_key_file: PEM files to serve https with, without a proxy before it; both or none.
         admin_key: the key of the admin paths, at least 16 characters. None, or a shorter one: they answer 403 `admin_misconfigured`.
         admin_idle_timeout_s: an admin session ends after so long without use.
@@ -80,6 +84,10 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings):
 
     header_timeout_s: float = Field(default=15.0, gt=0, description="Seconds a client may take to send the head of a request.")
     max_header_bytes: int = Field(default=32 * 1024, ge=1024, description="Largest head of a request in bytes.")
+    write_timeout_s: float = Field(default=60.0, gt=0, description="Seconds without a byte taken after which a reply is cut.")
+    min_body_rate_bytes_s: int = Field(default=10_000, ge=0, description="Bytes per second that a body over 1 MiB must come with; 0: any.")
+    max_connections: int = Field(default=2048, ge=1, description="Open connections in all; more are refused.")
+    max_connections_per_address: int = Field(default=256, ge=1, description="Open connections of one address; trusted proxies: any number.")
     http_tls_cert_file: Path | None = Field(default=None, description="PEM file: certificate to serve https with; unset: plain http.")
     http_tls_key_file: Path | None = Field(default=None, description="PEM file: key of that certificate.")
     admin_key: SecretStr | None = Field(default=None, description="Opens the admin paths; at least 16 characters.")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 
+from http_bridge.session_cache import SessionCache
+
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
@@ -32,6 +34,7 @@ class Bridge:
     Attributes:
         large_bodies: places for bodies that take much memory.
         image_threads: where images are decoded; closed by the lifespan.
+        sessions: generation sessions that were found good.
         stopping: set when the process was told to stop; held requests then end at once with `service_unavailable`.
     """
 
@@ -41,6 +44,7 @@ class Bridge:
     links: Links
     large_bodies: LargeBodies
     image_threads: ThreadPoolExecutor = field(default_factory=_image_threads)
+    sessions: SessionCache = field(default_factory=SessionCache)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 

@@ -84,6 +84,7 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "not_found": _Kind(status=404, user_action="Check the path; /docs lists every one."),
         "method_not_allowed": _Kind(status=405, user_action="Use one of the methods in the Allow header; /docs lists them."),
         "payload_too_large": _Kind(status=413, user_action="Send smaller or fewer images."),
+        "headers_too_large": _Kind(status=431, user_action="Send fewer or shorter headers and a shorter URL."),
         "range_not_satisfiable": _Kind(status=416, user_action="Ask for bytes within the size that Content-Range names."),
         "request_timeout": _Kind(status=408, user_action="Send the request again over a faster connection, or with smaller images."),
         "client_gone": _Kind(status=499, user_action="Send the request again."),
@@ -112,8 +113,9 @@ class HttpError(Exception):
         metadata: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         retry_after_s: float | None = None,
+        user_action: str | None = None,
     ) -> None:
-        """Keeps what the client is told; an unknown code is sent as `internal`."""
+        """Keeps what the client is told; an unknown code is sent as `internal`. `user_action` replaces the advice of the code."""
         super().__init__(f"{code}: {detail}")
         kind = _KINDS.get(code)
         self.code = code if kind else ErrorCode.INTERNAL.value
@@ -121,6 +123,7 @@ class HttpError(Exception):
         self.metadata = dict(metadata) if metadata else None
         self._kind = kind or _KINDS[ErrorCode.INTERNAL]
         self.headers = dict(headers or {})
+        self.user_action = user_action or self._kind.user_action
         wait_s = self._kind.retry_after_s if retry_after_s is None else retry_after_s
         if wait_s is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
@@ -132,7 +135,7 @@ class HttpError(Exception):
 
     def response(self) -> JSONResponse:
         """The reply."""
-        body = ErrorBody(code=self.code, detail=self.detail, user_action=self._kind.user_action, metadata=self.metadata)
+        body = ErrorBody(code=self.code, detail=self.detail, user_action=self.user_action, metadata=self.metadata)
         return JSONResponse(ErrorReply(detail=body).model_dump(exclude_none=True), status_code=self.status, headers=self.headers)
 
 

@@ -29,9 +29,14 @@ SECONDS = histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0),
 )
 SENT = counter("http_sent_bytes_total", "Bytes of the bodies of replies that were sent.", "route")
+REFUSED = counter(
+    "http_refused_total",
+    "Connections that were refused or cut before a request came to the routes, and slow readers that were cut, by reason.",
+    "reason",
+)
 RUNNING = gauge("http_running_requests", "Requests that have not ended.")
 
-ALL = (REQUESTS, SECONDS, SENT, RUNNING)
+ALL = (REQUESTS, SECONDS, SENT, REFUSED, RUNNING)
 
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _OTHER = "other"
@@ -47,7 +52,12 @@ class HttpMetrics:
         self._requests = REQUESTS.counter(registry)
         self._seconds = SECONDS.histogram(registry)
         self._sent = SENT.counter(registry)
+        self._refused = REFUSED.counter(registry)
         RUNNING.gauge(registry, lambda: self.running)
+
+    def refused(self, reason: str) -> None:
+        """The server refused or cut a connection; the reason is one of its own few words."""
+        self._refused.add((reason,))
 
     def ended(self, scope: Scope, status: int, *, sent_bytes: int, seconds: float) -> None:
         """A request ended; status 0: without a reply."""

@@ -1,4 +1,4 @@
-"""What surrounds every request: cross-origin rules, headers of every reply, the access log, and the net under all errors."""
+"""What surrounds every request: cross-origin rules, the access log, and the net under all errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 _LOG = structlog.get_logger()
 
 CORS_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
-CORS_REQUEST_HEADERS = ("Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Range", "X-API-Key")
+CORS_REQUEST_HEADERS = (
+    "Cache-Control",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "If-Range",
+    "Last-Event-ID",
+    "Range",
+    "X-API-Key",
+    "X-Admin-Key",
+)
 CORS_REPLY_HEADERS = ("Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Retry-After")
 
 
@@ -36,7 +46,7 @@ class Cors(CORSMiddleware):
 
 
 class Edge:
-    """Sets the headers of every reply, logs each request once, and turns what nobody caught into the envelope."""
+    """Logs each request once, and turns what nobody caught into the envelope."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wraps the application."""
@@ -50,23 +60,20 @@ class Edge:
         started_s = time.monotonic()
         status = 0
 
-        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+        async def send_noted(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers.setdefault("X-Content-Type-Options", "nosniff")
-                headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, receive, send_noted)
         except Exception:
             _LOG.exception("http_request_failed", method=scope["method"], path=scope["path"])
             if status:
                 # Half a reply is out: only a broken connection can tell the client.
                 raise
-            await unexpected().response()(scope, receive, send_with_headers)
+            await unexpected().response()(scope, receive, send_noted)
         finally:
             _log_request(scope, status, time.monotonic() - started_s)
 

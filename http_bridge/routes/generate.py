@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from http_bridge.auth import Caller, CallerDependency, KeyCallerDependency
-from http_bridge.bodies import read_body
+from http_bridge.auth import Caller, GeneratingCallerDependency, KeyCallerDependency
+from http_bridge.bodies import Pace, read_body
 from http_bridge.context import Bridge, bridge_of
 from http_bridge.errors import HttpError
 from http_bridge.idempotency import IdempotencyKeyDependency, named_as_header
@@ -28,7 +28,7 @@ router = APIRouter(tags=["generate"])
 
 
 @router.post("/generate", status_code=202, openapi_extra={"requestBody": request_body()})
-async def generate(request: Request, caller: CallerDependency, key: IdempotencyKeyDependency) -> AcceptedReply:
+async def generate(request: Request, caller: GeneratingCallerDependency, key: IdempotencyKeyDependency) -> AcceptedReply:
     """Asks for a video. 202 means that it is on disk and will be done, or fail with a reason.
 
     Where no lane of the model is ready the reply is held, at most 30 s; hang up to give the place back. With an Idempotency-Key the request
@@ -57,7 +57,8 @@ async def _wanted(request: Request, bridge: Bridge) -> GenerationRequest:
     """What the body asks for. Neither the body, nor its images, nor their place in memory are kept while the request is held."""
     limits = bridge.settings
     async with bridge.large_bodies.room() as room:
-        body = await read_body(request, room, limit_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
+        pace = Pace(limits.min_body_rate_bytes_s) if limits.min_body_rate_bytes_s else None
+        body = await read_body(request, room, limit_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s, pace=pace)
         return request_to_message(await take_in(bridge, body))
 
 

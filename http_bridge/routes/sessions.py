@@ -8,10 +8,13 @@ from fastapi import APIRouter, Cookie
 from starlette.requests import Request
 from starlette.responses import Response
 
+from http_bridge.addresses import client_address
 from http_bridge.auth import SESSION_COOKIE, check_token
 from http_bridge.context import bridge_of
 from http_bridge.convert import moment
+from http_bridge.cookies import cookie_attributes
 from http_bridge.errors import HttpError
+from http_bridge.origins import refuse_foreign_page
 from http_bridge.schemas import SessionOpened, SessionReply
 
 router = APIRouter(prefix="/auth/session", tags=["session"])
@@ -20,18 +23,11 @@ router = APIRouter(prefix="/auth/session", tags=["session"])
 @router.post("", status_code=201)
 async def open_session(request: Request, response: Response) -> SessionOpened:
     """Opens a session of 24 h, not renewed, and sets the cookie `gg_session`."""
+    refuse_foreign_page(request)
     bridge = bridge_of(request)
-    opened = await bridge.client.create_session()
+    opened = await bridge.client.access.create_session(client_address(request), bridge.settings.new_sessions_per_minute)
     expires_at = moment(opened.expires_at)
-    response.set_cookie(
-        SESSION_COOKIE,
-        opened.token,
-        expires=expires_at,
-        path="/",
-        secure=bridge.settings.cookie_secure,
-        httponly=True,
-        samesite=bridge.settings.sent_samesite(),
-    )
+    response.set_cookie(SESSION_COOKIE, opened.token, expires=expires_at, **cookie_attributes(bridge.settings))
     return SessionOpened(session_status="active", expires_at=expires_at)
 
 

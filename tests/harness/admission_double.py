@@ -1,4 +1,4 @@
-"""A stand-in for admission in tests of the bridge: its two client services over plain dictionaries, on a real gRPC port."""
+"""A stand-in for admission in tests of the bridge: its services for clients over plain dictionaries, on a real gRPC port."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
-from warmlane.admission.v1 import access_service_pb2, access_service_pb2_grpc, admission_service_pb2_grpc
+from warmlane.admission.v1 import access_service_pb2_grpc, admission_service_pb2_grpc, operator_service_pb2_grpc
 from warmlane.admission.v1 import admission_service_pb2 as admission_pb2
 from warmlane.admission.v1.task_pb2 import Stage, Task, TaskState
 from warmlane.generation.v1.generation_pb2 import Failure, GenerationRequest
@@ -21,16 +20,9 @@ from runtime.errors import ErrorCode, ServiceError
 from runtime.rpc import GrpcServer
 from runtime.rules.catalogue import MODELS
 from runtime.rules.request import Violation
+from tests.harness.access_double import Access, AccessDouble, Operator, stamp
 
 CREATED_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
-EXPIRES_AT = datetime(2026, 1, 2, 12, tzinfo=UTC)
-
-
-def stamp(moment: datetime) -> Timestamp:
-    """A protobuf time."""
-    made = Timestamp()
-    made.FromDatetime(moment)
-    return made
 
 
 def make_task(task_id: str, **fields: Any) -> Task:
@@ -44,13 +36,11 @@ def make_task(task_id: str, **fields: Any) -> Task:
 
 
 @dataclass
-class AdmissionDouble:
-    """What tests set and look at.
+class AdmissionDouble(AccessDouble):
+    """What tests set and look at, beside what they do of access.
 
     Attributes:
         tasks: by id.
-        sessions: by token: state and session id.
-        refusal: what every call but CheckSession answers instead; None to serve.
         hold: when set, SubmitTask waits for it, as it does for a place in the degraded pool.
         submitted: requests and owners of SubmitTask, in order.
         holding: set while a SubmitTask waits.
@@ -65,8 +55,6 @@ class AdmissionDouble:
     accepted: dict[tuple[str, str], tuple[GenerationRequest, str]] = field(default_factory=dict)
 
     tasks: dict[str, Task] = field(default_factory=dict)
-    sessions: dict[str, tuple[access_service_pb2.SessionState.ValueType, str]] = field(default_factory=dict)
-    refusal: ServiceError | None = None
     hold: asyncio.Event | None = None
     loses_reply: bool = False
     submitted: list[admission_pb2.SubmitTaskRequest] = field(default_factory=list)
@@ -91,11 +79,6 @@ class AdmissionDouble:
         assert self.server is not None
         self.server = _server(self, f"127.0.0.1:{self.server.port}")
         await self.server.start()
-
-    def check_refusal(self) -> None:
-        """Raises the refusal that was set."""
-        if self.refusal is not None:
-            raise self.refusal
 
 
 class _Admission(admission_service_pb2_grpc.AdmissionServiceServicer):
@@ -168,33 +151,21 @@ class _Admission(admission_service_pb2_grpc.AdmissionServiceServicer):
         return admission_pb2.DeleteTaskResponse()
 
 
-class _Access(access_service_pb2_grpc.AccessServiceServicer):
-    def __init__(self, double: AdmissionDouble) -> None:
-        self._double = double
-
-    async def CreateSession(  # noqa: N802
-        self, _request: access_service_pb2.CreateSessionRequest, _context: object
-    ) -> access_service_pb2.CreateSessionResponse:
-        self._double.check_refusal()
-        token = f"token-{len(self._double.sessions)}"
-        self._double.sessions[token] = (access_service_pb2.SessionState.SESSION_STATE_ACTIVE, f"id-{len(self._double.sessions)}")
-        return access_service_pb2.CreateSessionResponse(token=token, expires_at=stamp(EXPIRES_AT))
-
-    async def CheckSession(  # noqa: N802
-        self, request: access_service_pb2.CheckSessionRequest, _context: object
-    ) -> access_service_pb2.CheckSessionResponse:
-        state, session_id = self._double.sessions.get(request.token, (access_service_pb2.SessionState.SESSION_STATE_INVALID, ""))
-        return access_service_pb2.CheckSessionResponse(state=state, session_id=session_id, expires_at=stamp(EXPIRES_AT))
-
-
 def _server(double: AdmissionDouble, bind: str, credentials: ServerCredentials = OPEN_SERVER) -> GrpcServer:
     def add_admission(server: grpc.aio.Server) -> None:
         admission_service_pb2_grpc.add_AdmissionServiceServicer_to_server(_Admission(double), server)  # type: ignore[abstract]
 
     def add_access(server: grpc.aio.Server) -> None:
-        access_service_pb2_grpc.add_AccessServiceServicer_to_server(_Access(double), server)
+        access_service_pb2_grpc.add_AccessServiceServicer_to_server(Access(double), server)
 
-    services = {"warmlane.admission.v1.AdmissionService": add_admission, "warmlane.admission.v1.AccessService": add_access}
+    def add_operator(server: grpc.aio.Server) -> None:
+        operator_service_pb2_grpc.add_OperatorServiceServicer_to_server(Operator(double), server)  # type: ignore[abstract]
+
+    services = {
+        "warmlane.admission.v1.AdmissionService": add_admission,
+        "warmlane.admission.v1.AccessService": add_access,
+        "warmlane.admission.v1.OperatorService": add_operator,
+    }
     return GrpcServer(bind, services, credentials=credentials)
 
 

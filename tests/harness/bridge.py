@@ -19,15 +19,17 @@ from warmlane.admission.v1.access_service_pb2 import SessionState
 from warmlane.admission.v1.task_pb2 import Stage, Task, TaskState
 from warmlane.generation.v1.generation_pb2 import Result
 
-from http_bridge.__main__ import http_server
 from http_bridge.app import create_app
 from http_bridge.client import AdmissionClient
 from http_bridge.config import BridgeSettings
+from http_bridge.server import HttpServer, http_server
 from runtime.submitter import Patience
 from tests.harness.admission_double import AdmissionDouble, admission_double, make_task
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from http_bridge.metrics import HttpMetrics
 
 KEY = "test-key-0123456789"
 WITH_KEY = {"X-API-Key": KEY}
@@ -44,12 +46,14 @@ class BridgeUnderTest:
         http: speaks to it; sends no credential by itself.
         admission: what stands behind it.
         folder: the object store.
+        server: what listens, where something does.
     """
 
     app: FastAPI
     http: httpx.AsyncClient
     admission: AdmissionDouble
     folder: Path
+    server: HttpServer | None = None
 
     def add_session(self, *, state: str = "ACTIVE", session_id: str = "s1") -> dict[str, str]:
         """A session in admission; the headers that use it."""
@@ -91,31 +95,33 @@ def bridge_settings(address: str, **settings: Any) -> BridgeSettings:
 
 
 @asynccontextmanager
-async def running_bridge(folder: Path, *, patience: Patience | None = None, **settings: Any) -> AsyncIterator[BridgeUnderTest]:
+async def running_bridge(
+    folder: Path, *, patience: Patience | None = None, metrics: HttpMetrics | None = None, **settings: Any
+) -> AsyncIterator[BridgeUnderTest]:
     """A bridge that is called in this process, with real gRPC behind it."""
     async with admission_double() as (double, address):
-        app = create_app(
-            bridge_settings(address, **settings), AdmissionClient(address, patience=patience or QUICK), LocalStore(folder, mkdir=True)
-        )
+        client = AdmissionClient(address, patience=patience or QUICK)
+        app = create_app(bridge_settings(address, **settings), client, LocalStore(folder, mkdir=True), metrics)
         transport = httpx.ASGITransport(app)
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
             yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
 
 
 @asynccontextmanager
-async def served_bridge(folder: Path, *, patience: Patience | None = None, **settings: Any) -> AsyncIterator[BridgeUnderTest]:
-    """A bridge behind a real HTTP server on a free port."""
+async def served_bridge(
+    folder: Path, *, patience: Patience | None = None, spares_loopback: bool = True, **settings: Any
+) -> AsyncIterator[BridgeUnderTest]:
+    """A bridge behind a real HTTP server on a free port. Without `spares_loopback` this machine is limited as any other."""
     async with admission_double() as (double, address):
-        app = create_app(
-            bridge_settings(address, **settings), AdmissionClient(address, patience=patience or QUICK), LocalStore(folder, mkdir=True)
-        )
-        server = http_server(app, "127.0.0.1:0")
+        made = bridge_settings(address, http_bind="127.0.0.1:0", **settings)
+        app = create_app(made, AdmissionClient(address, patience=patience or QUICK), LocalStore(folder, mkdir=True))
+        server = http_server(app, made, spares_loopback=spares_loopback)
         serving = asyncio.create_task(server.serve(), name="http-server")
         try:
             async with asyncio.timeout(10):
                 await server.listening.wait()
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=20) as http:
-                yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
+                yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder, server=server)
         finally:
             server.should_exit = True
             await serving

@@ -357,7 +357,9 @@ async def test_reply_may_not_be_read_when_the_origin_is_not_allowed(bridge: Brid
 async def test_documentation_speaks_of_its_own_prefix_when_opened(bridge: BridgeUnderTest, prefix: str) -> None:
     page = await bridge.http.get(f"{prefix}/docs")
     schema = (await bridge.http.get(f"{prefix}/openapi.json")).json()
-    assert f"{prefix}/openapi.json" in page.text
+    start = await bridge.http.get(f"{prefix}/docs/start.js")
+    assert f'src="{prefix}/docs/start.js"' in page.text
+    assert f'"{prefix}/openapi.json"' in start.text
     assert schema["servers"] == [{"url": prefix or "/"}]
     bodies = schema["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
     assert [body["properties"]["model"]["enum"] for body in bodies] == [["anisora"], ["phr00t"]]

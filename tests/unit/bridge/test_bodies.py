@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from http_bridge.bodies import LargeBodies, read_body
+from http_bridge.bodies import LargeBodies, Pace, read_body
 from http_bridge.errors import HttpError
 
 MIB = 1024 * 1024
@@ -98,3 +98,36 @@ async def test_place_is_free_when_its_request_fails() -> None:
 async def test_one_place_is_taken_when_a_body_grows(is_declared: bool) -> None:
     bodies = LargeBodies(1, wait_s=0.01)
     assert [await _size(bodies, Body(8 * MIB, is_declared=is_declared)) for _ in range(2)] == [8 * MIB] * 2
+
+
+def test_deadline_moves_on_when_a_window_brought_enough() -> None:
+    pace = Pace(10_000, window_s=10)
+    assert pace.deadline_s(100, 0) == 110
+    # 99,999 bytes are not enough for a window of 10 s at 10,000 bytes/s; one more is, and the next window begins.
+    assert pace.deadline_s(105, 99_999) == 110
+    assert pace.deadline_s(106, 100_000) == 116
+    assert pace.deadline_s(107, 150_000) == 116
+    assert pace.deadline_s(116, 200_000) == 126
+
+
+async def test_large_body_gives_its_place_back_when_it_comes_too_slowly() -> None:
+    bodies = LargeBodies(1)
+    never = asyncio.Event()
+
+    async def dribble() -> MutableMapping[str, Any]:
+        await never.wait()
+        return {}
+
+    request = Request({"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", b"2000000")]}, dribble)
+    with pytest.raises(HttpError) as caught:
+        async with bodies.room() as room:
+            await read_body(request, room, limit_bytes=64 * MIB, timeout_s=60, pace=Pace(1, window_s=0.01))
+    assert caught.value.code == "request_timeout"
+    async with asyncio.timeout(5), bodies.room() as room:
+        await room.ensure(2 * MIB)
+
+
+async def test_small_body_may_come_slowly_when_it_keeps_nobody_waiting() -> None:
+    async with LargeBodies(1).room() as room:
+        body = Body(MIB)
+        assert len(await read_body(body.request, room, limit_bytes=64 * MIB, timeout_s=5, pace=Pace(10**12, window_s=0))) == MIB

@@ -9,7 +9,8 @@ from warmlane.admission.v1.task_pb2 import FallbackReason, LaneMode, Stage, Task
 from warmlane.generation.v1.generation_pb2 import ArbitraryFrame, Failure, GenerationRequest, InputImage, MemoryRecord, Result
 
 from http_bridge.convert import Links, gallery_item, status_reply, task_sort
-from tests.harness.admission_double import CREATED_AT, make_task, stamp
+from tests.harness.access_double import stamp
+from tests.harness.admission_double import CREATED_AT, make_task
 
 PATHS = Links()
 
