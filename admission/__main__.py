@@ -9,11 +9,12 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
-from admission.config import GC_THRESHOLDS, AdmissionSettings
+from admission.config import AdmissionSettings
 from admission.process import serve
 from admission.store.port import StaleEpochError, StoreUnavailableError
 from runtime.addresses import BindError
 from runtime.logs import configure_logging
+from runtime.process import GC_THRESHOLDS
 from runtime.settings import problems
 
 _log = structlog.get_logger()

@@ -1,4 +1,4 @@
-"""The settings of admission: those of the environment, read in `__main__` only, and the thresholds of its garbage collector."""
+"""The settings of admission, read from the environment in `__main__` only."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ from admission.retention import Keep
 from runtime.fit.gpus import BASELINE, GPUS
 from runtime.metrics.settings import MetricsSettings
 from runtime.rpc_settings import ServerTlsSettings, Tokens
-
-# A call makes a few hundred objects and no cycles, so collections find nothing: with Python's thresholds (700, 10, 10) they take about a
-# quarter of the time under load (benchmarks/admission_speed.py), with these a few percent, for a few MiB.
-GC_THRESHOLDS = (20_000, 50, 100)
 
 
 class AdmissionSettings(MetricsSettings, ServerTlsSettings):

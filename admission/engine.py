@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, assert_never
 
 import structlog
@@ -37,6 +37,7 @@ from admission.core.events import (
     LaneDrainSet,
     RequestTurnedAway,
     TaskDeleted,
+    TaskImported,
     TaskSubmitted,
     TimePassed,
 )
@@ -62,6 +63,7 @@ from admission.engine_types import (
     UnknownTaskError,
 )
 from admission.fitting import shape_key
+from admission.imports import Imports, Landing
 from admission.journal import Journal
 from admission.lane_session import EngineLaneSession, LaneSessions
 from admission.object_sweeper import ObjectSweeper
@@ -115,7 +117,8 @@ class Engine:
         self._shown: dict[TaskId, Task] = {}
         self._draws = Draws(clock)
         self._submissions = Submissions(store, new_id or self._draws.task_id, self._ask, self._callers_left)
-        self._watching = Watching(store, self.task)
+        self._watching = Watching(store, self.task, lambda model: self._core.state.queues[model])
+        self.imports = Imports(store=store, objects=objects, sweeper=self._sweeper, is_known=self._is_known, put=self._take_over)
         self._lanes = LaneSessions(self._core.state, self._handle, self._limits.report_interval_s)
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s = 0.0
@@ -157,7 +160,9 @@ class Engine:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
             self._writer = None
+        self._watching.close()
         await self._submissions.close()
+        await self.imports.close()
         await self._sweeper.close()
 
     async def wait_failed(self) -> None:
@@ -226,6 +231,10 @@ class Engine:
         await self.cancel(task_id)
         self._handle(TaskDeleted(task_id=task_id))
         await self._durable(self._journal.delete(task_id))
+
+    def importing(self, task_id: TaskId) -> AbstractAsyncContextManager[Landing | None]:
+        """Takes a task of an earlier system over; None when there is one of this id."""
+        return self.imports.importing(task_id)
 
     async def drain_lane(self, lane_id: LaneId, *, drained: bool) -> LaneView:
         """Gives the lane no more work, or work again; returns once that is on disk."""
@@ -297,6 +306,18 @@ class Engine:
         self._handle(CallerLeft(task_id=task_id, may_return=asking.may_return))
         return task is None or task.state is not TaskState.HELD
 
+    async def _is_known(self, task_id: TaskId) -> bool:
+        """Whether a task has this id, once everything that is decided has taken effect."""
+        try:
+            await asyncio.wait_for(self._journal.flushed(), _STORE_PATIENCE_S)
+        except TimeoutError as error:
+            msg = "what was decided before is not on disk yet"
+            raise StoreUnavailableError(msg) from error
+        return task_id in self._core.state.tasks or await self.task(task_id) is not None
+
+    async def _take_over(self, task: Task) -> None:
+        await self._submissions.answered(task.task_id, lambda: self._handle(TaskImported(task=task)))
+
     def _now(self) -> Now:
         reading = self._clock.now()
         return Now(monotonic_s=reading.monotonic_s, utc=reading.utc)
@@ -345,6 +366,9 @@ class Engine:
                 assert_never(command)
 
     def _publish(self, task: Task) -> None:
+        before = self._shown.get(task.task_id)
+        if (before is not None and before.state is TaskState.QUEUED) != (task.state is TaskState.QUEUED):
+            self._watching.queue_moved(task.model)
         # One that was withdrawn is over when its lane said so; until that took effect the store may know more than its watchers were told.
         if task.state in TERMINAL and not task.is_withdrawn:
             self._shown.pop(task.task_id, None)

@@ -10,6 +10,7 @@ import obstore
 import structlog
 
 from admission.store.port import StoreUnavailableError
+from runtime.objects import remove_unfinished
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 _PATIENCE_S = 60.0
+
+
+async def remove_all(objects: ObjectStore, prefix: str) -> None:
+    """Removes everything under the prefix, what is only half written too. Raises OSError or BaseError; the caller bounds the time."""
+    found = await obstore.list(objects, prefix).collect_async()
+    if found:
+        await obstore.delete_async(objects, [item["path"] for item in found])
+    await asyncio.to_thread(remove_unfinished, objects, prefix)
 
 
 class ObjectSweeper:
@@ -48,8 +57,6 @@ class ObjectSweeper:
             async with asyncio.timeout(_PATIENCE_S):
                 if unless is not None and await unless():
                     return
-                found = await obstore.list(self._objects, prefix).collect_async()
-                if found:
-                    await obstore.delete_async(self._objects, [item["path"] for item in found])
+                await remove_all(self._objects, prefix)
         except (OSError, TimeoutError, StoreUnavailableError, obstore.exceptions.BaseError) as error:
             _log.warning("objects_not_removed", prefix=prefix, error=repr(error))

@@ -18,7 +18,7 @@ from admission.metrics.access import AccessMetrics
 from admission.metrics.decisions import DecisionMetrics
 from admission.metrics.state import StateCollector
 from admission.observer import SILENT
-from admission.retention import Keeper
+from admission.retention import InWork, Keeper
 from admission.service.doors import Doors
 from admission.service.errors import translate
 from admission.service.mount import NAMES, services
@@ -81,7 +81,14 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
             _log.info("serving", port=server.port)
             if on_serving is not None:
                 on_serving(server.port)
-            keeper = Keeper(store=store, access=store.access, objects=objects, clock=clock, keep=settings.keep(), used=engine.inputs_in_use)
+            keeper = Keeper(
+                store=store,
+                access=store.access,
+                objects=objects,
+                clock=clock,
+                keep=settings.keep(),
+                in_work=InWork(used=engine.inputs_in_use, imports=engine.imports),
+            )
             await _until_stopped(stop, engine, keeper)
         finally:
             await _take_down(server, doors, access, engine, store)

@@ -1,4 +1,4 @@
-"""Removes what is too old to keep: ended tasks with their files, events of no task, input images that no task uses, audit entries."""
+"""Removes what is too old to keep: ended tasks with their files, events of no task, unused input images, audit entries, broken imports."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
+    from admission.imports import Imports
     from admission.store.access_port import AccessStore
     from runtime.clock import Clock
 
@@ -60,20 +61,32 @@ class Keep:
     audit: timedelta | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InWork:
+    """What no stored task names yet.
+
+    Attributes:
+        used: names the input images of requests that are held.
+        imports: those that broke off are removed too, and none begins while files of the same task are being removed. None: there are none.
+    """
+
+    used: Callable[[], frozenset[str]]
+    imports: Imports | None = None
+
+
 class Keeper:
     """Looks every quarter of an hour. Whoever runs it ends it by cancelling."""
 
-    def __init__(
-        self, *, store: Store, access: AccessStore, objects: ObjectStore, clock: Clock, keep: Keep, used: Callable[[], frozenset[str]]
-    ) -> None:
-        """`used` names the input images of requests that are held: no stored task names them yet."""
+    def __init__(self, *, store: Store, access: AccessStore, objects: ObjectStore, clock: Clock, keep: Keep, in_work: InWork) -> None:
+        """Removes what is neither stored nor in work."""
         self._store = store
         self._access = access
         self._objects = objects
-        self._sweeper = ObjectSweeper(objects)
+        self._sweeper = ObjectSweeper(objects) if in_work.imports is None else in_work.imports.sweeper
+        self._imports = in_work.imports
         self._clock = clock
         self._keep = keep
-        self._used = used
+        self._used = in_work.used
         self._unused_before: frozenset[str] = frozenset()
 
     async def run(self, epoch: int) -> None:
@@ -84,6 +97,8 @@ class Keeper:
                     await self.remove_old(epoch)
                     await self.remove_old_audit()
                     await self.remove_unused_inputs()
+                    if self._imports is not None:
+                        await self._imports.remove_broken()
                 except (StoreUnavailableError, OSError, obstore.exceptions.BaseError) as error:
                     _log.warning("nothing_removed", error=repr(error))
                 await asyncio.sleep(_ROUND_S)

@@ -141,15 +141,24 @@ class Submissions:
             raise RequestReusedError
         return Accepted(task=task, is_duplicate=True)
 
-    async def _accepted(self, asking: Asking) -> Task:
+    async def answered(self, task_id: TaskId, ask: Callable[[], None]) -> Task:
+        """Runs `ask`, which puts a task of this id before the core, and returns or raises what the engine answers."""
         if self._is_closed:
             msg = "admission stops"
             raise StoreUnavailableError(msg)
-        task_id = asking.task_id = TaskId(self._new_id())
         answer: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
         self._answers[task_id] = answer
         try:
-            self._ask(asking, task_id)
+            ask()
             return await answer
         finally:
             del self._answers[task_id]
+
+    async def _accepted(self, asking: Asking) -> Task:
+        task_id = TaskId(self._new_id())
+
+        def ask() -> None:
+            asking.task_id = task_id
+            self._ask(asking, task_id)
+
+        return await self.answered(task_id, ask)

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from admission.core.tasks import TERMINAL, Event, TaskId
+from admission.core.tasks import TERMINAL, Event, Model, TaskId
 from admission.engine_types import TaskChange, TaskView, UnknownTaskError
 from admission.recent_events import RecentEvents
 from admission.store.port import EventPage, EventQuery, Store
 
 _PAGE = 256
-# Watchers of all events read at most so often: under load they get many events in one page instead of one page for each.
+# Watchers of all events read at most so often: under load they get many events in one page instead of one page for each. Those of a
+# queued task are told of a new place as often.
 _GATHER_S = 0.05
 
 
 @dataclass(slots=True, eq=False)
 class _Watcher:
-    """One watcher of one task: something changed, and whether an event was recorded."""
+    """One watcher of one task: something changed, whether an event was recorded, and the place in which queue it was told."""
 
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     has_events: bool = True
+    queue: Model | None = None
+    place: int | None = None
 
 
 class Watching:
     """Owns nothing but the bells that it rings; each watcher owns its own generator."""
 
-    def __init__(self, store: Store, view: Callable[[TaskId], Awaitable[TaskView | None]]) -> None:
-        """`view` shows a task as last made durable."""
+    def __init__(
+        self, store: Store, view: Callable[[TaskId], Awaitable[TaskView | None]], queue: Callable[[Model], Iterable[TaskId]]
+    ) -> None:
+        """`view` shows a task as last made durable, `queue` which tasks of a model wait, in their order."""
         self._store = store
         self._view = view
+        self._queue = queue
+        # Queues that moved since their watchers were told; a timer runs while there are any.
+        self._moved: set[Model] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._recent = RecentEvents()
         self._watchers: dict[TaskId, dict[_Watcher, None]] = {}
         self._recorded = asyncio.Event()
@@ -40,6 +50,20 @@ class Watching:
         """Its newest state is on disk."""
         for watcher in self._watchers.get(task_id, ()):
             watcher.changed.set()
+
+    def queue_moved(self, model: Model) -> None:
+        """A task joined or left its queue: others may have another place now."""
+        if not self._watchers:
+            return
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._tell_places)
+        self._moved.add(model)
+
+    def close(self) -> None:
+        """Nobody is told of a place any more. May be called twice."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def task_deleted(self, task_id: TaskId) -> None:
         """It is gone from the disk, with its events."""
@@ -68,6 +92,7 @@ class Watching:
                 raise UnknownTaskError
             while view is not None:
                 watcher.changed.clear()
+                watcher.queue, watcher.place = view.task.model, view.queue_position
                 events: tuple[Event, ...] = ()
                 if watcher.has_events:
                     # Taken after the state: what led to it is among them.
@@ -118,6 +143,22 @@ class Watching:
                 await asyncio.sleep(_GATHER_S)
         finally:
             self._followers -= 1
+
+    def _tell_places(self) -> None:
+        """Rings for those whose task waits at another place than they were told."""
+        self._timer = None
+        moved, self._moved = self._moved, set()
+        waiting = Counter(one.queue for watchers in self._watchers.values() for one in watchers if one.place is not None)
+        for model in moved:
+            for place, task_id in enumerate(self._queue(model) if waiting[model] else ()):
+                for watcher in self._watchers.get(task_id, ()):
+                    if watcher.place is not None:
+                        waiting[model] -= 1
+                        if watcher.place != place:
+                            watcher.changed.set()
+                if waiting[model] <= 0:
+                    # The rest of a long queue is nobody's who watches.
+                    break
 
     async def _events(self, task_id: TaskId, after: int) -> tuple[Event, ...]:
         """A page of the task's events after this one."""

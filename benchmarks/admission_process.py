@@ -17,11 +17,11 @@ import grpc.aio
 import uvloop
 from warmlane.admission.v1 import admission_service_pb2 as pb
 
-from admission.config import GC_THRESHOLDS, AdmissionSettings
+from admission.config import AdmissionSettings
 from admission.core.limits import Limits
 from admission.process import serve
 from runtime.logs import LogSettings, configure_logging
-from runtime.process import stop_event
+from runtime.process import GC_THRESHOLDS, stop_event
 
 _ANSWER = pb.SubmitTaskResponse()
 _ANSWER.task.task_id = "0" * 32

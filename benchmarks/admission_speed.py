@@ -56,12 +56,12 @@ Figures = dict[str, float]
 @contextlib.contextmanager
 def _server(kind: str, folder: Path) -> Iterator[int]:
     """The port of a server that lives as long as the block."""
-    with _process(kind, folder) as (port, _):
+    with server_process(kind, folder) as (port, _):
         yield port
 
 
 @contextlib.contextmanager
-def _process(kind: str, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
+def server_process(kind: str, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
     """The port and the process of a server that lives as long as the block."""
     folder.mkdir()
     command = [sys.executable, "-m", "benchmarks.admission_process", kind, str(folder)]
@@ -71,10 +71,10 @@ def _process(kind: str, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
             assert process.stdout is not None
             yield int(process.stdout.readline()), psutil.Process(process.pid)
         finally:
-            _end(process)
+            end_process(process)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_process(process: subprocess.Popen[bytes]) -> None:
     """Ends it, by force if it does not go by itself."""
     process.terminate()
     try:
@@ -86,7 +86,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _channel(port: int) -> AsyncIterator[grpc.aio.Channel]:
+async def open_channel(port: int) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a server on this machine, once it answers."""
     channel = create_channel(f"127.0.0.1:{port}")
     try:
         await channel.channel_ready()
@@ -172,7 +173,8 @@ class StubLane:
 
 
 @contextlib.asynccontextmanager
-async def _lane(channel: grpc.aio.Channel, model: str, *, busy: bool) -> AsyncIterator[None]:
+async def stub_lane(channel: grpc.aio.Channel, model: str, *, busy: bool) -> AsyncIterator[None]:
+    """A stub lane that has been heard, as long as the block lives."""
     lane = StubLane(channel, model, busy=busy)
     try:
         await asyncio.wait_for(lane.ready.wait(), 10)
@@ -223,9 +225,9 @@ async def _acceptance(folder: Path, seconds: float) -> Figures:
         stubs = {}
         for kind in ("noop", "noop-tuned", "admission"):
             port = stack.enter_context(_server(kind, folder / kind))
-            channel = await stack.enter_async_context(_channel(port))
+            channel = await stack.enter_async_context(open_channel(port))
             stubs[kind] = rpc.AdmissionServiceStub(channel)
-        await stack.enter_async_context(_lane(channel, _ANISORA, busy=True))
+        await stack.enter_async_context(stub_lane(channel, _ANISORA, busy=True))
         noop, tuned, admission = stubs.values()
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "noop": lambda: noop.SubmitTask(_request(keyed=True), timeout=_CALL_S),
@@ -261,9 +263,9 @@ async def _metrics(folder: Path, seconds: float) -> Figures:
     async with contextlib.AsyncExitStack() as stack:
         servers: dict[str, tuple[rpc.AdmissionServiceAsyncStub, psutil.Process]] = {}
         for kind in (counted, uncounted):
-            port, process = stack.enter_context(_process(kind, folder / f"metrics-{kind}"))
-            channel = await stack.enter_async_context(_channel(port))
-            await stack.enter_async_context(_lane(channel, _ANISORA, busy=True))
+            port, process = stack.enter_context(server_process(kind, folder / f"metrics-{kind}"))
+            channel = await stack.enter_async_context(open_channel(port))
+            await stack.enter_async_context(stub_lane(channel, _ANISORA, busy=True))
             servers[kind] = rpc.AdmissionServiceStub(channel), process
             await _costs(*servers[kind], 0.5)
         slower, dearer = [], []
@@ -285,7 +287,7 @@ async def _costs(stub: rpc.AdmissionServiceAsyncStub, process: psutil.Process, s
 
 async def _submit_to_done(folder: Path, seconds: float) -> Figures:
     with _server("admission", folder / "done") as port:
-        async with _channel(port) as channel, _lane(channel, _ANISORA, busy=False):
+        async with open_channel(port) as channel, stub_lane(channel, _ANISORA, busy=False):
             admission = rpc.AdmissionServiceStub(channel)
 
             async def job() -> None:
@@ -352,7 +354,7 @@ async def _refused(operator: operator_rpc.OperatorServiceAsyncStub) -> int:
 
 async def _overload(folder: Path, seconds: float) -> Figures:
     with _server("admission", folder / "overload") as port:
-        async with _channel(port) as channel, _channel(port) as other, _lane(channel, _ANISORA, busy=True):
+        async with open_channel(port) as channel, open_channel(port) as other, stub_lane(channel, _ANISORA, busy=True):
             clients, operator = rpc.AdmissionServiceStub(channel), operator_rpc.OperatorServiceStub(channel)
             waiting = rpc.AdmissionServiceStub(other)
             held = [asyncio.ensure_future(waiting.SubmitTask(_request(_PHR00T), timeout=60)) for _ in range(25)]

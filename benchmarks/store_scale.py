@@ -27,6 +27,7 @@ UNFINISHED = 10_000
 EVENTS_PER_TASK = 2
 PAGE_SIZE = 20
 _ROUNDS = 30
+_OWNERS = 1000
 _FIRST_SECOND = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp())
 
 # Ids in no order of time, as the ids of tasks are; one task a second; one in fifty failed, one in fifty was cancelled.
@@ -45,7 +46,7 @@ INSERT INTO tasks (
     leased_at, attempt, lost_lanes, lane_mode, fallback_reason, lane_id, boot_id, is_withdrawn, progress, stage, stage_detail, failure,
     result
 )
-SELECT task_id, 'session-' || n % 1000, NULL, hex(zeroblob(32)), model, 't2v',
+SELECT task_id, 'session-' || (n % :owners), NULL, hex(zeroblob(32)), model, 't2v',
     json_object('model', model, 'mode', 't2v', 'prompt', printf('%.*c', 120 + n % 200, 'p'), 'width', width, 'height', height, 'seed', n),
     width, height, 5120, at, state, at, at, at, 1, 0, 'dedicated', NULL, 'lane-' || model, 'boot', 0, 100, 'completed', '', NULL,
     CASE state WHEN 'done' THEN json_object('video_key', 'results/' || task_id, 'media_type', 'video/mp4', 'size_bytes', 1000000,
@@ -81,7 +82,7 @@ def _load(path: Path, ended: int, unfinished: int) -> None:
             connection.execute(f"DROP INDEX {name}")
         for first, end, state in ((0, ended, None), (ended, ended + unfinished, "queued")):
             if end > first:
-                connection.execute(_TASKS, {"first": first, "end": end, "second": _FIRST_SECOND, "state": state})
+                connection.execute(_TASKS, {"first": first, "end": end, "second": _FIRST_SECOND, "state": state, "owners": _OWNERS})
         connection.execute(_EVENTS)
         for _, definition in indexes:
             connection.execute(definition)
@@ -99,7 +100,8 @@ async def measure(path: Path, *, ended: int) -> dict[str, dict[str, float]]:
     ids = [task_id for (task_id,) in await asyncio.to_thread(_sample, path)]
     figures["status"] = summary([await timed(store.task, TaskId(task_id)) for task_id in ids])
     for query in pages(ended):
-        name = f"page {query.page} by {query.sort}{f' of {query.model}' if query.model else ''}{'' if query.states else ', any state'}"
+        of = "".join(f" of {one}" for one in (query.model, query.owner) if one)
+        name = f"page {query.page} by {query.sort}{of}{'' if query.states else ', any state'}"
         figures[name] = summary([await timed(store.page, query) for _ in range(_ROUNDS)])
     rare = EventQuery(event_types=frozenset({"lane_lost", "queue_overloaded"}))
     for name, found in {"events of a task": EventQuery(task_id=TaskId(ids[0])), "rare events": rare, "first events": EventQuery()}.items():
@@ -110,13 +112,18 @@ async def measure(path: Path, *, ended: int) -> dict[str, dict[str, float]]:
 
 
 def pages(ended: int) -> list[TaskQuery]:
-    """The 1st, 10th, 1000th, middle and last page of done tasks in every order, of all models and of one; a few of all states."""
+    """Pages of done tasks in every order: 1st to last of all models and of one, the 1st of an owner; a few of all states."""
     done = frozenset({TaskState.DONE})
     queries = []
     for model, tasks in ((None, ended * 48 // 50), ("anisora", ended * 32 // 50)):
         last = max(1, tasks // PAGE_SIZE)
         for number in sorted({1, min(10, last), min(1000, last), last // 2 or 1, last}):
             queries += [TaskQuery(page=number, page_size=PAGE_SIZE, sort=sort, model=model, states=done) for sort in TaskSort]
+    # Of a thousand owners; in a private gallery everyone sees their own.
+    last = max(1, ended // _OWNERS // PAGE_SIZE)
+    for model in (None, "anisora"):
+        queries += [TaskQuery(page_size=PAGE_SIZE, sort=sort, model=model, owner="session-7", states=done) for sort in TaskSort]
+    queries.append(TaskQuery(page=last, page_size=PAGE_SIZE, owner="session-7", states=done))
     last = max(1, ended // PAGE_SIZE)
     return queries + [TaskQuery(page=number, page_size=PAGE_SIZE) for number in (1, min(1000, last), last)]
 

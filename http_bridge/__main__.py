@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 
 import structlog
@@ -20,7 +21,7 @@ from runtime.logs import configure_logging
 from runtime.metrics.registry import Registry
 from runtime.metrics.server import MetricsServer
 from runtime.objects import open_object_store
-from runtime.process import stop_event
+from runtime.process import GC_THRESHOLDS, stop_event
 from runtime.settings import problems
 
 _LOG = structlog.get_logger()
@@ -62,6 +63,9 @@ def main() -> None:
     if settings.api_key is None:
         _LOG.warning("api_key_missing", setting="WARMLANE_API_KEY", serves_everyone=settings.allow_unauthenticated)
     _LOG.info("http_starting", bind=settings.http_bind, admission=settings.admission_address)
+    gc.set_threshold(*GC_THRESHOLDS)
+    # What was imported stays: no collection need look at it.
+    gc.freeze()
     try:
         uvloop.run(serve(settings))
     except BindError as error:

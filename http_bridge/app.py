@@ -14,10 +14,12 @@ from http_bridge.bodies import LargeBodies
 from http_bridge.context import Bridge
 from http_bridge.convert import Links
 from http_bridge.errors import install_handlers
+from http_bridge.event_stream import EventStreams
+from http_bridge.lean import LeanRoutes
 from http_bridge.metrics import HttpMetrics, Measured
 from http_bridge.middleware import CORS_METHODS, CORS_REPLY_HEADERS, CORS_REQUEST_HEADERS, Cors, Edge
 from http_bridge.reply_headers import ReplyHeaders
-from http_bridge.routes import admin, gallery, generate, health, media, models, sessions, tasks
+from http_bridge.routes import admin, events, gallery, generate, health, media, models, sessions, tasks
 from http_bridge.routes.docs import docs_router
 from http_bridge.schemas import ErrorReply
 
@@ -37,7 +39,10 @@ POST /admin/session. Every error has the same envelope:
 a stable code, what went wrong, what to do, and facts for programs. URLs in replies are paths below the base that was called, unless
 the server knows its public address."""
 
-_ROUTES = (health, sessions, models, generate, tasks, media, gallery, admin)
+_ROUTES = (health, sessions, models, generate, tasks, events, media, gallery, admin)
+
+# Called by every frontend all the time; see `LeanRoutes`.
+_BUSY_PATHS = ("/generate", "/status/{task_id}")
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused; `detail.code` says why."},
@@ -51,7 +56,7 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
     """The application. Its lifespan opens the client and closes it; the object store needs no closing.
     With `metrics`, requests are counted.
 
-    The connections are in `app.state.bridge`; set its `stopping` before the server stops, and held requests end at once.
+    The connections are in `app.state.bridge`; set its `stopping` before the server stops, and held requests and event streams end at once.
     """
     bridge = Bridge(
         settings=settings,
@@ -59,13 +64,15 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
         objects=objects,
         links=Links(base_url=settings.public_base_url or ""),
         large_bodies=LargeBodies(settings.large_bodies_at_once),
+        event_streams=EventStreams(most=settings.max_event_streams, most_of_session=settings.max_event_streams_per_session),
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await client.open()
         try:
-            yield
+            async with bridge.event_streams.ended_by(bridge.stopping):
+                yield
         finally:
             await client.close()
             bridge.image_threads.shutdown(wait=False, cancel_futures=True)
@@ -81,7 +88,9 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
         redirect_slashes=False,
     )
     app.state.bridge = bridge
-    for prefix in ("", _PROXY_PREFIX):
+    prefixes = ("", _PROXY_PREFIX)
+    app.router.routes.insert(0, LeanRoutes((generate.router, tasks.router), _BUSY_PATHS, prefixes))
+    for prefix in prefixes:
         # Straight into the application: every level of nesting costs a pass over its routes at each request.
         for module in _ROUTES:
             app.include_router(module.router, prefix=prefix, responses=_ERRORS, include_in_schema=not prefix)

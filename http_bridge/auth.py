@@ -123,6 +123,11 @@ async def _count_wrong_key(request: Request, bridge: Bridge) -> None:
             raise
 
 
+def visible_to(bridge: Bridge, caller: Caller) -> str:
+    """The one owner whose tasks the caller may see and touch; empty: everyone's. The API key sees all, others in a shared gallery too."""
+    return caller.owner if bridge.settings.gallery_private and caller != _BY_KEY else ""
+
+
 CallerDependency = Annotated[Caller, Depends(_caller_of)]
 """Key or session."""
 

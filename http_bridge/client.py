@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from warmlane.admission.v1.task_pb2 import Task, TaskState
 from http_bridge.access_client import AccessClient
 from http_bridge.calls import CALL_TIMEOUT_S, answer
 from http_bridge.operator_client import OperatorClient
+from http_bridge.task_watch import watch_task
 from runtime.credentials import OPEN_CALLER, CallerCredentials
 from runtime.handshakes import told_handshakes
 from runtime.rpc import create_channel
@@ -79,15 +80,25 @@ class AdmissionClient:
         """
         return await self._submitter.submit(request, owner, key)
 
-    async def get_task(self, task_id: str) -> Task:
-        """The task with its events."""
-        return (await answer(self._admission.GetTask(admission.GetTaskRequest(task_id=task_id), timeout=CALL_TIMEOUT_S))).task
+    async def get_task(self, task_id: str, *, only_owner: str = "") -> Task:
+        """The task with its events. Here and below: with `only_owner`, another owner's task is one that is not there."""
+        message = admission.GetTaskRequest(task_id=task_id, only_owner=only_owner)
+        return (await answer(self._admission.GetTask(message, timeout=CALL_TIMEOUT_S))).task
+
+    def watch_task(
+        self, task_id: str, after_sequence: int = 0, *, only_owner: str = ""
+    ) -> AsyncGenerator[admission.WatchTaskResponse, None]:
+        """The task now and after every change, with the events behind this sequence. Ends after the terminal state and its last event, or
+        when the task is deleted. Raises `stream_recycled` when it has lived long enough: then watch again. Closing it ends the call."""
+        return watch_task(self._admission, task_id, after_sequence, only_owner)
 
     async def list_done_tasks(
-        self, *, page: int, page_size: int, sort: admission.TaskSort.ValueType, model: str
+        self, *, page: int, page_size: int, sort: admission.TaskSort.ValueType, model: str, only_owner: str = ""
     ) -> tuple[Sequence[Task], int]:
         """One page of the done tasks and how many there are; `model` empty means all."""
-        message = admission.ListTasksRequest(page=page, page_size=page_size, sort=sort, model=model, states=[TaskState.TASK_STATE_DONE])
+        message = admission.ListTasksRequest(
+            page=page, page_size=page_size, sort=sort, model=model, states=[TaskState.TASK_STATE_DONE], only_owner=only_owner
+        )
         reply = await answer(self._admission.ListTasks(message, timeout=CALL_TIMEOUT_S))
         return reply.tasks, reply.total
 
@@ -95,13 +106,15 @@ class AdmissionClient:
         """The models with what fits on the lanes."""
         return (await answer(self._admission.ListModels(admission.ListModelsRequest(), timeout=_LIMITS_TIMEOUT_S))).models
 
-    async def cancel_task(self, task_id: str) -> Task:
+    async def cancel_task(self, task_id: str, *, only_owner: str = "") -> Task:
         """Cancels; the task afterwards."""
-        return (await answer(self._admission.CancelTask(admission.CancelTaskRequest(task_id=task_id), timeout=CALL_TIMEOUT_S))).task
+        message = admission.CancelTaskRequest(task_id=task_id, only_owner=only_owner)
+        return (await answer(self._admission.CancelTask(message, timeout=CALL_TIMEOUT_S))).task
 
-    async def delete_task(self, task_id: str) -> None:
+    async def delete_task(self, task_id: str, *, only_owner: str = "") -> None:
         """Forgets the task and removes its files."""
-        await answer(self._admission.DeleteTask(admission.DeleteTaskRequest(task_id=task_id), timeout=CALL_TIMEOUT_S))
+        message = admission.DeleteTaskRequest(task_id=task_id, only_owner=only_owner)
+        await answer(self._admission.DeleteTask(message, timeout=CALL_TIMEOUT_S))
 
 
 def _log_repeat(error: ServiceError) -> None:

@@ -42,6 +42,8 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings):
         large_bodies_at_once: how many bodies over 1 MiB are read and taken in at a time; each may take some four times its size of memory.
             Others wait up to 20 s and are then told to come again; smaller bodies never wait.
         body_timeout_s: how long a client may take to send its body.
+        max_event_streams: how many event streams may be open at a time; each takes about a tenth of a MiB here and as much in admission.
+        max_event_streams_per_session: of one session; the API key has no limit of its own.
         header_timeout_s: how long a client may take to send a request's head, from the connection or the end of the request before.
         max_header_bytes: largest head of a request.
         write_timeout_s: a reply of which the client takes nothing for so long is cut.
@@ -82,6 +84,8 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings):
     large_bodies_at_once: int = Field(default=4, ge=1, description="Bodies over 1 MiB that are read and taken in at a time; others wait.")
     body_timeout_s: float = Field(default=120.0, gt=0, description="Seconds a client may take to send its body.")
 
+    max_event_streams: int = Field(default=2000, ge=1, description="Event streams that may be open at a time.")
+    max_event_streams_per_session: int = Field(default=100, ge=1, description="Event streams of one session.")
     header_timeout_s: float = Field(default=15.0, gt=0, description="Seconds a client may take to send the head of a request.")
     max_header_bytes: int = Field(default=32 * 1024, ge=1024, description="Largest head of a request in bytes.")
     write_timeout_s: float = Field(default=60.0, gt=0, description="Seconds without a byte taken after which a reply is cut.")

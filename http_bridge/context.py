@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from http_bridge.client import AdmissionClient
     from http_bridge.config import BridgeSettings
     from http_bridge.convert import Links
+    from http_bridge.event_stream import EventStreams
 
 # Decoding one image of the largest size takes some 300 MB; two at a time keep that bounded and a small machine busy.
 _IMAGE_THREADS = 2
@@ -32,6 +33,7 @@ class Bridge:
     """The parts that routes use.
 
     Attributes:
+        event_streams: the open ones, with their limits.
         large_bodies: places for bodies that take much memory.
         image_threads: where images are decoded; closed by the lifespan.
         sessions: generation sessions that were found good.
@@ -43,6 +45,7 @@ class Bridge:
     objects: ObjectStore
     links: Links
     large_bodies: LargeBodies
+    event_streams: EventStreams
     image_threads: ThreadPoolExecutor = field(default_factory=_image_threads)
     sessions: SessionCache = field(default_factory=SessionCache)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -110,7 +110,7 @@ def status_reply(task: Task, links: Links) -> StatusReply:
         fallback_reason=cast(
             "Literal['capacity', 'quota', 'manual'] | None", _short(FallbackReason, task.fallback_reason, "FALLBACK_REASON_")
         ),
-        diagnostics=_diagnostics(task.events),
+        diagnostics=diagnostics(task.events),
         result_url=links.result(task.task_id) if is_done else None,
         preview_url=links.preview(task.task_id) if is_done and task.result.preview_key else None,
         error=error,
@@ -141,7 +141,8 @@ def _error_code(task: Task) -> str:
     return task.failure.code or ("cancelled" if task.state == TaskState.TASK_STATE_CANCELLED else "render_failed")
 
 
-def _diagnostics(events: Iterable[TaskEvent]) -> Diagnostics | None:
+def diagnostics(events: Iterable[TaskEvent]) -> Diagnostics | None:
+    """What was recorded; None when nothing was."""
     items = [
         DiagnosticEvent(event_type=event.event_type, value=event.value, reason=event.reason, created_at=moment(event.created_at))
         for event in events

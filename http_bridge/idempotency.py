@@ -23,7 +23,7 @@ with another body it is refused. It belongs to the session or API key that sent 
 request. 1 to {MAX_KEY_CHARACTERS} printable ASCII characters, not beginning with `{OWN_KEY_PREFIX}`."""
 
 
-def _key_of(
+async def _key_of(
     request: Request,
     _documented: Annotated[
         str | None,

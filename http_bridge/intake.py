@@ -28,6 +28,8 @@ _MAX_KEYFRAMES = next(int(rule.maximum or 0) for rule in FIELDS if rule.kind is 
 # escaped letters, and the parser would hold up every request for the seconds that it takes to build them.
 _MAX_STRUCTURE = 20_000
 _STRUCTURE = (b",", b"[", b"{", b"\\u")
+# Bodies without pictures: parsing and checking one takes less than a millisecond, and a thread for it would cost several times that.
+_SMALL_BYTES = 32 * 1024
 _NOT_A_DATA_URI = "must be a data URI (data:image/png;base64,…)"
 
 _ImageFor = Callable[[str, object], object]
@@ -38,10 +40,12 @@ class Draft:
     """A body whose fields are right and whose images are still to be looked at.
 
     Attributes:
+        request: with placeholders for its images.
         raw: the body; each image stands there as its placeholder reference.
         pictures: data URIs of the images that the request uses, by field name.
     """
 
+    request: GenerationRequest
     raw: Mapping[str, object]
     pictures: Mapping[str, object]
 
@@ -53,8 +57,10 @@ async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest:
         HttpError: 422 naming every wrong field, or every wrong image; 503 for a model that is not served here. Nothing is stored then.
     """
     # For the checks. The parser keeps the interpreter's lock in any thread: what bounds its work is the limit on the body's structure.
-    draft = await asyncio.to_thread(read_draft, body)
+    draft = read_draft(body) if len(body) <= _SMALL_BYTES else await asyncio.to_thread(read_draft, body)
     del body
+    if not draft.pictures:
+        return draft.request
     images = await _check_pictures(bridge, draft.pictures)
     keys = {field: input_key(image.content) for field, image in images.items()}
     contents = {keys[field]: image.content for field, image in images.items()}
@@ -64,7 +70,7 @@ async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest:
 
 
 def read_draft(body: bytes | bytearray) -> Draft:
-    """Parses and checks a body without looking into its images. Blocks: call it in a thread. Raises as `take_in`."""
+    """Parses and checks a body without looking into its images. Blocks: call it in a thread, but for small ones. Raises as `take_in`."""
     raw = _parse(body)
     model = raw.get("model")
     if isinstance(model, str) and model in _IMAGE_MODELS:
@@ -84,7 +90,7 @@ def read_draft(body: bytes | bytearray) -> Draft:
     request = _checked(placed, refused)
     used = {image.key for image in request.images()}
     pictures = {field: value for number, (field, value) in enumerate(sent.items(), start=1) if _placeholder_key(number) in used}
-    return Draft(raw=placed, pictures=pictures)
+    return Draft(request=request, raw=placed, pictures=pictures)
 
 
 def _parse(body: bytes | bytearray) -> Mapping[str, object]:

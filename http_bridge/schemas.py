@@ -145,6 +145,16 @@ class StatusReply(BaseModel):
     )
 
 
+EndReason = Literal["done", "failed", "deleted"]
+
+
+class StreamEnd(BaseModel):
+    """Data of the event `end` of GET /events/{task_id}."""
+
+    task_id: str
+    reason: EndReason = Field(description="How the task ended; a cancelled one has failed, with the error_code `cancelled`.")
+
+
 class GalleryItem(BaseModel):
     """One finished task."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
 import structlog
 from pydantic import Field
@@ -56,7 +57,13 @@ def configure_logging(settings: LogSettings, *, process: str = "") -> None:
     if process:
         shared.append(_Named(process))
     structlog.configure(
-        processors=[*shared, structlog.stdlib.PositionalArgumentsFormatter(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *_rendering(pretty),
+            _Written(sys.stderr),
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
@@ -86,6 +93,20 @@ def _without_secrets(_logger: object, _method: str, event: MutableMapping[str, o
     for name in _NEVER_LOGGED & event.keys():
         event[name] = "[not logged]"
     return event
+
+
+class _Written:
+    """Last of the chain: writes the line. A record of `logging` for it would be formatted once more, which costs more than all before."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, _logger: object, _method: str, line: Any) -> NoReturn:
+        # A full disk or a closed pipe behind the log must not stop what is logged.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+        raise structlog.DropEvent
 
 
 class _Named:

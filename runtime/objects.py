@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
 
 INPUT_PREFIX = "inputs/"
 RESULT_PREFIX = "results/"
+IMPORT_PREFIX = "imports/"
+"""Of the marks that imports under way leave; see `admission.imports`."""
+
+# How a local store names a file while it is being written.
+_UNFINISHED = re.compile(r".+#\d+")
 
 _CLIENT: ClientConfig = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}
 _RETRY: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
@@ -45,6 +52,25 @@ def input_key(content: bytes) -> str:
 def attempt_prefix(task_id: str, attempt: int) -> str:
     """Prefix of every object that one attempt writes, so no other attempt can overwrite it."""
     return f"{RESULT_PREFIX}{task_id}/{attempt}/"
+
+
+def remove_unfinished(objects: ObjectStore, prefix: str) -> None:
+    """Removes what a process that died left of files it was writing below the prefix, in a folder. Blocks.
+
+    No listing shows them. S3 keeps the parts of a broken upload too, out of sight, until a rule of the bucket removes them.
+    """
+    folder = objects.prefix if isinstance(objects, LocalStore) else None
+    if folder is None:
+        return
+    below = Path(folder) / prefix
+    for path in [found for found in below.rglob("*#*") if _UNFINISHED.fullmatch(found.name)]:
+        path.unlink(missing_ok=True)
+        # The folders that are empty now, up to the prefix and it.
+        for parent in path.parents:
+            if not parent.is_relative_to(below):
+                break
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def task_prefix(task_id: str) -> str:

@@ -1,9 +1,13 @@
-"""How a process learns that it shall stop."""
+"""What the processes that serve have in common: how they learn that they shall stop, and how seldom they look for garbage."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+
+# A call makes a few hundred objects and no cycles, so collections find nothing: with Python's thresholds (700, 10, 10) they take about a
+# quarter of the time under load (benchmarks/admission_speed.py), with these a few percent, for a few MiB.
+GC_THRESHOLDS = (20_000, 50, 100)
 
 
 def stop_event() -> asyncio.Event:

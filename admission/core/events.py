@@ -80,6 +80,13 @@ class TaskDeleted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskImported:
+    """A task that ended in an earlier system is taken over, under an id that is not known here. Answered by ReplyAccepted."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaneDrainSet:
     """An operator wants the lane to get no more work, or work again. An unknown lane changes nothing."""
 
@@ -118,6 +125,7 @@ CoreEvent = (
     | LaneDetached
     | AcceptancesNotStored
     | TaskDeleted
+    | TaskImported
     | LaneDrainSet
     | FallbackSet
     | CapacityReported

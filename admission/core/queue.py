@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
-from admission.core import contact, learning, leases, matching, operators, rescues, routing
+from admission.core import contact, imports, learning, leases, matching, operators, rescues, routing
 from admission.core.availability import refresh
 from admission.core.commands import Command, DiscardAttempt
 from admission.core.deadlines import Due, Entry
@@ -21,6 +21,7 @@ from admission.core.events import (
     LaneReported,
     RequestTurnedAway,
     TaskDeleted,
+    TaskImported,
     TaskSubmitted,
     TimePassed,
 )
@@ -118,10 +119,11 @@ class QueueState:
             case LaneDetached(lane_id=lane_id, session=session):
                 contact.detach(turn, lane_id, session)
             case AcceptancesNotStored(task_ids=task_ids):
-                for task_id in sorted(task_ids):
-                    self._forget(turn, task_id)
+                self._forget(turn, task_ids)
             case TaskDeleted(task_id=task_id):
                 turn.state.withdrawn.pop(task_id, None)
+            case TaskImported(task=task):
+                imports.take_over(turn, task)
             case LaneDrainSet() | FallbackSet() | CapacityReported():
                 operators.hear(turn, event)
             case TimePassed():
@@ -218,7 +220,11 @@ class QueueState:
         if lane is not None and assignment is not None:
             leases.withdraw(turn, lane, assignment)
 
-    def _forget(self, turn: Turn, task_id: TaskId) -> None:
+    def _forget(self, turn: Turn, task_ids: Iterable[TaskId]) -> None:
+        for task_id in sorted(task_ids):
+            self._forget_one(turn, task_id)
+
+    def _forget_one(self, turn: Turn, task_id: TaskId) -> None:
         """Its acceptance could not be stored: it never was. A lane that was about to get it gets nothing."""
         task = turn.state.drop(task_id)
         if task is None:

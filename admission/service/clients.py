@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from runtime.rules.request import GenerationRequest
 
 MAX_UPLOAD_CHUNK_BYTES = 1024 * 1024
-MAX_OWNER_CHARACTERS = 128
 MAX_REQUEST_ID_CHARACTERS = 128
 MAX_WAITED_S = 30.0
 """The longest that any admission holds a request."""
@@ -68,7 +67,7 @@ class AdmissionService(AdmissionServiceServicer):
     async def GetTask(self, request: pb.GetTaskRequest, context: object) -> pb.GetTaskResponse:
         """The task with its events."""
         self._doors.check()
-        view = await self._view(request.task_id)
+        view = await self._view(request.task_id, request.only_owner)
         return pb.GetTaskResponse(task=convert.task(view, await self._controller.task_events(view.task.task_id)))
 
     async def WatchTask(self, request: pb.WatchTaskRequest, context: object) -> AsyncIterator[pb.WatchTaskResponse]:
@@ -76,6 +75,7 @@ class AdmissionService(AdmissionServiceServicer):
         self._doors.check()
         task_id, end = _known(request.task_id), StreamEnd(self._stream_life_s)
         check_sequence(request.after_sequence)
+        await self._check_owner(task_id, request.only_owner)
         async with aclosing(self._controller.watch(task_id, request.after_sequence)) as changes:
             while (change := await self._doors.hold(end.before(anext(changes, None)))) is not None:
                 yield convert.task_change(change)
@@ -88,12 +88,16 @@ class AdmissionService(AdmissionServiceServicer):
     async def CancelTask(self, request: pb.CancelTaskRequest, context: object) -> pb.CancelTaskResponse:
         """The task afterwards."""
         self._doors.check()
-        return pb.CancelTaskResponse(task=convert.task(await self._controller.cancel(_known(request.task_id))))
+        task_id = _known(request.task_id)
+        await self._check_owner(task_id, request.only_owner)
+        return pb.CancelTaskResponse(task=convert.task(await self._controller.cancel(task_id)))
 
     async def DeleteTask(self, request: pb.DeleteTaskRequest, context: object) -> pb.DeleteTaskResponse:
         """Forgets the task and its files."""
         self._doors.check()
-        await self._controller.delete(_known(request.task_id))
+        task_id = _known(request.task_id)
+        await self._check_owner(task_id, request.only_owner)
+        await self._controller.delete(task_id)
         return pb.DeleteTaskResponse()
 
     async def ListModels(self, request: pb.ListModelsRequest, context: object) -> pb.ListModelsResponse:
@@ -113,7 +117,7 @@ class AdmissionService(AdmissionServiceServicer):
     async def ReadResult(self, request: pb.ReadResultRequest, context: object) -> AsyncIterator[pb.ReadResultResponse]:
         """One file of a done task, from an offset on."""
         self._doors.check()
-        view = await self._view(request.task_id)
+        view = await self._view(request.task_id, request.only_owner)
         if not convert.is_done(view):
             raise ServiceError(code=ErrorCode.TASK_NOT_DONE, message=f"The task is {view.task.state}, it has no result to read.")
         key, media_type = convert.result_file(view, request.file)
@@ -132,11 +136,17 @@ class AdmissionService(AdmissionServiceServicer):
                 yield first
                 first = pb.ReadResultResponse()
 
-    async def _view(self, text: str) -> TaskView:
+    async def _view(self, text: str, only_owner: str) -> TaskView:
+        """The task; one that the caller may not see is not there."""
         view = await self._controller.task(_known(text))
-        if view is None:
+        if view is None or (only_owner and view.task.owner != only_owner):
             raise unknown_task()
         return view
+
+    async def _check_owner(self, task_id: TaskId, only_owner: str) -> None:
+        """Before anything is done or told: a task keeps its owner, so what is found here holds. Without an owner nothing is looked up."""
+        if only_owner:
+            await self._view(task_id, only_owner)
 
     async def _checked(self, content: bytes) -> CheckedImage:
         """The image, decoded in a thread. Nothing can stop a thread: its place is free when it ends, not when the caller leaves."""
@@ -159,8 +169,8 @@ class AdmissionService(AdmissionServiceServicer):
 def _submission(message: pb.SubmitTaskRequest) -> Submission:
     """What is asked, checked whole; raises `validation_error` or InvalidRequestError."""
     wrong = []
-    if len(message.owner) > MAX_OWNER_CHARACTERS:
-        wrong.append(Violation(field="owner", message=f"must have at most {MAX_OWNER_CHARACTERS} characters"))
+    if not convert.may_be_owner(message.owner):
+        wrong.append(Violation(field="owner", message=convert.OWNER_FORM))
     if _REQUEST_ID.fullmatch(message.request_id) is None:
         wrong.append(
             Violation(field="request_id", message=f"must have at most {MAX_REQUEST_ID_CHARACTERS} characters, printable ASCII only")

@@ -41,9 +41,12 @@ if TYPE_CHECKING:
 
 MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 20
+MAX_OWNER_CHARACTERS = 128
+OWNER_FORM = f"must have at most {MAX_OWNER_CHARACTERS} characters, none of them NUL"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TASK_ID = re.compile(r"[0-9a-f]{32}")
+# Those of our own are 32 lower-case hex digits; tasks that were taken over keep the ids that they had.
+_TASK_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 _STATES: dict[TaskState, task_pb2.TaskState.ValueType] = {
     state: task_pb2.TaskState.Value(f"TASK_STATE_{state.name}") for state in TaskState if state is not TaskState.HELD
@@ -64,6 +67,11 @@ _M = TypeVar("_M", bound="Message")
 def task_id(text: str) -> TaskId | None:
     """The id, or None when no task can have it."""
     return TaskId(text) if _TASK_ID.fullmatch(text) else None
+
+
+def may_be_owner(text: str) -> bool:
+    """Whether tasks can have this owner. No engine but SQLite takes a NUL."""
+    return len(text) <= MAX_OWNER_CHARACTERS and "\0" not in text
 
 
 def fresh(task: Task) -> TaskView:
@@ -121,6 +129,10 @@ def task_query(request: admission_service_pb2.ListTasksRequest) -> TaskQuery:
         violations.append(Violation(field="page_size", message=f"must be 1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}"))
     if request.sort not in _SORTS_BACK:
         violations.append(Violation(field="sort", message="is not a known order"))
+    if "\0" in request.model:
+        violations.append(Violation(field="model", message="must not contain NUL"))
+    if not may_be_owner(request.only_owner):
+        violations.append(Violation(field="only_owner", message=OWNER_FORM))
     if any(state not in _STATES_BACK for state in request.states):
         violations.append(Violation(field="states", message="has an unknown state"))
     if violations:
@@ -131,6 +143,7 @@ def task_query(request: admission_service_pb2.ListTasksRequest) -> TaskQuery:
         sort=_SORTS_BACK[request.sort],
         model=request.model or None,
         states=frozenset(_STATES_BACK[state] for state in request.states),
+        owner=request.only_owner or None,
     )
 
 

@@ -134,7 +134,7 @@ def _finishing(message: dispatch_service_pb2.LaneReport) -> Work | None:
 def _work(message: dispatch_service_pb2.Work, field: str) -> Work:
     known = convert.task_id(message.task_id)
     if known is None:
-        raise InvalidReportError(f"{field}.task_id must be 32 lower-case hex digits")
+        raise InvalidReportError(f"{field}.task_id is no id of a task")
     _require(message.attempt >= 1, f"{field}.attempt must be at least 1")
     _require(message.phase in _PHASES_BACK, f"{field}.phase is unknown")
     _require(0 <= message.progress <= 100, f"{field}.progress must be 0 to 100")

@@ -12,6 +12,7 @@ from warmlane.admission.v1.operator_service_pb2_grpc import OperatorServiceServi
 from admission.core.tasks import LaneId, Model
 from admission.service import convert
 from admission.service.errors import check_sequence, invalid
+from admission.service.imports import Importer
 from admission.service.recycling import STREAM_LIFE_S, StreamEnd
 from admission.store.port import EventQuery
 from runtime.rules.catalogue import MODELS
@@ -44,6 +45,7 @@ class OperatorService(OperatorServiceServicer):
         self._clock = clock
         self._doors = doors
         self._stream_life_s = stream_life_s
+        self._importer = Importer(controller=controller, clock=clock)
 
     async def GetSnapshot(self, request: pb.GetSnapshotRequest, context: object) -> pb.GetSnapshotResponse:
         """Everything at one instant."""
@@ -86,6 +88,11 @@ class OperatorService(OperatorServiceServicer):
         queue = await self._controller.report_capacity(Model(request.model), denied_for_s=denied_for_s, reason=request.reason)
         return pb.ReportCapacityResponse(queue=convert.queue(queue))
 
+    async def ImportTask(self, request_iterator: AsyncIterator[pb.ImportTaskRequest], context: object) -> pb.ImportTaskResponse:
+        """Takes over one ended task with its files, or says that it is there."""
+        self._doors.check()
+        return await self._doors.hold(self._importer.take(request_iterator))
+
 
 def _event_query(request: pb.WatchEventsRequest) -> EventQuery:
     if not request.only_new:
@@ -95,7 +102,7 @@ def _event_query(request: pb.WatchEventsRequest) -> EventQuery:
         raise invalid(Violation(field="event_types", message="must be names of events, of a-z, 0-9 and _"))
     task_id = convert.task_id(request.task_id)
     if request.task_id and task_id is None:
-        raise invalid(Violation(field="task_id", message="must be 32 lower-case hex digits"))
+        raise invalid(Violation(field="task_id", message="is no id of a task"))
     return EventQuery(
         after=request.after_sequence,
         limit=EVENTS_AT_ONCE,

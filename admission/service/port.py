@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
 
     from admission.access_types import AdminAnswer, AdminCall, CheckedSession, Rate
     from admission.core.lanes import Report
     from admission.core.refusals import ModelLimits
-    from admission.core.tasks import Event, LaneId, Model, TaskId
+    from admission.core.tasks import Event, LaneId, Model, Task, TaskId
     from admission.engine_types import Accepted, LaneView, LaneWish, QueueView, Snapshot, Submission, TaskChange, TaskView
     from admission.store.access_port import AuditEntry, Session
     from admission.store.port import EventPage, EventQuery, TaskPage, TaskQuery
@@ -73,6 +74,11 @@ class Controller(Protocol):
         """Forgets the task and its files, cancelling it first. Raises UnknownTaskError."""
         ...
 
+    def importing(self, task_id: TaskId) -> AbstractAsyncContextManager[Landing | None]:
+        """Takes a task of an earlier system over, alone with its id; None when there is one of this id. Left without a commit, nothing
+        stays of it."""
+        ...
+
     def open_lane(self) -> LaneSession:
         """A session for one Attach stream."""
         ...
@@ -83,6 +89,22 @@ class Controller(Protocol):
 
     def snapshot(self) -> Snapshot:
         """Everything at one instant."""
+        ...
+
+
+class Landing(Protocol):
+    """An import under way. Every method but `key` may raise StoreUnavailableError."""
+
+    def key(self, name: str) -> str:
+        """The object key of a file of this name."""
+        ...
+
+    async def write(self, name: str, chunk: bytes) -> None:
+        """Adds to the file of this name."""
+        ...
+
+    async def commit(self, task: Task) -> None:
+        """Stores the files and the ended task, of this id and with these keys; returns when all is durable."""
         ...
 
 

@@ -170,6 +170,7 @@ class MemoryStore:
             row
             for row in self._tasks.values()
             if (query.model is None or _of_task(row, "model") == query.model)
+            and (query.owner is None or _of_task(row, "owner") == query.owner)
             and (not query.states or _of_task(row, "state") in query.states)
         ]
         # Two stable sorts: largest first, and among equals by id.

@@ -58,13 +58,18 @@ class TaskSort(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskQuery:
-    """One page of tasks; page counts from 1. Width and height are those in the task's parameters."""
+    """One page of tasks; page counts from 1. Width and height are those in the task's parameters.
+
+    Attributes:
+        owner: only this owner's tasks are listed and counted; None: everyone's.
+    """
 
     page: int = 1
     page_size: int = 20
     sort: TaskSort = TaskSort.CREATED_AT
     model: str | None = None
     states: frozenset[TaskState] = frozenset()
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,8 @@ TASKS = Table(
     _partial("ix_tasks_ended_model_created_at", "state", "model", text("created_at DESC"), "task_id", where=IS_ENDED),
     _partial("ix_tasks_ended_model_width", "state", "model", text("width DESC"), "task_id", where=IS_ENDED),
     _partial("ix_tasks_ended_model_height", "state", "model", text("height DESC"), "task_id", where=IS_ENDED),
+    # One owner's: few enough to be counted, and sorted where the order is another one, without a look at the tasks themselves.
+    _partial("ix_tasks_ended_owner", "owner", "state", text("created_at DESC"), "task_id", "model", "width", "height", where=IS_ENDED),
 )
 
 # How many ended tasks there are, kept by every write that ends or removes one; a row may say 0. The unfinished are few: they are counted

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 
-from http_bridge.auth import CallerDependency
+from http_bridge.auth import CallerDependency, visible_to
 from http_bridge.context import bridge_of
 from http_bridge.convert import gallery_item, task_sort
 from http_bridge.routes.tasks import TaskIdDependency
@@ -23,18 +23,20 @@ _LAST_PAGE = 2**31 - 1
 @router.get("")
 async def gallery(
     request: Request,
-    _caller: CallerDependency,
+    caller: CallerDependency,
     page: Annotated[int, Query(ge=1, le=_LAST_PAGE)] = 1,
     per_page: Annotated[int, Query(ge=1, le=100)] = 20,
     sort: Annotated[str, Query(description="created_at, model, width or height; anything else means created_at.")] = "created_at",
     model: Annotated[str, Query(description="Only this model; empty means all.")] = "",
     type: Annotated[str, Query(description="Only this type; empty means all.")] = "",  # noqa: A002 - the contract's name
 ) -> GalleryReply:
-    """One page of the finished tasks."""
+    """One page of the finished tasks; in a private gallery of the caller's own, unless it holds the API key."""
     if not _may_exist(model, type):
         return GalleryReply(items=[], total=0, page=page, per_page=per_page, has_more=False)
     bridge = bridge_of(request)
-    tasks, total = await bridge.client.list_done_tasks(page=page, page_size=per_page, sort=task_sort(sort), model=model)
+    tasks, total = await bridge.client.list_done_tasks(
+        page=page, page_size=per_page, sort=task_sort(sort), model=model, only_owner=visible_to(bridge, caller)
+    )
     items = [gallery_item(task, bridge.links) for task in tasks]
     return GalleryReply(items=items, total=total, page=page, per_page=per_page, has_more=page * per_page < total)
 
@@ -47,7 +49,8 @@ def _may_exist(model: str, kind: str) -> bool:
 
 
 @router.delete("/{task_id}")
-async def delete(request: Request, _caller: CallerDependency, task_id: TaskIdDependency) -> DeletedReply:
+async def delete(request: Request, caller: CallerDependency, task_id: TaskIdDependency) -> DeletedReply:
     """Forgets the task and removes its files; cancels it first if it runs."""
-    await bridge_of(request).client.delete_task(task_id)
+    bridge = bridge_of(request)
+    await bridge.client.delete_task(task_id, only_owner=visible_to(bridge, caller))
     return DeletedReply(deleted=True, id=task_id)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 router = APIRouter(tags=["generate"])
 
+# An acceptance is on disk within some milliseconds; a client that leaves meanwhile is noticed when it is late.
+_AT_ONCE_S = 0.05
+
 
 @router.post("/generate", status_code=202, openapi_extra={"requestBody": request_body()})
 async def generate(request: Request, caller: GeneratingCallerDependency, key: IdempotencyKeyDependency) -> AcceptedReply:
@@ -65,6 +68,17 @@ async def _wanted(request: Request, bridge: Bridge) -> GenerationRequest:
 async def _accepted(request: Request, bridge: Bridge, submission: Coroutine[Any, Any, Task]) -> Task:
     """Waits for admission's answer; gives the place back when the client leaves or the bridge stops."""
     call = asyncio.create_task(submission, name="submit-task")
+    try:
+        # Most are answered at once. Only for one that is held is it worth the cost to look out for who leaves.
+        await asyncio.wait((call,), timeout=_AT_ONCE_S)
+        return call.result() if call.done() else await _held(request, bridge, call)
+    finally:
+        if not call.done():
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+
+async def _held(request: Request, bridge: Bridge, call: asyncio.Task[Task]) -> Task:
     gone = asyncio.create_task(_until_gone(request), name="watch-client")
     stopping = asyncio.create_task(bridge.stopping.wait(), name="watch-stop")
     try:
@@ -75,9 +89,9 @@ async def _accepted(request: Request, bridge: Bridge, submission: Coroutine[Any,
             raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The server is stopping.")
         raise HttpError("client_gone", "The client left before its request was accepted.")
     finally:
-        for task in (call, gone, stopping):
+        for task in (gone, stopping):
             task.cancel()
-        await asyncio.gather(call, gone, stopping, return_exceptions=True)
+        await asyncio.gather(gone, stopping, return_exceptions=True)
 
 
 async def _until_gone(request: Request) -> None:

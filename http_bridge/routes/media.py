@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from warmlane.admission.v1.task_pb2 import Task, TaskState
 
-from http_bridge.auth import CallerDependency
+from http_bridge.auth import CallerDependency, visible_to
 from http_bridge.context import Bridge, bridge_of
 from http_bridge.errors import HttpError
 from http_bridge.ranges import ByteRange, UnsatisfiableRangeError, is_unchanged, may_serve_range, select_range
@@ -42,10 +42,10 @@ _PREVIEW_REPLIES: dict[int | str, dict[str, Any]] = {
 
 @router.head("/results/{task_id}", include_in_schema=False)
 @router.get("/results/{task_id}", response_class=Response, responses=_RESULT_REPLIES)
-async def result(request: Request, _caller: CallerDependency, task_id: TaskIdDependency) -> Response:
+async def result(request: Request, caller: CallerDependency, task_id: TaskIdDependency) -> Response:
     """The video; byte ranges, ETag and If-Range, so that a video element can seek in it."""
     bridge = bridge_of(request)
-    task = await bridge.client.get_task(task_id)
+    task = await bridge.client.get_task(task_id, only_owner=visible_to(bridge, caller))
     _require_done(task)
     etag = f'"{task.result.sha256}"'
     headers = _headers(task, task.result.media_type, etag) | {"Accept-Ranges": "bytes"}
@@ -61,10 +61,10 @@ async def result(request: Request, _caller: CallerDependency, task_id: TaskIdDep
 
 @router.head("/preview/{task_id}", include_in_schema=False)
 @router.get("/preview/{task_id}", response_class=Response, responses=_PREVIEW_REPLIES)
-async def preview(request: Request, _caller: CallerDependency, task_id: TaskIdDependency) -> Response:
+async def preview(request: Request, caller: CallerDependency, task_id: TaskIdDependency) -> Response:
     """The JPEG preview; 404 until the task is done."""
     bridge = bridge_of(request)
-    task = await bridge.client.get_task(task_id)
+    task = await bridge.client.get_task(task_id, only_owner=visible_to(bridge, caller))
     if task.state != TaskState.TASK_STATE_DONE or not task.result.preview_key:
         raise HttpError("result_not_found", "The task has no preview.")
     # Made in the same attempt as the video, so one changes with the other.

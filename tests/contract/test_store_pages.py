@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from admission.core.tasks import Model, Task, TaskState
-from admission.store.port import Batch, Store, TaskPage, TaskQuery, TaskSort
+from admission.core.tasks import Model, Task, TaskId, TaskState
+from admission.store.port import Batch, Retention, Store, TaskPage, TaskQuery, TaskSort
 from tests.contract.stored import fill, ids
 from tests.harness import tasks as make
 from tests.harness.tasks import at, make_task
@@ -88,6 +88,40 @@ async def test_total_counts_every_match_when_model_and_states_are_asked(store: S
     assert await store.page(TaskQuery(model="unknown")) == TaskPage(tasks=(), total=0)
 
 
+async def test_only_the_owners_tasks_are_listed_and_counted_when_an_owner_is_asked(store: Store) -> None:
+    await fill(
+        store,
+        make_task("a", owner="session:1", state=TaskState.DONE, created_at=at(1), model=Model("phr00t")),
+        make_task("b", owner="session:1", state=TaskState.DONE, created_at=at(2)),
+        make_task("c", owner="session:1", state=TaskState.CANCELLED, created_at=at(3)),
+        make_task("d", owner="session:1", state=TaskState.QUEUED, created_at=at(4)),
+        make_task("e", owner="session:2", state=TaskState.DONE, created_at=at(5)),
+        make_task("f", owner="session:2", state=TaskState.LEASED, created_at=at(6)),
+        # Owners are compared as they are: neither the start of one nor other case is the same.
+        make_task("g", owner="session:11", state=TaskState.DONE, created_at=at(7)),
+        make_task("h", owner="Session:1", state=TaskState.DONE, created_at=at(8)),
+        make_task("i", owner="", state=TaskState.DONE, created_at=at(9)),
+    )
+    done = frozenset({TaskState.DONE})
+    first = await store.page(TaskQuery(owner="session:1", states=done, page_size=1))
+    assert (ids(first), first.total) == (["b"], 2)
+    whole = await store.page(TaskQuery(owner="session:1"))
+    assert (ids(whole), whole.total) == (["d", "c", "b", "a"], 4)
+    assert ids(await store.page(TaskQuery(owner="session:1", model="phr00t"))) == ["a"]
+    assert ids(await store.page(TaskQuery(owner="session:2", states=frozenset({TaskState.LEASED})))) == ["f"]
+    assert ids(await store.page(TaskQuery(owner=""))) == ["i"]
+    assert await store.page(TaskQuery(owner="session:3")) == TaskPage(tasks=(), total=0)
+
+
+async def test_an_owners_total_falls_when_one_of_its_tasks_is_deleted_or_too_old(store: Store) -> None:
+    names = ("a", "b", "c")
+    epoch = await fill(store, *(make_task(name, owner="session:1", state=TaskState.DONE, updated_at=at(ord(name))) for name in names))
+    await store.write(epoch, Batch(deleted=[TaskId("b")]))
+    await store.prune(epoch, Retention(tasks_before={TaskState.DONE: at(ord("b"))}))
+    page = await store.page(TaskQuery(owner="session:1"))
+    assert (ids(page), page.total) == (["c"], 1)
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     new=st.lists(make.tasks(), max_size=6, unique_by=lambda task: task.task_id), sort=st.sampled_from(TaskSort), page_size=st.integers(1, 5)
@@ -135,6 +169,7 @@ async def test_pages_hold_what_picking_by_hand_gives_when_filters_are_any(store:
             f"task-{number}",
             state=data.draw(st.sampled_from(states)),
             model=data.draw(st.sampled_from([Model("anisora"), Model("phr00t")])),
+            owner=data.draw(st.sampled_from(["key", "session:1"])),
             parameters={"width": data.draw(sizes), "height": data.draw(sizes)},
             created_at=at(data.draw(st.integers(0, 3))),
         )
@@ -145,10 +180,13 @@ async def test_pages_hold_what_picking_by_hand_gives_when_filters_are_any(store:
     await store.write(epoch, Batch(tasks=new))
     sort = data.draw(st.sampled_from(TaskSort))
     model = data.draw(st.sampled_from([None, "anisora"]))
+    owner = data.draw(st.sampled_from([None, "key", "session:1"]))
     wanted = data.draw(st.frozensets(st.sampled_from(states)))
     expected = sorted(new, key=lambda task: task.task_id)
     expected.sort(key=lambda task: sort_value(task, sort), reverse=True)
-    expected = [task for task in expected if model in (None, task.model) and (not wanted or task.state in wanted)]
+    expected = [
+        task for task in expected if model in (None, task.model) and owner in (None, task.owner) and (not wanted or task.state in wanted)
+    ]
     for number in range(1, 6):
-        page = await store.page(TaskQuery(page=number, page_size=3, sort=sort, model=model, states=wanted))
+        page = await store.page(TaskQuery(page=number, page_size=3, sort=sort, model=model, owner=owner, states=wanted))
         assert page == TaskPage(tasks=tuple(expected[3 * number - 3 : 3 * number]), total=len(expected))

@@ -68,16 +68,18 @@ class Stack:
 
 
 @asynccontextmanager
-async def admission_stack(folder: Path, *, stream_life_s: float = STREAM_LIFE_S) -> AsyncIterator[Stack]:
-    """Serves with a store in memory and a clock that the test moves."""
+async def admission_stack(
+    folder: Path, *, stream_life_s: float = STREAM_LIFE_S, store: MemoryStore | None = None, port: int = 0
+) -> AsyncIterator[Stack]:
+    """Serves with a store in memory and a clock that the test moves; with the store and the port of an earlier one it is that one again."""
     clock, doors = FakeClock(), Doors()
-    store = MemoryStore(now=lambda: clock.now().utc)
+    store = store or MemoryStore(now=lambda: clock.now().utc)
     objects = open_object_store((folder / "objects").as_uri())
     await store.open()
     engine, access = Engine(store=store, clock=clock, objects=objects), Access(store=store.access, clock=clock)
     await engine.start()
     mounted = services(controller=engine, access=access, objects=objects, clock=clock, doors=doors, stream_life_s=stream_life_s)
-    server = GrpcServer("127.0.0.1:0", mounted, translate=translate)
+    server = GrpcServer(f"127.0.0.1:{port}", mounted, translate=translate)
     await server.start()
     doors.open()
     try:

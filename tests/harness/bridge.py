@@ -28,6 +28,7 @@ from tests.harness.admission_double import AdmissionDouble, admission_double, ma
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from obstore.store import ObjectStore
 
     from http_bridge.metrics import HttpMetrics
 
@@ -105,6 +106,15 @@ async def running_bridge(
         transport = httpx.ASGITransport(app)
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
             yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
+
+
+@asynccontextmanager
+async def bridge_before(address: str, objects: ObjectStore, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A bridge that is called in this process, before an admission and an object store of the test's; what speaks to it."""
+    app = create_app(bridge_settings(address, **settings), AdmissionClient(address, patience=QUICK), objects)
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
+        yield http
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ PROTECTED = [
     ("POST", "/generate"),
     ("POST", "/generate_direct"),
     ("GET", "/status/x"),
+    ("GET", "/events/x"),
     ("GET", "/results/x"),
     ("HEAD", "/results/x"),
     ("GET", "/preview/x"),
@@ -79,12 +80,14 @@ async def test_every_protected_path_is_refused_with_401_when_no_credential_comes
         assert method == "HEAD" or reply.json()["detail"]["code"] == "unauthenticated", path
 
 
-async def test_wrong_key_is_refused_with_403_when_a_good_session_comes_too(bridge: BridgeUnderTest) -> None:
-    headers = {**bridge.add_session(), "X-API-Key": "wröng"}
-    for method, path in PROTECTED:
-        reply = await bridge.http.request(method, path, headers={name.encode(): value.encode("latin-1") for name, value in headers.items()})
-        assert reply.status_code == 403, path
-        assert method == "HEAD" or reply.json()["detail"]["code"] == "forbidden", path
+async def test_wrong_key_is_refused_with_403_when_a_good_session_comes_too(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path / "objects", bad_keys_per_minute=0) as bridge:
+        headers = {**bridge.add_session(), "X-API-Key": "wröng"}
+        encoded = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
+        for method, path in PROTECTED:
+            reply = await bridge.http.request(method, path, headers=encoded)
+            assert reply.status_code == 403, path
+            assert method == "HEAD" or reply.json()["detail"]["code"] == "forbidden", path
 
 
 async def test_key_wins_when_an_expired_session_comes_too(bridge: BridgeUnderTest) -> None:

@@ -42,6 +42,9 @@ async def test_task_is_the_same_when_key_and_body_are(bridge: BridgeUnderTest, b
     assert [reply.status_code for reply in replies] == [202, 202]
     assert replies[0].json() == replies[1].json()
     first, second = bridge.admission.submitted
+    for one in (first, second):
+        # Set when the connection took its time, as on a busy machine.
+        one.ClearField("waited")
     assert first == second
     assert (first.request_id, first.abandon) == ("k1", False)
 

@@ -10,7 +10,7 @@ from typing import Any
 import obstore
 import pytest
 
-from admission.retention import Keep, Keeper
+from admission.retention import InWork, Keep, Keeper
 from admission.store.memory import MemoryStore
 from runtime.clock import Reading
 from tests.simulation.loop import Loop, seeded
@@ -72,7 +72,7 @@ class _Swept:
             objects=obstore.store.MemoryStore(),
             clock=_Now(),
             keep=Keep(done=None, failed=None, events=None, audit=None),
-            used=frozenset,
+            in_work=InWork(used=frozenset),
         )
         loop = Loop(seeded(0))  # type: ignore[abstract]
         task = loop.create_task(self._look_twice(store, keeper))

@@ -22,7 +22,7 @@ def test_server_is_killed_when_it_does_not_end_on_terminate(monkeypatch: pytest.
         try:
             assert process.stdout is not None
             process.stdout.readline()
-            admission_speed._end(process)
+            admission_speed.end_process(process)
             assert process.returncode == -signal.SIGKILL
         finally:
             process.kill()

@@ -12,7 +12,7 @@ import pytest
 
 from admission import retention
 from admission.core.tasks import TaskId, TaskState
-from admission.retention import Keep, Keeper
+from admission.retention import InWork, Keep, Keeper
 from admission.store.access_port import AuditEntry
 from admission.store.memory import MemoryStore
 from admission.store.port import Batch
@@ -41,7 +41,9 @@ class Rig:
         self.used: frozenset[str] = frozenset()
         self.epoch = 0
         self.access = self.store.access
-        self.keeper = Keeper(store=self.store, access=self.access, objects=self.objects, clock=_Now(), keep=keep, used=lambda: self.used)
+        self.keeper = Keeper(
+            store=self.store, access=self.access, objects=self.objects, clock=_Now(), keep=keep, in_work=InWork(used=lambda: self.used)
+        )
 
     async def task(self, name: str, state: TaskState, age: timedelta, **changes: object) -> TaskId:
         """A stored task that was last changed so long ago, with one file."""

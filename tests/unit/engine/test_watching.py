@@ -70,6 +70,33 @@ async def test_slow_watcher_gets_progress_merged_and_holds_up_nobody(rig: Rig) -
         assert (await anext(slow)).view.task.progress == 59
 
 
+async def test_watcher_is_told_of_its_new_place_when_a_task_ahead_leaves_the_queue(rig: Rig) -> None:
+    lane = await rig.lane()
+    tasks = [await rig.submit() for _ in range(4)]
+    rendered = await lane.leased()
+    async with aclosing(rig.engine.watch(tasks[3].task_id)) as watching:
+        assert (await anext(watching)).view.queue_position == 2
+        await rig.engine.cancel(tasks[1].task_id)
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await anext(watching)).view.queue_position == 1
+            await lane.finish(rendered)
+            await lane.leased()
+            assert (await anext(watching)).view.queue_position == 0
+
+
+async def test_watcher_at_an_unmoved_place_is_not_woken_when_others_join_behind_it(rig: Rig) -> None:
+    lane = await rig.lane()
+    await rig.submit()
+    await lane.leased()
+    task = await rig.submit()
+    async with aclosing(rig.engine.watch(task.task_id)) as watching:
+        await anext(watching)
+        await rig.submit()
+        rig.engine._watching._tell_places()
+        (watcher,) = rig.engine._watching._watchers[task.task_id]
+        assert not watcher.changed.is_set()
+
+
 async def test_watch_of_a_cancelled_task_waits_for_its_last_record_when_its_end_is_stored_and_not_answered_yet(rig: Rig) -> None:
     # The store said that the task was over, and nothing had told the watcher of the record yet: it was let go without it.
     lane = await rig.lane()

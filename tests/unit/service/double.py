@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from admission.core.lanes import Availability, LaneSpec, Report, Wish
@@ -116,6 +117,23 @@ class LaneSessionDouble:
         self.closed.set()
 
 
+class LandingDouble:
+    """Keeps what an import brings."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.task: Task | None = None
+
+    def key(self, name: str) -> str:
+        return f"results/x/1/{name}"
+
+    async def write(self, name: str, chunk: bytes) -> None:
+        self.files[name] = self.files.get(name, b"") + chunk
+
+    async def commit(self, task: Task) -> None:
+        self.task = task
+
+
 class ControllerDouble:
     """Answers with what the test set."""
 
@@ -134,6 +152,8 @@ class ControllerDouble:
         self.told: list[tuple[object, ...]] = []
         self.queries: list[TaskQuery] = []
         self.deleted: list[TaskId] = []
+        self.cancelled: list[TaskId] = []
+        self.landings: list[LandingDouble] = []
         self.sessions: list[LaneSessionDouble] = []
 
     async def submit(self, submission: Submission) -> Accepted:
@@ -200,12 +220,22 @@ class ControllerDouble:
         view = await self.task(task_id)
         if view is None:
             raise UnknownTaskError
+        self.cancelled.append(task_id)
         return view
 
     async def delete(self, task_id: TaskId) -> None:
         if task_id not in self.tasks:
             raise UnknownTaskError
         self.deleted.append(task_id)
+
+    @asynccontextmanager
+    async def importing(self, task_id: TaskId) -> AsyncIterator[LandingDouble | None]:
+        """None when the test has a task of this id."""
+        if task_id in self.tasks:
+            yield None
+            return
+        self.landings.append(LandingDouble())
+        yield self.landings[-1]
 
     def open_lane(self) -> LaneSessionDouble:
         self.sessions.append(LaneSessionDouble(len(self.sessions) + 1))

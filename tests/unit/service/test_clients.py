@@ -71,6 +71,44 @@ async def test_every_call_says_not_found_when_there_is_no_such_task(stack: Stack
     assert {error.code for error in errors} == {"task_not_found"}
 
 
+@pytest.mark.parametrize("state", [TaskState.QUEUED, TaskState.DONE, TaskState.FAILED])
+async def test_every_call_answers_as_for_no_task_when_the_task_is_another_owners(stack: Stack, state: TaskState) -> None:
+    stack.controller.tasks[TASK_ID] = a_view(a_task(state, owner="session:1", result=_done() if state is TaskState.DONE else None))
+    unknown = await error_of(client(stack).GetTask(pb.GetTaskRequest(task_id=UNKNOWN), timeout=5))
+
+    errors = await _refused(stack, TASK_ID, "session:2")
+
+    assert {(error.code, error.message) for error in errors} == {("task_not_found", unknown.message)}
+    assert (stack.controller.deleted, stack.controller.cancelled, stack.controller.watched_after) == ([], [], [])
+
+
+async def _refused(stack: Stack, task_id: str, owner: str) -> list[ServiceError]:
+    """What every call about a task says to the owner."""
+    stub = client(stack)
+    return [
+        await error_of(stub.GetTask(pb.GetTaskRequest(task_id=task_id, only_owner=owner), timeout=5)),
+        await error_of(stub.CancelTask(pb.CancelTaskRequest(task_id=task_id, only_owner=owner), timeout=5)),
+        await error_of(stub.DeleteTask(pb.DeleteTaskRequest(task_id=task_id, only_owner=owner), timeout=5)),
+        await error_of(stub.WatchTask(pb.WatchTaskRequest(task_id=task_id, only_owner=owner), timeout=5).read()),
+        await error_of(stub.ReadResult(pb.ReadResultRequest(task_id=task_id, only_owner=owner, offset=99), timeout=5).read()),
+    ]
+
+
+async def test_calls_are_answered_when_the_task_is_the_owners(stack: Stack) -> None:
+    stub, owner = client(stack), "session:1"
+    stack.controller.tasks[TASK_ID] = a_view(a_task(TaskState.DONE, owner=owner, result=_done()))
+    await obstore.put_async(stack.objects, VIDEO_KEY, b"video")
+    for change in (a_change(a_view(a_task(TaskState.DONE, result=_done()))), None):
+        stack.controller.changes.put_nowait(change)
+
+    assert (await stub.GetTask(pb.GetTaskRequest(task_id=TASK_ID, only_owner=owner), timeout=5)).task.task_id == TASK_ID
+    assert [answer async for answer in stub.WatchTask(pb.WatchTaskRequest(task_id=TASK_ID, only_owner=owner), timeout=5)]
+    assert [answer async for answer in stub.ReadResult(pb.ReadResultRequest(task_id=TASK_ID, only_owner=owner), timeout=5)]
+    await stub.CancelTask(pb.CancelTaskRequest(task_id=TASK_ID, only_owner=owner), timeout=5)
+    await stub.DeleteTask(pb.DeleteTaskRequest(task_id=TASK_ID, only_owner=owner), timeout=5)
+    assert (stack.controller.cancelled, stack.controller.deleted) == ([TASK_ID], [TASK_ID])
+
+
 async def test_task_is_forgotten_when_it_is_deleted(stack: Stack) -> None:
     stack.controller.tasks[TASK_ID] = a_view(a_task())
 
@@ -161,26 +199,29 @@ async def test_page_is_asked_for_with_its_defaults_when_nothing_is_said(stack: S
     answer = await client(stack).ListTasks(pb.ListTasksRequest(), timeout=5)
 
     [query] = stack.controller.queries
-    assert (query.page, query.page_size, query.sort, query.model, query.states) == (1, 20, TaskSort.CREATED_AT, None, frozenset())
+    assert (query.page, query.page_size, query.sort) == (1, 20, TaskSort.CREATED_AT)
+    assert (query.model, query.states, query.owner) == (None, frozenset(), None)
     assert (len(answer.tasks), answer.total) == (1, 41)
 
 
 async def test_page_is_narrowed_when_the_request_says_so(stack: Stack) -> None:
-    request = pb.ListTasksRequest(page=3, page_size=100, sort=pb.TASK_SORT_WIDTH, model="phr00t", states=[task_pb2.TASK_STATE_DONE])
+    only = {"model": "phr00t", "states": [task_pb2.TASK_STATE_DONE], "only_owner": "session:1"}
+    request = pb.ListTasksRequest(page=3, page_size=100, sort=pb.TASK_SORT_WIDTH, **only)  # type: ignore[arg-type]
 
     await client(stack).ListTasks(request, timeout=5)
 
     [query] = stack.controller.queries
     assert (query.page, query.page_size, query.sort) == (3, 100, TaskSort.WIDTH)
-    assert (query.model, query.states) == ("phr00t", frozenset({TaskState.DONE}))
+    assert (query.model, query.states, query.owner) == ("phr00t", frozenset({TaskState.DONE}), "session:1")
 
 
 async def test_page_is_refused_when_its_bounds_make_no_sense(stack: Stack) -> None:
-    request = pb.ListTasksRequest(page=-1, page_size=101, sort=99, states=[0])  # type: ignore[arg-type,list-item]
+    unknown = {"sort": 99, "states": [0], "model": "a\0", "only_owner": "x" * 129}
+    request = pb.ListTasksRequest(page=-1, page_size=101, **unknown)  # type: ignore[arg-type]
 
     error = await error_of(client(stack).ListTasks(request, timeout=5))
 
-    assert [violation.field for violation in error.violations] == ["page", "page_size", "sort", "states"]
+    assert [violation.field for violation in error.violations] == ["page", "page_size", "sort", "model", "only_owner", "states"]
 
 
 async def test_models_are_those_of_the_rule_set(stack: Stack) -> None:

@@ -222,7 +222,7 @@ async def test_sequence_is_ignored_when_only_new_events_are_wanted(stack: Stack)
         (pb.WatchEventsRequest(after_sequence=-1), "after_sequence"),
         (pb.WatchEventsRequest(event_types=["Not A Name"]), "event_types"),
         (pb.WatchEventsRequest(event_types=[f"name_{number}" for number in range(65)]), "event_types"),
-        (pb.WatchEventsRequest(task_id="x"), "task_id"),
+        (pb.WatchEventsRequest(task_id="a/b"), "task_id"),
     ],
 )
 async def test_watch_of_events_is_refused_when_its_filter_makes_no_sense(stack: Stack, request_: pb.WatchEventsRequest, field: str) -> None:

@@ -192,6 +192,8 @@ FILLS: dict[str, Callable[[Connection], None]] = {
     "0002": fill_0002,
     # What the third release added is empty here, as it was for whoever came from the second.
     "0003": fill_0002,
+    # As what the fourth added.
+    "0004": fill_0002,
 }
 
 

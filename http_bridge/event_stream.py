@@ -1,0 +1,167 @@
+"""Event streams: who may open how many, and one reply that sends a task's changes until its end, its reader's or the server's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from fastapi.sse import EventSourceResponse
+from warmlane.admission.v1.task_pb2 import TaskState
+
+from http_bridge.errors import HttpError
+from http_bridge.event_feed import Feed, LoopTime, Pace, Time, Watch
+from http_bridge.event_format import HEARTBEAT, Script
+from runtime.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    # nginx would collect the events before it passes them on.
+    "X-Accel-Buffering": "no",
+}
+_RETRY_AFTER_S = 30.0
+
+
+class EventStreams:
+    """The open streams of this bridge: bounded in number, ended together when it stops."""
+
+    def __init__(self, *, most: int, most_of_session: int, pace: Pace | None = None, clock: Time | None = None) -> None:
+        """At most so many at a time, and so many of one session."""
+        self.pace = pace or Pace()
+        self.clock = clock or LoopTime()
+        self._most = most
+        self._most_of_session = most_of_session
+        self._open: dict[Reader, None] = {}
+        self._of: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    @contextmanager
+    def place(self, owner: str) -> Iterator[Reader]:
+        """A place for one stream of this caller.
+
+        Raises:
+            HttpError: 503, there is none; 429, the session has all of its places.
+        """
+        if len(self._open) >= self._most:
+            raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "Too many event streams are open.", retry_after_s=_RETRY_AFTER_S)
+        # Behind the key there may be a server with many users.
+        if owner != "key" and self._of[owner] >= self._most_of_session:
+            detail = f"This session has {self._most_of_session} event streams open; close some."
+            metadata = {"max_event_streams": self._most_of_session}
+            raise HttpError(ErrorCode.RATE_LIMITED, detail, metadata=metadata, retry_after_s=_RETRY_AFTER_S)
+        reader = Reader()
+        self._open[reader] = None
+        self._of[owner] += 1
+        try:
+            yield reader
+        finally:
+            del self._open[reader]
+            self._of[owner] -= 1
+            if not self._of[owner]:
+                del self._of[owner]
+
+    @asynccontextmanager
+    async def ended_by(self, stopping: asyncio.Event) -> AsyncIterator[None]:
+        """While this lasts, the event ends every stream."""
+        ending = asyncio.create_task(self._end_all(stopping), name="end-event-streams")
+        try:
+            yield
+        finally:
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+
+    async def _end_all(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        for reader in tuple(self._open):
+            reader.leave()
+
+
+class Reader:
+    """Whether anyone still reads a stream."""
+
+    def __init__(self) -> None:
+        """Someone does."""
+        self.has_left = False
+        self._news: asyncio.Event | None = None
+
+    def wakes(self, news: asyncio.Event) -> None:
+        """Its leaving is told by this event too."""
+        self._news = news
+
+    def leave(self) -> None:
+        """The client is gone, or the server stops."""
+        self.has_left = True
+        if self._news is not None:
+            self._news.set()
+
+
+class EventStreamReply(EventSourceResponse):
+    """The reply of GET /events. Its place, its watch and its tasks live as long as its sending.
+
+    Before the first byte it raises what the contract's errors are made of: ServiceError, HttpError.
+    """
+
+    def __init__(self, streams: EventStreams, *, owner: str, watch: Watch, script: Script) -> None:
+        """For this caller; what the watch gives is told by the script."""
+        super().__init__(iter(()), headers=_HEADERS)
+        self._streams = streams
+        self._owner = owner
+        self._watch = watch
+        self._script = script
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends until there is nothing more to send, or nobody to send it to."""
+        with self._streams.place(self._owner) as reader:
+            leaving = asyncio.create_task(_until_gone(receive, reader), name="watch-client")
+            try:
+                async with Feed(self._watch, pace=self._streams.pace, clock=self._streams.clock) as feed:
+                    reader.wakes(feed.news)
+                    await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                    is_whole = await self._send_all(feed, reader, send)
+            finally:
+                leaving.cancel()
+                await asyncio.gather(leaving, return_exceptions=True)
+        if is_whole:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_all(self, feed: Feed, reader: Reader, send: Send) -> bool:
+        """Whether the reader kept up. One that did not cannot be told anything more; the server then closes its connection."""
+        async for chunk in self._chunks(feed, reader):
+            try:
+                async with asyncio.timeout(self._streams.pace.write_s):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except TimeoutError:
+                return False
+        return True
+
+    async def _chunks(self, feed: Feed, reader: Reader) -> AsyncIterator[bytes]:
+        while not reader.has_left:
+            feed.news.clear()
+            update = feed.take()
+            if update is not None:
+                if chunk := self._script.state(update):
+                    yield chunk
+                if update.is_last:
+                    yield self._script.end("done" if update.task.state == TaskState.TASK_STATE_DONE else "failed")
+                    return
+            elif feed.failure is not None:
+                if feed.failure.code == ErrorCode.TASK_NOT_FOUND:
+                    yield self._script.end("deleted")
+                return
+            elif not await self._streams.clock.wait(feed.news, self._streams.pace.heartbeat_s):
+                yield HEARTBEAT
+
+
+async def _until_gone(receive: Receive, reader: Reader) -> None:
+    # A GET has no body; what comes from the server is the news that the client left.
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    reader.leave()
