@@ -23,6 +23,8 @@ from runtime.metrics.server import MetricsServer
 from runtime.objects import open_object_store
 from runtime.process import GC_THRESHOLDS, stop_event
 from runtime.settings import problems
+from runtime.traces.process import tracing
+from runtime.traces.tracer import Tracer
 
 _LOG = structlog.get_logger()
 
@@ -30,10 +32,17 @@ _LOG = structlog.get_logger()
 async def serve(settings: BridgeSettings) -> None:
     """Serves until SIGTERM or SIGINT; requests that run are ended, held ones are told to come again."""
     stop = stop_event()
+    # Outside all else: what is written in the last moments is sent too.
+    async with tracing(settings, service="http-bridge") as tracer:
+        await _serve(settings, tracer, stop)
+    _LOG.info("http_stopped")
+
+
+async def _serve(settings: BridgeSettings, tracer: Tracer, stop: asyncio.Event) -> None:
     registry = Registry("http-bridge")
     metrics = HttpMetrics(registry) if settings.metrics_bind else None
-    client = AdmissionClient(settings.admission_address, credentials=settings.admission_credentials())
-    app = create_app(settings, client, open_object_store(settings.object_store_url), metrics)
+    client = AdmissionClient(settings.admission_address, credentials=settings.admission_credentials(), carries_traces=tracer.is_on)
+    app = create_app(settings, client, open_object_store(settings.object_store_url), metrics, tracer)
     server = http_server(app, settings, on_refused=metrics.refused if metrics else lambda _reason: None)
     async with MetricsServer(settings.metrics_bind, registry):
         stopper = asyncio.create_task(_stop_when(stop, app, server), name="stop-server")
@@ -42,7 +51,6 @@ async def serve(settings: BridgeSettings) -> None:
         finally:
             stopper.cancel()
             await asyncio.gather(stopper, return_exceptions=True)
-    _LOG.info("http_stopped")
 
 
 async def _stop_when(stop: asyncio.Event, app: FastAPI, server: HttpServer) -> None:

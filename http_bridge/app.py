@@ -22,6 +22,8 @@ from http_bridge.reply_headers import ReplyHeaders
 from http_bridge.routes import admin, events, gallery, generate, health, media, models, sessions, tasks
 from http_bridge.routes.docs import docs_router
 from http_bridge.schemas import ErrorReply
+from http_bridge.traces import Traced
+from runtime.traces.tracer import SILENT, Tracer
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -52,9 +54,15 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore, metrics: HttpMetrics | None = None) -> FastAPI:
+def create_app(
+    settings: BridgeSettings,
+    client: AdmissionClient,
+    objects: ObjectStore,
+    metrics: HttpMetrics | None = None,
+    tracer: Tracer = SILENT,
+) -> FastAPI:
     """The application. Its lifespan opens the client and closes it; the object store needs no closing.
-    With `metrics`, requests are counted.
+    With `metrics`, requests are counted; `tracer` writes their spans.
 
     The connections are in `app.state.bridge`; set its `stopping` before the server stops, and held requests and event streams end at once.
     """
@@ -109,5 +117,7 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
     app.add_middleware(ReplyHeaders)
     if metrics is not None:
         app.add_middleware(Measured, metrics=metrics)
+    if tracer.is_on:
+        app.add_middleware(Traced, tracer=tracer)
     app.add_middleware(ClientAddress, proxies=TrustedProxies(settings.trusted_proxies))
     return app

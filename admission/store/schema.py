@@ -95,6 +95,8 @@ TASKS = Table(
     Column("stage_detail", Text, nullable=False),
     Column("failure", Text),
     Column("result", Text),
+    # NULL: it was asked for without a trace.
+    Column("trace", Text),
     _partial("ix_tasks_owner_request_id", "owner", "request_id", where="request_id IS NOT NULL", unique=True),
     _partial("ix_tasks_unfinished", "state", "model", where=MUST_BE_RESTORED),
     _partial("ix_tasks_ended_updated_at", "state", "updated_at", "task_id", where=IS_ENDED),

@@ -23,6 +23,8 @@ from runtime.lane.worker import Worker
 from runtime.rules.check import check_request
 from runtime.rules.parameters import to_parameters
 from runtime.rules.request import InvalidRequestError
+from runtime.traces.context import TraceContext, parse
+from runtime.traces.current import logged
 from runtime.wire import message_to_raw
 
 if TYPE_CHECKING:
@@ -77,13 +79,19 @@ class Agent:
             worker_settings: what the pipeline's process is for.
             stub: of admission's DispatchService.
             on_change: called when the process's status changed.
-            observer: counts what the worker and the attempts do.
+            observer: is told what the worker and the attempts do.
         """
         self._identity = identity
         self._settings = settings
         self._cancel_grace_s = worker_settings.cancel_grace_s
         self._stub = stub
-        self._worker = Worker(worker_settings, on_change=self._worker_changed, on_progress=self._progressed, on_gpu_free=self._gpu_freed)
+        self._worker = Worker(
+            worker_settings,
+            on_change=self._worker_changed,
+            on_progress=self._progressed,
+            on_gpu_free=self._gpu_freed,
+            on_part=observer.part_ended,
+        )
         self._listener = on_change
         self._observer = observer
         self._state = LaneState()
@@ -224,7 +232,6 @@ class Agent:
         for action in actions:
             match action:
                 case StartAttempt(attempt=attempt) if lease is not None:
-                    _log.info("attempt_started", task=attempt.task_id, attempt=attempt.number)
                     task = asyncio.create_task(self._work(attempt, lease), name=f"attempt-{attempt.task_id}-{attempt.number}")
                     self._attempts.add(task)
                     task.add_done_callback(self._attempts.discard)
@@ -237,13 +244,20 @@ class Agent:
                     pass
 
     async def _work(self, attempt: Attempt, lease: pb.Lease) -> None:
+        context = parse(lease.traceparent, lease.tracestate)
+        with logged("" if context is None else context.trace_id):
+            _log.info("attempt_started", task=attempt.task_id, attempt=attempt.number)
+            self._observer.attempt_started(attempt, lease.request.model, context)
+            await self._worked_on(attempt, lease, context)
+
+    async def _worked_on(self, attempt: Attempt, lease: pb.Lease, context: TraceContext | None) -> None:
         try:
-            outcome = await self._render(attempt, lease)
+            outcome = await self._render(attempt, lease, context)
         except Exception:
             _log.exception("attempt_broken", task=attempt.task_id, attempt=attempt.number)
             outcome = _refused("The lane failed.", "the lane's agent failed")
         self._records.append(outcome.memory)
-        self._observer.attempt_ended(lease.request.model, lease.request.steps, outcome)
+        self._observer.attempt_ended(attempt, lease.request.model, lease.request.steps, outcome)
         code = outcome.failure.code if outcome.failure is not None else "done"
         _log.info("attempt_ended", task=attempt.task_id, attempt=attempt.number, end=code, render_s=outcome.render_s)
         if (change := outcome.memory.residency_change) is not None:
@@ -253,7 +267,7 @@ class Agent:
         self._become(lane.ended(self._state, attempt, outcome))
         self._nudge(urgent=True)
 
-    async def _render(self, attempt: Attempt, lease: pb.Lease) -> Outcome:
+    async def _render(self, attempt: Attempt, lease: pb.Lease, context: TraceContext | None) -> Outcome:
         try:
             request = check_request(message_to_raw(lease.request))
         except InvalidRequestError as error:
@@ -267,6 +281,8 @@ class Agent:
             deadline_s=lease.render_deadline.ToMicroseconds() / 1e6 or _DEFAULT_DEADLINE_S,
             placement=lease.placement,
             predicted_peak_bytes=lease.predicted_peak_bytes,
+            trace_id="" if context is None else context.trace_id,
+            is_timed=context is not None and context.is_sampled and self._observer.wants_parts,
         )
         return await self._worker.render(order)
 
