@@ -104,7 +104,12 @@ def create_app(
             app.include_router(module.router, prefix=prefix, responses=_ERRORS, include_in_schema=not prefix)
         app.include_router(docs_router(prefix))
     install_handlers(app)
-    # The last one added is the outermost.
+    _surround(app, settings, metrics, tracer)
+    return app
+
+
+def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | None, tracer: Tracer) -> None:
+    """Adds the middleware. The last one added is the outermost."""
     app.add_middleware(Edge)
     app.add_middleware(
         Cors,
@@ -120,4 +125,3 @@ def create_app(
     if tracer.is_on:
         app.add_middleware(Traced, tracer=tracer)
     app.add_middleware(ClientAddress, proxies=TrustedProxies(settings.trusted_proxies))
-    return app

@@ -79,6 +79,8 @@ TASKS = Table(
     Column("height", Integer, nullable=False),
     Column("tokens", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # NULL: it was asked for without a trace.
+    Column("trace", Text),
     Column("state", Text, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("queued_at", UtcDateTime),
@@ -95,8 +97,6 @@ TASKS = Table(
     Column("stage_detail", Text, nullable=False),
     Column("failure", Text),
     Column("result", Text),
-    # NULL: it was asked for without a trace.
-    Column("trace", Text),
     _partial("ix_tasks_owner_request_id", "owner", "request_id", where="request_id IS NOT NULL", unique=True),
     _partial("ix_tasks_unfinished", "state", "model", where=MUST_BE_RESTORED),
     _partial("ix_tasks_ended_updated_at", "state", "updated_at", "task_id", where=IS_ENDED),

@@ -100,15 +100,17 @@ class RpcTraces:
     def _write(self, opened: OpenSpan, parent_id: str, method: str, began_ns: int, status: grpc.StatusCode) -> None:
         if not opened.context.is_sampled:
             return
-        name = method.removeprefix("/")
+        attributes = opened.attributes
+        attributes[names.RPC_SYSTEM] = "grpc"
+        attributes[names.RPC_STATUS] = status.name
         self._tracer.write(
             Span(
-                name=name,
+                name=method[1:],
                 context=opened.context,
                 parent_id=parent_id,
                 began_ns=began_ns,
                 ended_ns=time.time_ns(),
-                attributes={names.RPC_SYSTEM: "grpc", names.RPC_STATUS: status.name, **opened.attributes},
+                attributes=attributes,
                 kind=Kind.SERVER,
                 is_failed=status in _FAULTS,
             )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from runtime.traces.context import TraceContext
 
@@ -20,9 +20,8 @@ class Kind(IntEnum):
     SERVER = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """Something that was done, told when it is over.
+class Span(NamedTuple):
+    """Something that was done, told when it is over. A tuple for the same reason as its context.
 
     Attributes:
         context: its own place: trace and span id.
@@ -37,7 +36,7 @@ class Span:
     parent_id: str
     began_ns: int
     ended_ns: int
-    attributes: Mapping[str, Value] = field(default_factory=dict)
+    attributes: Mapping[str, Value] = MappingProxyType({})
     kind: Kind = Kind.INTERNAL
     is_failed: bool = False
 

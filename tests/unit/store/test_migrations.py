@@ -39,7 +39,13 @@ def definitions(engine: Engine) -> dict[str, str]:
     """Every table and index as the engine keeps it, white space and the order of lines put aside."""
     with engine.connect() as connection:
         found = connection.execute(text(SQLITE if engine.dialect.name == "sqlite" else POSTGRESQL))
-        return {name: "\n".join(sorted(line.strip(" ,\t") for line in sql.splitlines())) for name, sql in found}
+        return {name: _sorted_lines(sql) for name, sql in found}
+
+
+def _sorted_lines(definition: str) -> str:
+    # A column that was added stands behind the last line, before the bracket that closes the table.
+    lines = (line.strip(" ,\t") for line in definition.removesuffix(")").splitlines())
+    return "\n".join(sorted(line for line in lines if line))
 
 
 # It cannot compare indexes in descending order on SQLite, and says so; the next test does.
@@ -192,8 +198,9 @@ FILLS: dict[str, Callable[[Connection], None]] = {
     "0002": fill_0002,
     # What the third release added is empty here, as it was for whoever came from the second.
     "0003": fill_0002,
-    # As what the fourth added.
+    # As what the fourth and the fifth added.
     "0004": fill_0002,
+    "0005": fill_0002,
 }
 
 
