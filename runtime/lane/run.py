@@ -226,11 +226,15 @@ class Run:
         self._tell_part(OF_PHASE[self.memory_phase], began_ns, figures, has_failed=has_failed)
 
     def _tell_step(self, step: int, steps: int) -> None:
-        began_ns, self._step_since_ns = self._step_since_ns, time.time_ns()
+        # The next one begins where this one ends.
+        ended_ns = time.time_ns()
+        began_ns, self._step_since_ns = self._step_since_ns, ended_ns
         if began_ns is not None:
-            self._tell_part(Part.STEP, began_ns, {"step": step, "steps": steps})
+            self._tell_part(Part.STEP, began_ns, {"step": step, "steps": steps}, ended_ns=ended_ns)
 
-    def _tell_part(self, part: Part, began_ns: int, figures: dict[str, Figure], *, has_failed: bool = False) -> None:
+    def _tell_part(
+        self, part: Part, began_ns: int, figures: dict[str, Figure], *, ended_ns: int | None = None, has_failed: bool = False
+    ) -> None:
         order = self.order
         if order.is_timed:
             self._callbacks.tell(
@@ -239,7 +243,7 @@ class Run:
                     part=part,
                     try_number=max(1, self._tries),
                     began_ns=began_ns,
-                    ended_ns=time.time_ns(),
+                    ended_ns=time.time_ns() if ended_ns is None else ended_ns,
                     figures=figures,
                     has_failed=has_failed,
                 )
