@@ -229,7 +229,7 @@ class Run:
         # The next one begins where this one ends.
         ended_ns = time.time_ns()
         began_ns, self._step_since_ns = self._step_since_ns, ended_ns
-        if began_ns is not None:
+        if began_ns is not None and self._phase_since_ns is not None:
             self._tell_part(Part.STEP, began_ns, {"step": step, "steps": steps}, ended_ns=ended_ns)
 
     def _tell_part(

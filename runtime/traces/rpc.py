@@ -148,11 +148,11 @@ def _metadata() -> grpc.aio.Metadata | None:
 
 
 def _context_of(metadata: Iterable[tuple[str, str | bytes]]) -> TraceContext | None:
-    parents, states = [], []
+    """Of two `traceparent` gRPC itself gives us one; several `tracestate` are one list, says the standard."""
+    parent, state = "", ""
     for key, value in metadata:
         if key == PARENT and isinstance(value, str):
-            parents.append(value)
+            parent = value
         elif key == STATE and isinstance(value, str):
-            states.append(value)
-    # Two parents are none, says the standard; several states are one list.
-    return parse(parents[0], ",".join(states)) if len(parents) == 1 else None
+            state = f"{state},{value}" if state else value
+    return parse(parent, state) if parent else None

@@ -65,7 +65,7 @@ class TraceSettings(BaseSettings):
 
     Attributes:
         otlp_endpoint: base URL of a collector that takes OTLP over HTTP; `/v1/traces` is added unless it stands there. Empty: traces are
-            off, and nothing of OpenTelemetry is imported.
+            off, and neither OpenTelemetry's messages nor anything else of it is loaded.
         otlp_headers: sent to the collector with every batch, `name=value` pairs separated by commas; for its credentials.
         trace_sample_ratio: share of the traces that begin here of which the spans are sent, 0 to 1. Callers that bring a context decided
             already. Recommended: 1, and less where the collector has more than it can keep.
