@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -50,14 +51,14 @@ async def _noop() -> None:
 
 async def _admission(folder: Path, kind: str) -> None:
     is_traced = kind == "admission-watched"
-    # Where spans go stands in the environment of both of a pair.
-    traces = {} if is_traced else {"otlp_endpoint": ""}
+    # It stands in the environment of both of a pair.
+    endpoint = os.environ.get("WARMLANE_OTLP_ENDPOINT", "") if is_traced else ""
     settings = AdmissionSettings(
         metrics_bind="127.0.0.1:0" if is_traced or kind == "admission" else "",
         admission_bind="127.0.0.1:0",
         database_url=f"sqlite:///{folder / 'admission.db'}",
         object_store_url=(folder / "objects").as_uri(),
-        **traces,
+        otlp_endpoint=endpoint,
     )
     await serve(settings, limits=Limits(queue_depth=1_000_000_000), on_serving=_say)
 

@@ -74,14 +74,16 @@ def of_stored(text: str) -> TraceContext | None:
     return parse(traceparent, state)
 
 
-def new_trace_id() -> str:
-    """A random one."""
-    return f"{_DRAWN.getrandbits(128) or 1:032x}"
+def new_ids() -> tuple[str, str]:
+    """A trace id and a span id, both random, of one draw."""
+    drawn = f"{_DRAWN.getrandbits(192):048x}"
+    # One that is all zero is no id; that it is drawn is less likely than that this line is ever wrong.
+    return drawn[:32], drawn[32:]
 
 
 def new_span_id() -> str:
     """A random one."""
-    return f"{_DRAWN.getrandbits(64) or 1:016x}"
+    return f"{_DRAWN.getrandbits(64):016x}"
 
 
 def derived_span_id(trace_id: str, *parts: str | int) -> str:

@@ -7,13 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-import structlog
-
 from runtime.traces.context import TraceContext
 from runtime.traces.tracer import Value
-
-TRACE_ID = "trace_id"
-"""Under this name the trace stands in log lines."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,12 +20,20 @@ class OpenSpan:
 
 
 _CURRENT: ContextVar[OpenSpan | None] = ContextVar("warmlane-span", default=None)
+# Of work that is for a task and has no span of its own here.
+_LOGGED: ContextVar[str] = ContextVar("warmlane-trace", default="")
 
 
 def current() -> TraceContext | None:
     """Of the call that is being served; None: it has no trace, or traces are off."""
     opened = _CURRENT.get()
     return None if opened is None else opened.context
+
+
+def current_trace_id() -> str:
+    """For log lines: of the call that is being served, or of the task that is being worked on; empty: neither has a trace."""
+    opened = _CURRENT.get()
+    return _LOGGED.get() if opened is None else opened.context.trace_id
 
 
 def annotate(name: str, value: Value) -> None:
@@ -43,7 +46,6 @@ def annotate(name: str, value: Value) -> None:
 def enter(opened: OpenSpan) -> None:
     """Makes it the current span of this asyncio task, for good: for a task that serves one call and ends with it."""
     _CURRENT.set(opened)
-    structlog.contextvars.bind_contextvars(**{TRACE_ID: opened.context.trace_id})
 
 
 @contextmanager
@@ -51,17 +53,16 @@ def entered(opened: OpenSpan) -> Iterator[None]:
     """It is the current span within the block."""
     token = _CURRENT.set(opened)
     try:
-        with structlog.contextvars.bound_contextvars(**{TRACE_ID: opened.context.trace_id}):
-            yield
+        yield
     finally:
         _CURRENT.reset(token)
 
 
 @contextmanager
 def logged(trace_id: str) -> Iterator[None]:
-    """Log lines within the block have this trace; an empty one changes nothing."""
-    if not trace_id:
+    """Log lines within the block have this trace; empty: none."""
+    token = _LOGGED.set(trace_id)
+    try:
         yield
-        return
-    with structlog.contextvars.bound_contextvars(**{TRACE_ID: trace_id}):
-        yield
+    finally:
+        _LOGGED.reset(token)

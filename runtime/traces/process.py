@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from runtime.traces.context import TraceContext, new_span_id, new_trace_id
+from runtime.traces.context import TraceContext, new_ids, new_span_id
 from runtime.traces.outbox import Outbox
 from runtime.traces.tracer import SILENT, Span, Tracer
 
@@ -42,10 +42,10 @@ class WritingTracer:
     def begin(self, parent: TraceContext | None) -> TraceContext:
         """See `Tracer`."""
         if parent is not None:
-            return parent.at(new_span_id())
-        trace_id = new_trace_id()
+            return TraceContext(parent.trace_id, new_span_id(), parent.is_sampled, parent.state)
+        trace_id, span_id = new_ids()
         # By the last 7 bytes, which the standard promises to be random: whoever has the same ratio decides the same for the same trace.
-        return TraceContext(trace_id=trace_id, span_id=new_span_id(), is_sampled=int(trace_id[18:], 16) < self._bound)
+        return TraceContext(trace_id, span_id, self._bound == _SHARES or int(trace_id[18:], 16) < self._bound)
 
     def write(self, span: Span) -> None:
         """See `Tracer`."""

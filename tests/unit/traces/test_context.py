@@ -8,8 +8,8 @@ from runtime.traces.context import (
     TraceContext,
     attempt_span_id,
     derived_span_id,
+    new_ids,
     new_span_id,
-    new_trace_id,
     of_stored,
     parse,
     stored,
@@ -102,8 +102,9 @@ def test_nothing_comes_back_when_nothing_or_nonsense_was_stored() -> None:
 
 
 def test_ids_are_of_their_length_and_differ_when_many_are_drawn() -> None:
-    traces, spans = {new_trace_id() for _ in range(1000)}, {new_span_id() for _ in range(1000)}
-    assert (len(traces), len(spans)) == (1000, 1000)
+    drawn = [new_ids() for _ in range(1000)]
+    traces, spans = {trace_id for trace_id, _ in drawn}, {span_id for _, span_id in drawn} | {new_span_id() for _ in range(1000)}
+    assert (len(traces), len(spans)) == (1000, 2000)
     assert {len(one) for one in traces} == {32}
     assert {len(one) for one in spans} == {16}
 

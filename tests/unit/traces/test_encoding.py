@@ -10,7 +10,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from runtime.traces.encoding import Encoder
-from runtime.traces.tracer import Kind, Span
+from runtime.traces.tracer import Kind, Span, Value
 from tests.unit.traces.spans import CONTEXT
 
 RESOURCE = {"service.name": "admission", "service.version": "1"}
@@ -43,7 +43,8 @@ def _theirs(spans: list[Span]) -> ExportTraceServiceRequest:
 
 
 def test_the_message_is_the_sdk_s_when_the_spans_are_the_same() -> None:
-    everything = {"text": "ü", "empty": "", "whole": -(2**40), "true": True, "false": False, "zero": 0, "real": 0.5}
+    everything: dict[str, Value] = {"text": "ü", "empty": "", "whole": -(2**40), "true": True, "false": False, "zero": 0, "real": 0.5}
+    everything["long"] = "x" * 300
     spans = [
         Span(name="root", context=CONTEXT, parent_id="", began_ns=10**18, ended_ns=10**18 + 7, attributes=everything, kind=Kind.SERVER),
         Span(name="part", context=CONTEXT.at("1" * 16), parent_id=CONTEXT.span_id, began_ns=1, ended_ns=1, is_failed=True),

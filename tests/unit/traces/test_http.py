@@ -9,12 +9,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse, Response
-from structlog.contextvars import get_contextvars
 
 from http_bridge.errors import HttpError
 from http_bridge.traces import Traced
 from runtime.traces import names
-from runtime.traces.current import current
+from runtime.traces.current import current, current_trace_id
 from tests.unit.traces.spans import CONTEXT, TRACE, Kept
 
 TASK = "a" * 32
@@ -26,7 +25,7 @@ def _application(tracer: Kept, seen: list[object]) -> Callable[..., Any]:
     @app.get("/things/{task_id}")
     async def thing(task_id: str) -> Response:
         found = current()
-        seen.append((None if found is None else found.traceparent, get_contextvars().get("trace_id")))
+        seen.append((None if found is None else found.traceparent, current_trace_id()))
         return PlainTextResponse(task_id)
 
     @app.get("/refused")
@@ -75,7 +74,7 @@ async def test_the_browser_s_trace_goes_on_when_it_sends_one(http: httpx.AsyncCl
     assert seen == [(span.context.traceparent, TRACE)]
     # Nothing of it is left for whoever comes next in this task.
     assert current() is None
-    assert "trace_id" not in get_contextvars()
+    assert current_trace_id() == ""
 
 
 @pytest.mark.parametrize("headers", [[], [("traceparent", "nonsense")], [("traceparent", CONTEXT.traceparent)] * 2])
