@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt package.json
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml','rb'))['dependency-groups']['dev'])")
-	@if command -v npm >/dev/null; then npm install --no-package-lock --no-audit --no-fund --loglevel=error; else echo "npm was not found: 'make check' needs it for buf; everything else works without it."; fi
+	@if command -v npm >/dev/null; then npm install --no-package-lock --no-audit --no-fund --loglevel=error; else echo "npm was not found: 'make check' needs it for buf, and one test of the pages for axe; everything else works without it."; fi
 	touch $@
 
 up: install
@@ -48,10 +48,11 @@ protos: install
 protos-baseline: install
 	node_modules/.bin/buf build protos -o protos/baseline.binpb
 
-# What a decision, a durable acceptance, a gallery of a million tasks and a newcomer's first clips cost; ratios measured in one run.
+# What a decision, a durable acceptance over gRPC and over HTTP, open event streams, a gallery of a million tasks and a newcomer's first clips cost; ratios measured in one run.
 bench: install
 	$(BIN)/python -m benchmarks.core_decisions
 	$(BIN)/python -m benchmarks.admission_speed
+	$(BIN)/python -m benchmarks.http_speed
 	$(BIN)/python -m benchmarks.store_scale
 	$(BIN)/python -m benchmarks.first_clips
 

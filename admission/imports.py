@@ -84,12 +84,12 @@ class Landing:
                 closing.push_async_callback(_close, self._files.popitem()[1])
 
     async def commit(self, task: Task) -> None:
-        """Stores the files, then the task; returns when that is on disk. The task goes on to the disk when the caller is cancelled."""
-        await self.close()
+        """Stores the files, then the task; returns when that is on disk. It goes on when the caller is cancelled."""
         self.committing = asyncio.create_task(self._commit(task), name=f"import-{task.task_id}")
         await asyncio.shield(self.committing)
 
     async def _commit(self, task: Task) -> None:
+        await self.close()
         await self._put(task)
 
 
@@ -122,22 +122,12 @@ class Imports:
 
         Left without a commit, nothing stays of its files.
         """
-        async with self._turn(task_id), self._places:
+        async with self._turn(task_id):
             if await self._is_known(task_id):
                 yield None
                 return
-            # A task of this id that was just deleted: what removes its files must not find the new ones.
-            await self.sweeper.idle()
-            landing = Landing(task_id, self._objects, self._put)
-            self._marks.add(landing.mark)
-            try:
-                await self._set(landing.mark)
+            async with self._places, self._landing(task_id) as landing:
                 yield landing
-            finally:
-                ending = asyncio.create_task(self._end(landing), name=f"end-of-{landing.mark}")
-                self._endings.add(ending)
-                ending.add_done_callback(self._endings.discard)
-                await asyncio.shield(ending)
 
     async def remove_broken(self) -> int:
         """Removes the files of imports that a process which died left unfinished; returns how many imports. Raises as the stores do."""
@@ -167,6 +157,21 @@ class Imports:
         for ending in self._endings:
             ending.cancel()
         await asyncio.gather(*self._endings, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _landing(self, task_id: TaskId) -> AsyncIterator[Landing]:
+        # A task of this id that was just deleted: what removes its files must not find the new ones.
+        await self.sweeper.idle()
+        landing = Landing(task_id, self._objects, self._put)
+        self._marks.add(landing.mark)
+        try:
+            await self._set(landing.mark)
+            yield landing
+        finally:
+            ending = asyncio.create_task(self._end(landing), name=f"end-of-{landing.mark}")
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+            await asyncio.shield(ending)
 
     @asynccontextmanager
     async def _turn(self, task_id: TaskId) -> AsyncIterator[None]:

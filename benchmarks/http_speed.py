@@ -177,9 +177,15 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Rig:
-    """Everything that runs."""
+    """Everything that runs.
+
+    Attributes:
+        watched: tasks that wait, to be watched.
+        polled: others, as new as those that are polled in production, where a thousand acceptances take hours: of the newest ones admission
+            has the events in memory.
+    """
 
     load: Load
     bare: psutil.Process
@@ -188,14 +194,15 @@ class Rig:
     bridge_port: int
     bare_port: int
     cookie: str
-    task_ids: Sequence[str]
+    watched: Sequence[str]
+    polled: Sequence[str]
 
     def calls(self) -> dict[str, Call]:
         """What is measured, by name."""
         key, session = {"X-API-Key": _KEY}, {"Cookie": self.cookie}
         bodies = {name: [request_text("POST", "/generate", headers, _BODY)] for name, headers in (("key", key), ("session", session))}
         polls = {
-            name: [request_text("GET", f"/status/{task_id}", headers) for task_id in self.task_ids]
+            name: [request_text("GET", f"/status/{task_id}", headers) for task_id in self.polled]
             for name, headers in (("key", key), ("session", session))
         }
         ours = {"bridge": self.bridge, "admission": self.admission}
@@ -204,6 +211,13 @@ class Rig:
             **{f"generate_{name}": Call(port=self.bridge_port, requests=one, status=202, processes=ours) for name, one in bodies.items()},
             **{f"status_{name}": Call(port=self.bridge_port, requests=one, status=200, processes=ours) for name, one in polls.items()},
         }
+
+    async def renew_tasks(self) -> None:
+        """Cancels the tasks to be polled and submits as many new ones."""
+        async with _client(self.bridge_port) as http:
+            for task_id in self.polled:
+                (await http.post(f"/cancel/{task_id}")).raise_for_status()
+            self.polled = await _submit(http, _QUEUED)
 
     def rss_bytes(self) -> tuple[int, int]:
         """Memory of bridge and admission."""
@@ -244,28 +258,40 @@ async def _rig(folder: Path) -> AsyncIterator[Rig]:
             bridge_port=bridge_port,
             bare_port=bare_port,
             cookie=cookie,
-            task_ids=task_ids,
+            watched=task_ids[:_QUEUED],
+            polled=task_ids[_QUEUED:],
         )
 
 
 async def _prepare(port: int) -> tuple[str, list[str]]:
     """A session's cookie and the ids of tasks that wait in a queue of their own."""
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": _KEY}, timeout=30) as http:
+    async with _client(port) as http:
         opened = (await http.post("/auth/session")).raise_for_status()
-        body = {name: value for name, value in _BODY.items() if name != "motion_score"} | {"model": "phr00t"}
-        # The first one is taken by the lane.
-        replies = [(await http.post("/generate", json=body)).raise_for_status() for _ in range(_QUEUED + 1)]
-    return opened.headers["Set-Cookie"].partition(";")[0], [reply.json()["task_id"] for reply in replies[1:]]
+        # The lane takes the first one.
+        task_ids = await _submit(http, 2 * _QUEUED + 1)
+    return opened.headers["Set-Cookie"].partition(";")[0], task_ids[1:]
+
+
+def _client(port: int) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": _KEY}, timeout=30)
+
+
+async def _submit(http: httpx.AsyncClient, count: int) -> list[str]:
+    body = {name: value for name, value in _BODY.items() if name != "motion_score"} | {"model": "phr00t"}
+    replies = [(await http.post("/generate", json=body)).raise_for_status() for _ in range(count)]
+    return [reply.json()["task_id"] for reply in replies]
 
 
 async def _rounds(rig: Rig, names: Sequence[str], rounds: int, seconds: float) -> dict[str, Measured]:
     """Interleaved, so that what else the machine does falls on all alike."""
-    calls, measured = rig.calls(), defaultdict[str, Measured](Measured)
+    measured = defaultdict[str, Measured](Measured)
     for name in names:
-        await rig.load.measure(calls[name], 0.5)
+        await rig.load.measure(rig.calls()[name], 0.5)
     for _ in range(rounds):
         for name in names:
-            await rig.load.measure(calls[name], seconds, measured[name])
+            if name.startswith("status"):
+                await rig.renew_tasks()
+            await rig.load.measure(rig.calls()[name], seconds, measured[name])
     return measured
 
 
@@ -293,11 +319,11 @@ async def _speed(rig: Rig, rounds: int, seconds: float) -> Figures:
 
 async def _streams(rig: Rig, rounds: int, seconds: float) -> Figures:
     names = ["generate_key", "status_key", "status_session"]
-    requests = [request_text("GET", f"/events/{task_id}", {"X-API-Key": _KEY}) for task_id in rig.task_ids]
     slower = defaultdict[str, list[float]](list)
     grown: list[tuple[float, float]] = []
     for number in range(rounds):
         closed = await _rounds(rig, names, 1, seconds)
+        requests = [request_text("GET", f"/events/{task_id}", {"X-API-Key": _KEY}) for task_id in rig.watched]
         before = rig.rss_bytes()
         await rig.load.order("open", port=rig.bridge_port, requests=requests, count=_STREAMS)
         after = rig.rss_bytes()

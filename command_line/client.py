@@ -30,6 +30,7 @@ _UPLOAD_TIMEOUT_S = 60.0
 # No call lasts for ever: admission ends a watch after 30 minutes, and this is for an admission that does not.
 _WATCH_TIMEOUT_S = 2_000.0
 _READ_TIMEOUT_S = 300.0
+_IMPORT_TIMEOUT_S = 2 * 3600.0
 _RETRY_PAUSE_S = 0.5
 PATIENCE_S = 60.0
 """How long a stream may stay broken; an admission that restarts is back by then."""
@@ -141,6 +142,24 @@ class AdmissionClient:
         with _refusals():
             return (await self._operator.SetFallback(request, timeout=_CALL_TIMEOUT_S)).queue
 
+    async def import_task(self, parts: Callable[[], AsyncGenerator[operator_service_pb2.ImportTaskRequest, None]]) -> bool:
+        """Takes over what `parts` gives, from the beginning again after a break; False: a task of this id was there.
+
+        What `parts` raises ends the call, and nothing is stored.
+        """
+        breaks = _Breaks(self._patience_s, self._listener)
+        while True:
+            call = self._operator.ImportTask(timeout=_IMPORT_TIMEOUT_S)
+            try:
+                async with aclosing(parts()) as sent:
+                    await _send_all(call, sent)
+                return (await call).outcome != operator_service_pb2.IMPORT_OUTCOME_ALREADY_THERE
+            except grpc.RpcError as error:
+                breaks.forgive(_unless_torn(service_error(error)))
+            finally:
+                call.cancel()
+            await asyncio.sleep(_RETRY_PAUSE_S)
+
     async def watch(self, task_id: str) -> AsyncGenerator[task_pb2.Task, None]:
         """The task now and after every change, to its terminal state; `events` are those recorded since the one before.
 
@@ -236,6 +255,24 @@ class _Breaks:
                 self._listener.broken(error)
         if now_s - self._broken_at_s >= self._patience_s:
             raise error
+
+
+async def _send_all(
+    call: grpc.aio.StreamUnaryCall[operator_service_pb2.ImportTaskRequest, operator_service_pb2.ImportTaskResponse],
+    parts: AsyncIterator[operator_service_pb2.ImportTaskRequest],
+) -> None:
+    """Sends every part, or those that come before the answer: that tells what became of it."""
+    try:
+        async for part in parts:
+            await call.write(part)
+        await call.done_writing()
+    except (grpc.RpcError, asyncio.InvalidStateError):
+        return
+
+
+def _unless_torn(error: ServiceError) -> ServiceError:
+    """An answer that comes while parts are being sent is sometimes lost in gRPC, which then says `internal`: asked again, it comes."""
+    return _CUT_SHORT if error.metadata.get("grpc_status") == "internal" else error
 
 
 def _is_recycled(error: ServiceError) -> bool:

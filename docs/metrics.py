@@ -44,6 +44,7 @@ the start of the process. No label holds anything of a request: no task, prompt,
 | `reason` of a fallback | {_listed(FallbackReason)} |
 | `placement` | {_listed(BY_NAME)} |
 | `phase` | {_listed(MemoryPhase)} |
+| `upstream`, `call` | `image` or `accounts`; what was asked of it: a word of the code such as `generate`, `status`, `result`, `gallery` |
 | `kind` of a rate | {_listed(RateKind)} |
 | `verdict` | {_listed(Verdict)} |
 | `code` | of a task or an attempt: `done` or the code of its failure ({_listed(FailureCode)}); of gRPC and HTTP: their statuses |

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Literal, cast
-
-from starlette.datastructures import Headers
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -45,16 +44,19 @@ class TrustedProxies:
         The address is the rightmost one of X-Forwarded-For that is not trusted: what stands left of it may be made up. Where all are
         trusted it is the leftmost, which a trusted one wrote. Of a list with garbage on the way there nothing is believed.
         """
-        found = parse_address(peer)
-        if found is None:
-            return Seen(address=peer[:64] or UNKNOWN, scheme=scheme)
-        if not self.trusts(found):
-            return Seen(address=str(found), scheme=scheme)
+        address, is_trusted = self._peer(peer)
+        if not is_trusted:
+            return Seen(address=address, scheme=scheme)
         hops = forwarded_for.rsplit(",", _MAX_HOPS)[-_MAX_HOPS:]
         first, back = self._first_believed(hops)
         if first is None:
-            return Seen(address=str(found), scheme=_scheme(forwarded_proto, 1, 1) or scheme)
+            return Seen(address=address, scheme=_scheme(forwarded_proto, 1, 1) or scheme)
         return Seen(address=str(first), scheme=_scheme(forwarded_proto, len(hops), back) or scheme)
+
+    def _peer(self, peer: str) -> tuple[str, bool]:
+        """Its address as text, and whether it is believed."""
+        found = parse_address(peer)
+        return (peer[:64] or UNKNOWN, False) if found is None else (str(found), self.trusts(found))
 
     def _first_believed(self, hops: Sequence[str]) -> tuple[Address | None, int]:
         """The address nearest to the client that can be believed, counted from the back; None: garbage is in the way."""
@@ -75,8 +77,12 @@ def parse_address(text: str) -> Address | None:
     IPv4 in the clothes of IPv6 (`::ffff:1.2.3.4`) counts as itself, and an interface (`%eth0`) is left out: each is one address to us.
     """
     text = text.strip()
-    if len(text) > 64:
-        return None
+    return None if len(text) > 64 else _parsed(text)
+
+
+# Most addresses come again and again.
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Address | None:
     if text.startswith("["):
         text, _, port = text[1:].partition("]")
         if port and not _is_port(port):
@@ -116,13 +122,15 @@ class ClientAddress:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         if scope["type"] == "http":
-            headers = Headers(scope=scope)
             peer, port = scope.get("client") or (UNKNOWN, 0)
-            # Several lines of one header are one list (RFC 9110, 5.3).
-            lists = (",".join(headers.getlist(name)) for name in ("x-forwarded-for", "x-forwarded-proto"))
-            seen = self._proxies.seen(peer, scope["scheme"], *lists)
+            seen = self._proxies.seen(peer, scope["scheme"], *(_list(scope, name) for name in (b"x-forwarded-for", b"x-forwarded-proto")))
             scope["client"], scope["scheme"] = (seen.address, port), seen.scheme
         await self._app(scope, receive, send)
+
+
+def _list(scope: Scope, wanted: bytes) -> str:
+    # Several lines of one header are one list (RFC 9110, 5.3).
+    return ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == wanted)
 
 
 def client_address(request: Request) -> str:

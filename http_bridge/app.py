@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,13 @@ from http_bridge.lean import LeanRoutes
 from http_bridge.metrics import HttpMetrics, Measured
 from http_bridge.middleware import CORS_METHODS, CORS_REPLY_HEADERS, CORS_REQUEST_HEADERS, Cors, Edge
 from http_bridge.reply_headers import ReplyHeaders
-from http_bridge.routes import admin, events, gallery, generate, health, media, models, sessions, tasks
+from http_bridge.routes import accounts, admin, events, gallery, generate, health, images, media, models, sessions, tasks
 from http_bridge.routes.docs import docs_router
+from http_bridge.routes.pages import pages_router
 from http_bridge.schemas import ErrorReply
 from http_bridge.traces import Traced
+from http_bridge.upstream.ids import PREFIX as IMAGE_PREFIX
+from http_bridge.upstream.wiring import accounts_upstream, image_upstream
 from runtime.traces.tracer import SILENT, Tracer
 
 if TYPE_CHECKING:
@@ -41,7 +44,8 @@ POST /admin/session. Every error has the same envelope:
 a stable code, what went wrong, what to do, and facts for programs. URLs in replies are paths below the base that was called, unless
 the server knows its public address."""
 
-_ROUTES = (health, sessions, models, generate, tasks, events, media, gallery, admin)
+# Those of image ids come before those of any id.
+_ROUTES = (health, sessions, models, generate, images, tasks, events, media, gallery, admin, accounts)
 
 # Called by every frontend all the time; see `LeanRoutes`.
 _BUSY_PATHS = ("/generate", "/status/{task_id}")
@@ -66,24 +70,12 @@ def create_app(
 
     The connections are in `app.state.bridge`; set its `stopping` before the server stops, and held requests and event streams end at once.
     """
-    bridge = Bridge(
-        settings=settings,
-        client=client,
-        objects=objects,
-        links=Links(base_url=settings.public_base_url or ""),
-        large_bodies=LargeBodies(settings.large_bodies_at_once),
-        event_streams=EventStreams(most=settings.max_event_streams, most_of_session=settings.max_event_streams_per_session),
-    )
+    bridge = _bridge(settings, client, objects, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await client.open()
-        try:
-            async with bridge.event_streams.ended_by(bridge.stopping):
-                yield
-        finally:
-            await client.close()
-            bridge.image_threads.shutdown(wait=False, cancel_futures=True)
+        async with _running(bridge):
+            yield
 
     app = FastAPI(
         title="Warmlane",
@@ -97,19 +89,20 @@ def create_app(
     )
     app.state.bridge = bridge
     prefixes = ("", _PROXY_PREFIX)
-    app.router.routes.insert(0, LeanRoutes((generate.router, tasks.router), _BUSY_PATHS, prefixes))
+    app.router.routes.insert(0, LeanRoutes((generate.router, tasks.router), _BUSY_PATHS, prefixes, leaves=f"/{IMAGE_PREFIX}"))
     for prefix in prefixes:
         # Straight into the application: every level of nesting costs a pass over its routes at each request.
         for module in _ROUTES:
             app.include_router(module.router, prefix=prefix, responses=_ERRORS, include_in_schema=not prefix)
         app.include_router(docs_router(prefix))
+    app.include_router(pages_router())
     install_handlers(app)
     _surround(app, settings, metrics, tracer)
     return app
 
 
 def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | None, tracer: Tracer) -> None:
-    """Adds the middleware. The last one added is the outermost."""
+    """Adds what every request passes; the last one added is the outermost."""
     app.add_middleware(Edge)
     app.add_middleware(
         Cors,
@@ -125,3 +118,33 @@ def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | Non
     if tracer.is_on:
         app.add_middleware(Traced, tracer=tracer)
     app.add_middleware(ClientAddress, proxies=TrustedProxies(settings.trusted_proxies))
+
+
+def _bridge(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore, metrics: HttpMetrics | None) -> Bridge:
+    links = Links(base_url=settings.public_base_url or "")
+    on_ended = metrics.upstream_ended if metrics is not None else None
+    return Bridge(
+        settings=settings,
+        client=client,
+        objects=objects,
+        links=links,
+        large_bodies=LargeBodies(settings.large_bodies_at_once),
+        event_streams=EventStreams(most=settings.max_event_streams, most_of_session=settings.max_event_streams_per_session),
+        images=image_upstream(settings, links, on_ended),
+        accounts=accounts_upstream(settings, on_ended),
+    )
+
+
+@asynccontextmanager
+async def _running(bridge: Bridge) -> AsyncIterator[None]:
+    """While this lasts, its connections are there."""
+    async with AsyncExitStack() as stack:
+        stack.callback(bridge.image_threads.shutdown, wait=False, cancel_futures=True)
+        stack.push_async_callback(bridge.client.close)
+        await bridge.client.open()
+        for upstream in (bridge.images, bridge.accounts):
+            if upstream is not None:
+                stack.push_async_callback(upstream.close)
+                await upstream.start()
+        await stack.enter_async_context(bridge.event_streams.ended_by(bridge.stopping))
+        yield

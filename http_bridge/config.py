@@ -96,7 +96,9 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings, TraceSettings):
     http_tls_cert_file: Path | None = Field(default=None, description="PEM file: certificate to serve https with; unset: plain http.")
     http_tls_key_file: Path | None = Field(default=None, description="PEM file: key of that certificate.")
     admin_key: SecretStr | None = Field(default=None, description="Opens the admin paths; at least 16 characters.")
-    admin_idle_timeout_s: float = Field(default=12 * 3600.0, gt=0, description="Seconds without use that end an admin session.")
+    admin_idle_timeout_s: float = Field(
+        default=12 * 3600.0, gt=0, le=3650 * 86400, description="Seconds without use that end an admin session."
+    )
     new_sessions_per_minute: int = Field(default=20, ge=0, le=1_000_000, description="New sessions of one address; 0: unlimited.")
     generations_per_minute: int = Field(default=120, ge=0, le=1_000_000, description="Generations of one session; 0: unlimited.")
     bad_keys_per_minute: int = Field(default=10, ge=0, le=1_000_000, description="Wrong keys of one address; 0: unlimited.")
@@ -135,8 +137,11 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings, TraceSettings):
         if not value:
             return None
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             msg = "must start with http:// or https:// and name a host"
+            raise ValueError(msg)
+        if parts.query or parts.fragment or "@" in parts.netloc:
+            msg = "must be scheme, host and path only: no query, no fragment, no user and password"
             raise ValueError(msg)
         return value.rstrip("/")
 

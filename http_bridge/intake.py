@@ -7,21 +7,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
 from pydantic_core import from_json
 
 from http_bridge.errors import HttpError, validation_error
 from http_bridge.storage import put_file
+from runtime.errors import ErrorCode
+from runtime.image_process import ImageCheckUnavailableError
 from runtime.images import CheckedImage, InvalidImageError, check_data_uri
 from runtime.objects import input_key
 from runtime.rules.catalogue import FIELDS, SINGLE_IMAGE_FIELDS, Kind
 from runtime.rules.check import check_request
+from runtime.rules.image_request import IMAGE_MODELS, check_image_request
 from runtime.rules.request import GenerationRequest, InvalidRequestError, Violation
 
 if TYPE_CHECKING:
     from http_bridge.context import Bridge
 
-# Served by an upstream that this release does not speak to yet.
-_IMAGE_MODELS = frozenset({"pony", "flux"})
+_LOG = structlog.get_logger()
+
 _KEYFRAMES = "arbitrary_frames"
 _MAX_KEYFRAMES = next(int(rule.maximum or 0) for rule in FIELDS if rule.kind is Kind.KEYFRAMES)
 # An honest body has a few hundred, and at most a few thousand in its prompts; base64 has none. A hostile one is millions of empty lists or
@@ -40,25 +44,36 @@ class Draft:
     """A body whose fields are right and whose images are still to be looked at.
 
     Attributes:
-        request: with placeholders for its images.
+        request: with placeholders for its images; None for an image, whose body is passed on as it came.
         raw: the body; each image stands there as its placeholder reference.
         pictures: data URIs of the images that the request uses, by field name.
     """
 
-    request: GenerationRequest
+    request: GenerationRequest | None
     raw: Mapping[str, object]
     pictures: Mapping[str, object]
 
 
-async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageAsked:
+    """A body that asks another server for an image: its fields are right, and it goes there as it is."""
+
+
+async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest | ImageAsked:
     """The request that a body makes, its images checked and stored by content.
 
     Raises:
-        HttpError: 422 naming every wrong field, or every wrong image; 503 for a model that is not served here. Nothing is stored then.
+        HttpError: 422 naming every wrong field, or every wrong image; 503 for an image where no server makes any. Nothing is stored then.
     """
     # For the checks. The parser keeps the interpreter's lock in any thread: what bounds its work is the limit on the body's structure.
-    draft = read_draft(body) if len(body) <= _SMALL_BYTES else await asyncio.to_thread(read_draft, body)
-    del body
+    has_images = bridge.images is not None
+    is_small = len(body) <= _SMALL_BYTES
+    draft = read_draft(body, has_images=has_images) if is_small else await asyncio.to_thread(read_draft, body, has_images=has_images)
+    if draft.request is None:
+        # Its body is what is passed on.
+        return ImageAsked()
+    # Whoever read it holds it still; the draft has what it said.
+    body.clear()
     if not draft.pictures:
         return draft.request
     images = await _check_pictures(bridge, draft.pictures)
@@ -69,13 +84,17 @@ async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest:
     return check_request(_with_images(draft.raw, lambda field, value: {"key": keys[field]} if field in keys else value))
 
 
-def read_draft(body: bytes | bytearray) -> Draft:
-    """Parses and checks a body without looking into its images. Blocks: call it in a thread, but for small ones. Raises as `take_in`."""
+def read_draft(body: bytes | bytearray, *, has_images: bool = False) -> Draft:
+    """Parses and checks a body without looking into its images. Blocks: call it in a thread, but for small ones. Raises as `take_in`.
+
+    Args:
+        body: what came.
+        has_images: requests for image models are passed on to a server that makes them.
+    """
     raw = _parse(body)
     model = raw.get("model")
-    if isinstance(model, str) and model in _IMAGE_MODELS:
-        detail = f"The image model {model} is not served here."
-        raise HttpError("model_unavailable", detail, metadata={"model": model})
+    if isinstance(model, str) and model in IMAGE_MODELS:
+        return _image_draft(raw, model, has_images=has_images)
     sent: dict[str, object] = {}
     refused: list[Violation] = []
 
@@ -91,6 +110,16 @@ def read_draft(body: bytes | bytearray) -> Draft:
     used = {image.key for image in request.images()}
     pictures = {field: value for number, (field, value) in enumerate(sent.items(), start=1) if _placeholder_key(number) in used}
     return Draft(request=request, raw=placed, pictures=pictures)
+
+
+def _image_draft(raw: Mapping[str, object], model: str, *, has_images: bool) -> Draft:
+    if not has_images:
+        raise HttpError("model_unavailable", f"The image model {model} is not served here.", metadata={"model": model})
+    try:
+        check_image_request(raw)
+    except InvalidRequestError as error:
+        raise validation_error(error.violations) from None
+    return Draft(request=None, raw=raw, pictures={})
 
 
 def _parse(body: bytes | bytearray) -> Mapping[str, object]:
@@ -145,7 +174,7 @@ async def _check_pictures(bridge: Bridge, pictures: Mapping[str, object]) -> dic
     """Every picture decoded, by field name. Raises HttpError naming all that are bad."""
     loop = asyncio.get_running_loop()
     outcomes = await asyncio.gather(
-        *(loop.run_in_executor(bridge.image_threads, _check_picture, field, value) for field, value in pictures.items())
+        *(loop.run_in_executor(bridge.image_threads, _check_picture, bridge, field, value) for field, value in pictures.items())
     )
     bad = tuple(outcome for outcome in outcomes if isinstance(outcome, Violation))
     if bad:
@@ -153,8 +182,11 @@ async def _check_pictures(bridge: Bridge, pictures: Mapping[str, object]) -> dic
     return {field: outcome for field, outcome in zip(pictures, outcomes, strict=True) if isinstance(outcome, CheckedImage)}
 
 
-def _check_picture(field: str, value: object) -> CheckedImage | Violation:
+def _check_picture(bridge: Bridge, field: str, value: object) -> CheckedImage | Violation:
     try:
-        return check_data_uri(value)
+        return check_data_uri(value, bridge.check_image)
     except InvalidImageError as error:
         return Violation(field=field, message=str(error))
+    except ImageCheckUnavailableError as error:
+        _LOG.error("image_not_checked", reason=str(error))
+        raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The server cannot look at images now.") from error

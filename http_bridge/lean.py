@@ -43,8 +43,12 @@ class _Short:
 class LeanRoutes(BaseRoute):
     """The routes of these routers at these paths, under every prefix; anything else is left to those that come after it."""
 
-    def __init__(self, routers: Iterable[APIRouter], paths: Sequence[str], prefixes: Sequence[str]) -> None:
-        """Raises TypeError when one of the endpoints has a parameter that only FastAPI can fill in, ValueError when a path has none."""
+    def __init__(self, routers: Iterable[APIRouter], paths: Sequence[str], prefixes: Sequence[str], *, leaves: str | None = None) -> None:
+        """Paths that have `leaves` in them are left to the routes behind.
+
+        Raises TypeError when one of the endpoints has a parameter that only FastAPI can fill in, ValueError when a path has none.
+        """
+        self._leaves = leaves
         self._prefixes = sorted((prefix for prefix in prefixes if prefix), reverse=True)
         self._shorts: dict[tuple[str, str], _Short] = {}
         routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
@@ -63,6 +67,8 @@ class LeanRoutes(BaseRoute):
         if scope["type"] != "http" or scope.get("root_path"):
             return Match.NONE, {}
         path: str = scope["path"]
+        if self._leaves is not None and self._leaves in path:
+            return Match.NONE, {}
         for prefix in self._prefixes:
             if path.startswith(f"{prefix}/"):
                 path = path[len(prefix) :]

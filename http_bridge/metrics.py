@@ -35,8 +35,22 @@ REFUSED = counter(
     "reason",
 )
 RUNNING = gauge("http_running_requests", "Requests that have not ended.")
+UPSTREAM_REQUESTS = counter(
+    "http_upstream_requests_total",
+    "Requests to the servers of the image models and of the accounts that ended, by status; the code is none when no reply came.",
+    "upstream",
+    "call",
+    "code",
+)
+UPSTREAM_SECONDS = histogram(
+    "http_upstream_seconds",
+    "Seconds from such a request to the end of its reply; a file ends when the client has it.",
+    "upstream",
+    "call",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+)
 
-ALL = (REQUESTS, SECONDS, SENT, REFUSED, RUNNING)
+ALL = (REQUESTS, SECONDS, SENT, REFUSED, RUNNING, UPSTREAM_REQUESTS, UPSTREAM_SECONDS)
 
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _OTHER = "other"
@@ -52,6 +66,8 @@ class HttpMetrics:
         self._requests = REQUESTS.counter(registry)
         self._seconds = SECONDS.histogram(registry)
         self._sent = SENT.counter(registry)
+        self._upstream_requests = UPSTREAM_REQUESTS.counter(registry)
+        self._upstream_seconds = UPSTREAM_SECONDS.histogram(registry)
         self._refused = REFUSED.counter(registry)
         RUNNING.gauge(registry, lambda: self.running)
 
@@ -67,6 +83,11 @@ class HttpMetrics:
         self._requests.add((path, method, str(status) if status else "none"))
         self._seconds.observe(seconds, (path, method))
         self._sent.add((path,), sent_bytes)
+
+    def upstream_ended(self, upstream: str, call: str, status: int, seconds: float) -> None:
+        """A request to an upstream ended; status 0: without a reply. Names are constants of the code."""
+        self._upstream_requests.add((upstream, call, str(status) if status else "none"))
+        self._upstream_seconds.observe(seconds, (upstream, call))
 
 
 class Measured:

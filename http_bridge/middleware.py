@@ -16,13 +16,12 @@ from http_bridge.errors import HttpError, unexpected
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_LOG = structlog.get_logger()
-
-CORS_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
+CORS_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 CORS_REQUEST_HEADERS = (
     "Cache-Control",
     "Content-Type",
     "Idempotency-Key",
+    "If-Match",
     "If-None-Match",
     "If-Range",
     "Last-Event-ID",
@@ -53,6 +52,8 @@ class Edge:
     def __init__(self, app: ASGIApp) -> None:
         """Wraps the application."""
         self._app = app
+        # Bound once: a fresh logger finds out at each line who calls it.
+        self._log = structlog.get_logger(__name__).bind()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -71,16 +72,15 @@ class Edge:
         try:
             await self._app(scope, receive, send_noted)
         except Exception:
-            _LOG.exception("http_request_failed", method=scope["method"], path=scope["path"])
+            self._log.exception("http_request_failed", method=scope["method"], path=scope["path"])
             if status:
                 # Half a reply is out: only a broken connection can tell the client.
                 raise
             await unexpected().response()(scope, receive, send_noted)
         finally:
-            _log_request(scope, status, time.monotonic() - started_s)
+            self._log_request(scope, status, time.monotonic() - started_s)
 
-
-def _log_request(scope: Scope, status: int, duration_s: float) -> None:
-    # The path alone: a query may hold what people typed. Probes are no news.
-    log = _LOG.debug if scope["path"].endswith("/health") else _LOG.info
-    log("http_request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(duration_s * 1000, 1))
+    def _log_request(self, scope: Scope, status: int, duration_s: float) -> None:
+        # The path alone: a query may hold what people typed. Probes are no news.
+        log = self._log.debug if scope["path"].endswith("/health") else self._log.info
+        log("http_request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(duration_s * 1000, 1))

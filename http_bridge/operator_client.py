@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import grpc
@@ -13,13 +14,15 @@ from http_bridge.calls import CALL_TIMEOUT_S, answer
 from runtime.rpc_errors import service_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     import grpc.aio
     from warmlane.admission.v1.task_pb2 import TaskEvent
 
 # How far back the first look goes, counted in events of every kind. Each further look goes this many times as far.
 _FIRST_LOOK, _FURTHER = 1_000, 8
+# What one look reads at most; many times what is ever shown, so that looking nearer always ends.
+_MOST_READ = 5_000
 
 
 class OperatorClient:
@@ -36,34 +39,49 @@ class OperatorClient:
     async def newest_events(self, names: Sequence[str], limit: int) -> list[TaskEvent]:
         """The newest events of these names, newest first.
 
-        The log is read forwards only, so the looks begin ever further back until there are enough: what is read is a small multiple of what
-        is shown, however long the log is, unless such events are rare; and rare ones admission finds by an index.
+        The log is read forwards only, so a look begins somewhere before its end: ever further back until there are enough, nearer again
+        where there are too many. So what is read is bounded, however long the log is and wherever such events crowd; rare ones admission
+        finds by an index.
         """
-        last = await self._last_sequence()
-        back = _FIRST_LOOK
+        end = await self._last_sequence()
+        back, too_many, too_few = _FIRST_LOOK, -1, end
+        after = max(0, end - back)
         while True:
-            after = max(0, last - back)
-            message = operator.WatchEventsRequest(after_sequence=after, event_types=names, no_follow=True)
-            found, _ = await self._read(message, limit)
-            if len(found) == limit or after == 0:
+            found = await self._look(after, names, limit)
+            if found is None:
+                too_many = after
+            elif len(found) == limit or after == 0:
                 return list(reversed(found))
-            back *= _FURTHER
+            else:
+                too_few, back = after, back * _FURTHER
+            after = max(0, end - back) if too_many < 0 else (too_many + too_few) // 2
 
     async def _last_sequence(self) -> int:
-        _, last = await self._read(operator.WatchEventsRequest(only_new=True, no_follow=True), 1)
+        last = 0
+        async with aclosing(self._watch(operator.WatchEventsRequest(only_new=True, no_follow=True))) as pages:
+            async for page in pages:
+                last = max(last, page.last_sequence)
         return last
 
-    async def _read(self, message: operator.WatchEventsRequest, limit: int) -> tuple[deque[TaskEvent], int]:
-        """The last events of a stream that ends, and where it ended."""
+    async def _look(self, after: int, names: Sequence[str], limit: int) -> deque[TaskEvent] | None:
+        """The last of what was recorded after this; None when that is more than one look reads."""
         kept: deque[TaskEvent] = deque(maxlen=limit)
-        last = message.after_sequence
+        read = 0
+        async with aclosing(self._watch(operator.WatchEventsRequest(after_sequence=after, event_types=names, no_follow=True))) as pages:
+            async for page in pages:
+                kept.extend(page.events)
+                read += len(page.events)
+                if read > _MOST_READ:
+                    return None
+        return kept
+
+    async def _watch(self, message: operator.WatchEventsRequest) -> AsyncGenerator[operator.WatchEventsResponse, None]:
         call = self._stub.WatchEvents(message, timeout=CALL_TIMEOUT_S)
         try:
             async for page in call:
-                kept.extend(page.events)
-                last = max(last, page.last_sequence)
+                yield page
         except grpc.RpcError as error:
             raise service_error(error) from error
         finally:
+            # Of a reader that has enough; nothing to one that ended.
             call.cancel()
-        return kept, last

@@ -32,6 +32,8 @@ _CHUNK_OVERHEAD_FACTOR = 8
 # A client that is still writing when its connection closes may never see why: for so long what it writes is read, and thrown away.
 _LINGER_S = 2.0
 _LOOKS = 2
+# Requests that wait behind one in work; each takes memory, and no client that we know sends even one.
+_MAX_PIPELINED = 32
 
 
 class _Reading(enum.Enum):
@@ -136,6 +138,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is complete: the request begins, or waits for the one before it."""
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            self._fault = HttpError("bad_request", f"More than {_MAX_PIPELINED} requests wait on one connection.")
+            raise ValueError
         self._stop_head_timer()
         self._reading, self._due_bytes = _Reading.BODY, 0
         super().on_headers_complete()
@@ -192,6 +197,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _on_head_late(self) -> None:
         self._head_timer = None
+        if self.transport.is_closing():
+            # The client left in this very moment.
+            return
         if self._is_replying():
             self._end_behind_reply()
         elif self._reading is _Reading.HEAD:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from types import MappingProxyType
+from collections.abc import MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from starlette.datastructures import MutableHeaders
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,6 +17,12 @@ PAGE_POLICY = (
 )
 """Of the documentation's page: its own scripts and styles, no others, none in its text."""
 
+APPLICATION_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Of the pages for people: as above, and the videos of this server and the pictures that a person chose."""
+
 SAFE_HEADERS: tuple[tuple[str, str], ...] = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
@@ -31,9 +34,13 @@ SAFE_HEADERS: tuple[tuple[str, str], ...] = (
 """Unless the reply brings its own."""
 
 # For a year: browsers then use https for this host without asking.
-_STRICT_TRANSPORT = "max-age=31536000"
+_STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 # A page of an allowed origin shows them in its own elements, which do not ask first (no CORS).
-_EMBEDDED: Mapping[str, str] = MappingProxyType({"video/": "cross-origin", "image/jpeg": "cross-origin"})
+_EMBEDDED = (b"video/", b"image/jpeg")
+_CROSS_ORIGIN = (b"cross-origin-resource-policy", b"cross-origin")
+# Also where no Origin came: a cache must not give that reply to a page.
+_VARY = (b"vary", b"Origin")
+_RAW = tuple((name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS)
 
 
 class ReplyHeaders:
@@ -51,20 +58,26 @@ class ReplyHeaders:
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                _add(MutableHeaders(scope=message), is_https=scope["scheme"] == "https")
+                message["headers"] = _completed(tuple(message.get("headers", ())), is_https=scope["scheme"] == "https")
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
 
 
-def _add(headers: MutableHeaders, *, is_https: bool) -> None:
-    media_type = headers.get("content-type", "")
-    for prefix, policy in _EMBEDDED.items():
-        if media_type.startswith(prefix):
-            headers.setdefault("Cross-Origin-Resource-Policy", policy)
-    for name, value in SAFE_HEADERS:
-        headers.setdefault(name, value)
-    if is_https:
-        headers.setdefault("Strict-Transport-Security", _STRICT_TRANSPORT)
-    # Also where no Origin came: a cache must not give that reply to a page.
-    headers.add_vary_header("Origin")
+def _completed(headers: Sequence[tuple[bytes, bytes]], *, is_https: bool) -> list[tuple[bytes, bytes]]:
+    # By hand, because every reply passes here. Names are in lower case already, as ASGI has them.
+    own = dict(headers)
+    completed = [*headers, *(header for header in _RAW if header[0] not in own)]
+    if own.get(b"content-type", b"").startswith(_EMBEDDED) and _CROSS_ORIGIN[0] not in own:
+        completed = [header if header[0] != _CROSS_ORIGIN[0] else _CROSS_ORIGIN for header in completed]
+    if is_https and _STRICT_TRANSPORT[0] not in own:
+        completed.append(_STRICT_TRANSPORT)
+    # Several lines of one header are one list.
+    if b"vary" not in own or not _varies_by_origin(headers):
+        completed.append(_VARY)
+    return completed
+
+
+def _varies_by_origin(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    lists = (value for name, value in headers if name == b"vary")
+    return any(entry.strip().lower() in (b"origin", b"*") for value in lists for entry in value.split(b","))

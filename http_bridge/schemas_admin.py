@@ -100,11 +100,17 @@ class SystemDiagnostics(BaseModel):
     degraded: DegradedDiagnostics
 
 
+class AccountsDiagnostics(SystemDiagnostics):
+    """The same, beside what the server of accounts says of itself."""
+
+    upstream: dict[str, Any] | None = Field(description="As the server of accounts tells it; null without one.")
+
+
 class AdminHealthReply(BaseModel):
     """GET /admin/health."""
 
     ok: bool = Field(description="Every model can be served now: a ready lane has it.")
-    ready_accounts: int = Field(description="Ready lanes; with a server of accounts its ready ones.")
+    ready_accounts: int = Field(description="Ready lanes; with a server of accounts its ready ones, 0 while it does not answer.")
     diagnostics: SystemDiagnostics
 
 
@@ -123,8 +129,10 @@ class AccountsReply(BaseModel):
     """GET /admin/accounts."""
 
     accounts: list[dict[str, Any]] = Field(description="As the server of the accounts tells them; empty without one.")
-    diagnostics: SystemDiagnostics
-    events: list[SystemEvent] = Field(description="Of lanes and models, newest first, at most 100.")
+    diagnostics: AccountsDiagnostics
+    events: list[SystemEvent | dict[str, Any]] = Field(
+        description="Of lanes and models, newest first, at most 100; behind them those of the server of accounts, as it tells them."
+    )
 
 
 class AuditItem(BaseModel):

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # A second line of defence: no caller should pass these, and none of them ever reaches a log.
 _NEVER_LOGGED = frozenset({"prompt", "negative_prompt", "token", "api_key", "admin_key", "authorization", "cookie", "password", "secret"})
 
-# Libraries that tell every request or connection at INFO.
-_TALKATIVE = ("alembic", "httpx", "uvicorn.access", "sqlalchemy.engine")
+# Libraries that tell every request or connection at INFO; at DEBUG they tell headers too.
+_TALKATIVE = ("alembic", "httpcore", "httpx", "uvicorn.access", "sqlalchemy.engine")
 
 
 class LogSettings(BaseSettings):

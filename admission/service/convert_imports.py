@@ -23,9 +23,11 @@ from admission.core.tasks import (
     TaskState,
 )
 from admission.service import convert
-from runtime.rules.catalogue import MODELS
+from runtime.images import MAX_IMAGE_BYTES
+from runtime.rules.catalogue import MODELS, SINGLE_IMAGE_FIELDS
 from runtime.rules.request import InvalidRequestError, Violation
 from runtime.rules.values import CONTROL_CHARACTERS
+from runtime.videos import MAX_VIDEO_BYTES
 from runtime.wire import message_to_raw
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ _TEXTS = {
     "lighting_variant": _MAX_NAME_CHARACTERS,
 }
 _POSITIVE = {"width": _MAX_PIXELS, "height": _MAX_PIXELS, "num_frames": _MAX_FRAMES, "fps": _MAX_FRAMES, "steps": _MAX_FRAMES}
-_IMAGES = ("reference_image", "first_frame_image", "last_frame_image")
+_IMAGES = frozenset({*SINGLE_IMAGE_FIELDS, "arbitrary_frames"})
 _STATES = {task_pb2.TaskState.Value(f"TASK_STATE_{state.name}"): state for state in sorted(TERMINAL)}
 _MODES = {task_pb2.LaneMode.Value(f"LANE_MODE_{mode.name}"): mode for mode in LaneMode}
 _REASONS = {task_pb2.FallbackReason.Value(f"FALLBACK_REASON_{reason.name}"): reason for reason in FallbackReason}
@@ -107,6 +109,7 @@ def _task_violations(message: operator_service_pb2.ImportedTask) -> Iterator[Vio
     is_done = state is TaskState.DONE
     if (is_done and message.media_type not in MEDIA_TYPES) or (not is_done and message.media_type):
         yield Violation(field="media_type", message=f"must be {' or '.join(MEDIA_TYPES)} for a done task, and empty for any other")
+    yield from _size_violations(message, is_done=is_done)
     if message.HasField("failure") != (state is TaskState.FAILED):
         yield Violation(field="failure", message="must be set for a failed task, and only for one")
     elif state is TaskState.FAILED:
@@ -115,6 +118,18 @@ def _task_violations(message: operator_service_pb2.ImportedTask) -> Iterator[Vio
         yield Violation(field="lane_mode", message="is not known")
     if message.fallback_reason and message.fallback_reason not in _REASONS:
         yield Violation(field="fallback_reason", message="is not known")
+
+
+def _size_violations(message: operator_service_pb2.ImportedTask, *, is_done: bool) -> Iterator[Violation]:
+    if not is_done:
+        for name in ("result_size_bytes", "preview_size_bytes"):
+            if getattr(message, name):
+                yield Violation(field=name, message="must be 0: only a done task has files")
+        return
+    if not 1 <= message.result_size_bytes <= MAX_VIDEO_BYTES:
+        yield Violation(field="result_size_bytes", message=f"must be 1 to {MAX_VIDEO_BYTES}: a done task has a result")
+    if not 0 <= message.preview_size_bytes <= MAX_IMAGE_BYTES:
+        yield Violation(field="preview_size_bytes", message=f"must be 0 to {MAX_IMAGE_BYTES}")
 
 
 def _failure_violations(failure: generation_pb2.Failure) -> Iterator[Violation]:
@@ -133,17 +148,13 @@ def _request_violations(request: generation_pb2.GenerationRequest) -> Iterator[V
         yield Violation(field="request.mode", message=f"must be one of {', '.join(rules.modes)}")
     for name, limit in _TEXTS.items():
         yield from _text_violations(f"request.{name}", getattr(request, name), limit)
-    for name, limit in _POSITIVE.items():
-        if request.HasField(name) and not 1 <= getattr(request, name) <= limit:
-            yield Violation(field=f"request.{name}", message=f"must be 1 to {limit}, or unset")
     for field, value in request.ListFields():
-        if isinstance(value, float) and not math.isfinite(value):
+        if field.name in _IMAGES:
+            yield Violation(field=f"request.{field.name}", message="must be left out: images of requests are not taken over")
+        elif field.name in _POSITIVE and not 1 <= value <= _POSITIVE[field.name]:
+            yield Violation(field=f"request.{field.name}", message=f"must be 1 to {_POSITIVE[field.name]}, or unset")
+        elif isinstance(value, float) and not math.isfinite(value):
             yield Violation(field=f"request.{field.name}", message="must be a finite number, or unset")
-    for name in _IMAGES:
-        if request.HasField(name):
-            yield Violation(field=f"request.{name}", message="must be unset: images of requests are not taken over")
-    if request.arbitrary_frames:
-        yield Violation(field="request.arbitrary_frames", message="must be empty: images of requests are not taken over")
 
 
 def _text_violations(field: str, text: str, limit: int) -> Iterator[Violation]:

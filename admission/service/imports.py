@@ -11,7 +11,7 @@ from warmlane.admission.v1 import operator_service_pb2 as pb
 from admission.core.tasks import Result, Task, TaskState, changed
 from admission.service.convert_imports import imported_task
 from admission.service.errors import invalid
-from runtime.images import MAX_IMAGE_BYTES, InvalidImageError, check_image
+from runtime.images import InvalidImageError, check_image
 from runtime.rules.request import Violation
 from runtime.videos import HEAD_BYTES, video_type
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from runtime.clock import Clock
 
 MAX_CHUNK_BYTES = 1024 * 1024
-MAX_RESULT_BYTES = 4 * 1024**3
 
 # A sender that pauses for longer holds its place for nothing.
 _PAUSE_S = 30.0
@@ -50,9 +49,11 @@ class Importer:
             if landing is None:
                 # Before any file is read: an import that is repeated costs next to nothing.
                 return pb.ImportTaskResponse(outcome=pb.IMPORT_OUTCOME_ALREADY_THERE)
-            files = _Files(task, first.task.media_type, landing)
+            files = _Files(task, first.task, landing)
             while (part := await _next_part(requests)) is not None:
                 await files.add(part)
+            # The end of a stream that was cut off looks the same: what was announced must have come.
+            files.check_whole()
             await landing.commit(await self._with_result(task, files, landing))
         return pb.ImportTaskResponse(outcome=pb.IMPORT_OUTCOME_IMPORTED)
 
@@ -81,12 +82,12 @@ class Importer:
 class _Files:
     """The files of one task as they come in."""
 
-    def __init__(self, task: Task, media_type: str, landing: Landing) -> None:
+    def __init__(self, task: Task, announced: pb.ImportedTask, landing: Landing) -> None:
         self.preview = bytearray()
         self._task = task
-        self._media_type = media_type
+        self._announced = announced
         self._landing = landing
-        self._name = f"video.{_EXTENSIONS.get(media_type, '')}"
+        self._name = f"video.{_EXTENSIONS.get(announced.media_type, '')}"
         # The first bytes, until there are enough of them to tell what they are.
         self._head: bytes | None = b""
         self._digest = hashlib.sha256()
@@ -107,14 +108,22 @@ class _Files:
         if kind == "result_chunk":
             await self._add_result(chunk)
             return
-        if len(self.preview) + len(chunk) > MAX_IMAGE_BYTES:
-            raise _wrong(kind, f"The preview is larger than {MAX_IMAGE_BYTES // 1024**2} MiB.")
         self.preview += chunk
+        if len(self.preview) > self._announced.preview_size_bytes:
+            raise _wrong(kind, f"more came than the {self._announced.preview_size_bytes} bytes that were announced")
+
+    def check_whole(self) -> None:
+        """Raises `validation_error` when less came than was announced."""
+        came = {
+            "result": (self._size_bytes, self._announced.result_size_bytes),
+            "preview": (len(self.preview), self._announced.preview_size_bytes),
+        }
+        for name, (came_bytes, announced_bytes) in came.items():
+            if came_bytes < announced_bytes:
+                raise _wrong(f"{name}_chunk", f"only {came_bytes} of the {announced_bytes} bytes that were announced came")
 
     async def end(self) -> None:
-        """Everything has come. Raises `validation_error` when that is not a result."""
-        if self._size_bytes == 0:
-            raise _wrong("result_chunk", "a done task needs its result")
+        """Everything has come: a video so short that it was not judged before is now."""
         if self._head is not None:
             await self._write(self._judged(self._head))
 
@@ -126,7 +135,7 @@ class _Files:
         )
         return Result(
             video_key=self._landing.key(self._name),
-            media_type=self._media_type,
+            media_type=self._announced.media_type,
             size_bytes=self._size_bytes,
             sha256=self._digest.hexdigest(),
             preview_key=self._landing.key(_PREVIEW) if self.preview else "",
@@ -138,8 +147,8 @@ class _Files:
 
     async def _add_result(self, chunk: bytes) -> None:
         self._size_bytes += len(chunk)
-        if self._size_bytes > MAX_RESULT_BYTES:
-            raise _wrong("result_chunk", f"The result is larger than {MAX_RESULT_BYTES // 1024**3} GiB.")
+        if self._size_bytes > self._announced.result_size_bytes:
+            raise _wrong("result_chunk", f"more came than the {self._announced.result_size_bytes} bytes that were announced")
         self._digest.update(chunk)
         if self._head is None:
             await self._write(chunk)
@@ -152,8 +161,8 @@ class _Files:
         """The same bytes, when they are of the kind that was said."""
         self._head = None
         found = video_type(head[:HEAD_BYTES])
-        if found != self._media_type:
-            raise _wrong("result_chunk", f"The file is {found or 'neither MP4 nor WebM'}, not {self._media_type}.")
+        if found != self._announced.media_type:
+            raise _wrong("result_chunk", f"The file is {found or 'neither MP4 nor WebM'}, not {self._announced.media_type}.")
         return head
 
     async def _write(self, chunk: bytes) -> None:

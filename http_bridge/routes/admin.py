@@ -14,6 +14,7 @@ from http_bridge.convert import moment
 from http_bridge.cookies import cookie_attributes
 from http_bridge.diagnostics import LANE_EVENTS, MODEL_EVENTS, diagnostics, is_everything_served, ready_lanes, system_event
 from http_bridge.schemas_admin import (
+    AccountsDiagnostics,
     AccountsReply,
     AdminHealthReply,
     AdminSessionReply,
@@ -22,6 +23,7 @@ from http_bridge.schemas_admin import (
     SystemDiagnostics,
     SystemEvent,
 )
+from http_bridge.upstream.accounts import AccountsOverview
 
 router = APIRouter(prefix="/admin", tags=["admin"])
 
@@ -57,15 +59,22 @@ async def close_session(request: Request, response: Response, attempted: Annotat
 @router.get("/health")
 async def health(request: Request, _grant: Annotated[AdminGrant, admin("admin_health")]) -> AdminHealthReply:
     """Whether every model can be served, and what admission sees."""
-    found = await _diagnostics(bridge_of(request))
-    return AdminHealthReply(ok=is_everything_served(found), ready_accounts=ready_lanes(found), diagnostics=found)
+    bridge = bridge_of(request)
+    found = await _diagnostics(bridge)
+    ready = ready_lanes(found) if bridge.accounts is None else await bridge.accounts.ready()
+    return AdminHealthReply(ok=is_everything_served(found), ready_accounts=ready, diagnostics=found)
 
 
 @router.get("/accounts")
 async def accounts(request: Request, _grant: Annotated[AdminGrant, admin("admin_accounts")]) -> AccountsReply:
-    """What admission sees and what happened to lanes and models. Lanes are no accounts: those are of the server of accounts."""
+    """The accounts of their own server, beside what admission sees and what happened to lanes and models. Lanes are no accounts.
+
+    503 while a server of accounts is set and does not answer; /admin/health has what admission sees all the same.
+    """
     bridge = bridge_of(request)
-    return AccountsReply(accounts=[], diagnostics=await _diagnostics(bridge), events=await _events(bridge))
+    told = await bridge.accounts.overview() if bridge.accounts is not None else AccountsOverview()
+    found = AccountsDiagnostics(**dict(await _diagnostics(bridge)), upstream=told.diagnostics)
+    return AccountsReply(accounts=told.accounts, diagnostics=found, events=[*await _events(bridge), *told.events])
 
 
 @router.get("/logs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -11,7 +12,8 @@ from http_bridge.auth import CallerDependency, visible_to
 from http_bridge.context import bridge_of
 from http_bridge.convert import gallery_item, task_sort
 from http_bridge.routes.tasks import TaskIdDependency
-from http_bridge.schemas import DeletedReply, GalleryReply
+from http_bridge.schemas import DeletedReply, GalleryItem, GalleryReply
+from http_bridge.upstream.images import SORTS, GalleryQuery
 from runtime.rules.catalogue import MODELS
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
@@ -30,15 +32,29 @@ async def gallery(
     model: Annotated[str, Query(description="Only this model; empty means all.")] = "",
     type: Annotated[str, Query(description="Only this type; empty means all.")] = "",  # noqa: A002 - the contract's name
 ) -> GalleryReply:
-    """One page of the finished tasks; in a private gallery of the caller's own, unless it holds the API key."""
-    if not _may_exist(model, type):
-        return GalleryReply(items=[], total=0, page=page, per_page=per_page, has_more=False)
+    """One page of the finished tasks; images of their own server among the videos, in one order.
+
+    In a private gallery they are the caller's own, unless it holds the API key.
+    """
     bridge = bridge_of(request)
-    tasks, total = await bridge.client.list_done_tasks(
-        page=page, page_size=per_page, sort=task_sort(sort), model=model, only_owner=visible_to(bridge, caller)
-    )
-    items = [gallery_item(task, bridge.links) for task in tasks]
-    return GalleryReply(items=items, total=total, page=page, per_page=per_page, has_more=page * per_page < total)
+
+    async def videos(number: int, size: int) -> tuple[Sequence[GalleryItem], int]:
+        tasks, total = await bridge.client.list_done_tasks(
+            page=number, page_size=size, sort=task_sort(sort), model=model, only_owner=visible_to(bridge, caller)
+        )
+        return [gallery_item(task, bridge.links) for task in tasks], total
+
+    has_videos = _may_exist(model, type)
+    images = bridge.images if _may_be_image(model, type) else None
+    items: Sequence[GalleryItem] = ()
+    total = 0
+    if images is not None and images.may_list(caller.owner):
+        query = GalleryQuery(page=page, per_page=per_page, sort=sort if sort in SORTS else SORTS[0], model=model)
+        merged = await (images.merged_gallery(videos, query) if has_videos else images.gallery(query))
+        items, total = merged.items, merged.total
+    elif has_videos:
+        items, total = await videos(page, per_page)
+    return GalleryReply(items=list(items), total=total, page=page, per_page=per_page, has_more=page * per_page < total)
 
 
 def _may_exist(model: str, kind: str) -> bool:
@@ -46,6 +62,11 @@ def _may_exist(model: str, kind: str) -> bool:
     if not kind:
         return not model or model in MODELS
     return any(rules.type == kind for rules in MODELS.values() if model in ("", rules.id))
+
+
+def _may_be_image(model: str, kind: str) -> bool:
+    """Whether the image upstream may have tasks of this model and type."""
+    return kind in ("", "image") and model not in MODELS
 
 
 @router.delete("/{task_id}")

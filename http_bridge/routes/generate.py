@@ -1,10 +1,11 @@
-"""POST /generate and /generate_direct: one video, accepted or refused."""
+"""POST /generate and /generate_direct: one video or image, accepted or refused."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -14,7 +15,7 @@ from http_bridge.bodies import Pace, read_body
 from http_bridge.context import Bridge, bridge_of
 from http_bridge.errors import HttpError
 from http_bridge.idempotency import IdempotencyKeyDependency, named_as_header
-from http_bridge.intake import take_in
+from http_bridge.intake import ImageAsked, take_in
 from http_bridge.request_schema import request_body
 from http_bridge.schemas import AcceptedReply
 from runtime.errors import ErrorCode, ServiceError
@@ -23,18 +24,19 @@ from runtime.traces.current import annotate
 from runtime.wire import request_to_message
 
 if TYPE_CHECKING:
-    from warmlane.admission.v1.task_pb2 import Task
     from warmlane.generation.v1.generation_pb2 import GenerationRequest
 
 router = APIRouter(tags=["generate"])
 
 # An acceptance is on disk within some milliseconds; a client that leaves meanwhile is noticed when it is late.
 _AT_ONCE_S = 0.05
+_Accepted = TypeVar("_Accepted")
 
 
 @router.post("/generate", status_code=202, openapi_extra={"requestBody": request_body()})
 async def generate(request: Request, caller: GeneratingCallerDependency, key: IdempotencyKeyDependency) -> AcceptedReply:
-    """Asks for a video. 202 means that it is on disk and will be done, or fail with a reason.
+    """Asks for a video. 202 means that it is on disk and will be done, or fail with a reason. A request for an image goes to the server
+    of the image models, where one is set (else 503 `model_unavailable`); 202 then means what it means there.
 
     Where no lane of the model is ready the reply is held, at most 30 s; hang up to give the place back. With an Idempotency-Key the request
     may be repeated: it gives the same task as long as that is kept.
@@ -50,7 +52,11 @@ async def generate_direct(request: Request, caller: KeyCallerDependency, key: Id
 
 async def _submit(request: Request, caller: Caller, key: str) -> AcceptedReply:
     bridge = bridge_of(request)
-    wanted = await _wanted(request, bridge)
+    async with AsyncExitStack() as held:
+        wanted = await _wanted(request, bridge, held)
+        if isinstance(wanted, bytearray):
+            assert bridge.images is not None  # noqa: S101 - for the type checker: without them no image is taken in
+            return await _accepted(request, bridge, bridge.images.generate(wanted, caller.owner, key))
     try:
         task = await _accepted(request, bridge, bridge.client.submit_task(wanted, caller.owner, key))
     except ServiceError as error:
@@ -59,17 +65,26 @@ async def _submit(request: Request, caller: Caller, key: str) -> AcceptedReply:
     return AcceptedReply(task_id=task.task_id, status="pending")
 
 
-async def _wanted(request: Request, bridge: Bridge) -> GenerationRequest:
-    """What the body asks for. Neither the body, nor its images, nor their place in memory are kept while the request is held."""
+async def _wanted(request: Request, bridge: Bridge, held: AsyncExitStack) -> GenerationRequest | bytearray:
+    """What the body asks for: a video, or the body itself where it asks for an image.
+
+    A video's body, its images and their place in memory are not kept while the request is held. An image's body changes from a place of
+    videos to one of images, which is kept until it is sent: a slow image server takes no place from videos.
+    """
     limits = bridge.settings
     async with bridge.large_bodies.room() as room:
         pace = Pace(limits.min_body_rate_bytes_s) if limits.min_body_rate_bytes_s else None
         body = await read_body(request, room, limit_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s, pace=pace)
-        return request_to_message(await take_in(bridge, body))
+        wanted = await take_in(bridge, body)
+        if not isinstance(wanted, ImageAsked):
+            return request_to_message(wanted)
+        assert bridge.images is not None  # noqa: S101 - for the type checker, as above
+        await (await held.enter_async_context(bridge.images.large_bodies.room())).ensure(len(body))
+        return body
 
 
-async def _accepted(request: Request, bridge: Bridge, submission: Coroutine[Any, Any, Task]) -> Task:
-    """Waits for admission's answer; gives the place back when the client leaves or the bridge stops."""
+async def _accepted(request: Request, bridge: Bridge, submission: Coroutine[Any, Any, _Accepted]) -> _Accepted:
+    """Waits for the answer; gives the place back when the client leaves or the bridge stops."""
     call = asyncio.create_task(submission, name="submit-task")
     try:
         # Most are answered at once. Only for one that is held is it worth the cost to look out for who leaves.
@@ -81,7 +96,7 @@ async def _accepted(request: Request, bridge: Bridge, submission: Coroutine[Any,
             await asyncio.gather(call, return_exceptions=True)
 
 
-async def _held(request: Request, bridge: Bridge, call: asyncio.Task[Task]) -> Task:
+async def _held(request: Request, bridge: Bridge, call: asyncio.Task[_Accepted]) -> _Accepted:
     gone = asyncio.create_task(_until_gone(request), name="watch-client")
     stopping = asyncio.create_task(bridge.stopping.wait(), name="watch-stop")
     try:

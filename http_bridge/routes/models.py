@@ -1,4 +1,4 @@
-"""GET /models: the rule set, as every door of this system checks it, and what fits on the GPUs behind it."""
+"""GET /models: the rule set, as every door of this system checks it, what fits on the GPUs behind it, and the image upstream's models."""
 
 from __future__ import annotations
 
@@ -21,26 +21,34 @@ router = APIRouter(tags=["models"])
 
 @router.get("/models")
 async def models(request: Request, _caller: CallerDependency) -> ModelsReply:
-    """The models with their modes, fixed parameters, the JSON Schema of a request, the longest clips of common sizes, and what t2v uses."""
-    told = await _told(bridge_of(request).client)
+    """The models with their modes, fixed parameters, the JSON Schema of a request, the longest clips of common sizes, and what t2v uses.
+
+    Image models of a server of their own stand behind them, while it answers.
+    """
+    bridge = bridge_of(request)
+    told = await _told(bridge.client)
+    images = await bridge.images.models.read() if bridge.images is not None else ()
     return ModelsReply(
         models=[
-            ModelItem(
-                id=rules.id,
-                name=rules.name,
-                type=rules.type,
-                category=rules.category,
-                description=rules.description,
-                modes=list(rules.modes),
-                default_mode=rules.default_mode,
-                fixed_parameters={
-                    name: FixedParameter(value=fixed.value, locked=fixed.locked) for name, fixed in rules.fixed_parameters.items()
-                },
-                parameters_schema=http_schema(rules.id),
-                limits=model_limits(told[rules.id]) if rules.id in told else None,
-                text_to_video_weights=list(told[rules.id].text_to_video_weights) if rules.id in told else [],
-            )
-            for rules in MODELS.values()
+            *(
+                ModelItem(
+                    id=rules.id,
+                    name=rules.name,
+                    type=rules.type,
+                    category=rules.category,
+                    description=rules.description,
+                    modes=list(rules.modes),
+                    default_mode=rules.default_mode,
+                    fixed_parameters={
+                        name: FixedParameter(value=fixed.value, locked=fixed.locked) for name, fixed in rules.fixed_parameters.items()
+                    },
+                    parameters_schema=http_schema(rules.id),
+                    limits=model_limits(told[rules.id]) if rules.id in told else None,
+                    text_to_video_weights=list(told[rules.id].text_to_video_weights) if rules.id in told else [],
+                )
+                for rules in MODELS.values()
+            ),
+            *images,
         ]
     )
 

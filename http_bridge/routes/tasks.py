@@ -11,7 +11,7 @@ from starlette.requests import Request
 from http_bridge.auth import CallerDependency, visible_to
 from http_bridge.context import bridge_of
 from http_bridge.convert import status_reply, task_status
-from http_bridge.schemas import CancelReply, StatusReply
+from http_bridge.schemas import CancelReply, ErrorReply, StatusReply
 from runtime.errors import ErrorCode, ServiceError
 
 router = APIRouter(tags=["tasks"])
@@ -38,7 +38,7 @@ async def status(request: Request, caller: CallerDependency, task_id: TaskIdDepe
     return status_reply(await bridge.client.get_task(task_id, only_owner=visible_to(bridge, caller)), bridge.links)
 
 
-@router.post("/cancel/{task_id}")
+@router.post("/cancel/{task_id}", responses={501: {"model": ErrorReply, "description": "The server of the image models cannot cancel."}})
 async def cancel(request: Request, caller: CallerDependency, task_id: TaskIdDependency) -> CancelReply:
     """Cancels: terminal at once, unless the result was there first. A cancelled task is `failed` with the code `cancelled`."""
     bridge = bridge_of(request)

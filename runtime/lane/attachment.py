@@ -23,6 +23,7 @@ _log = structlog.get_logger()
 _WRITE_S = 10.0
 """A report that cannot be handed to the transport in this time means that the stream is dead."""
 _LAST_WORD_S = 1.0
+_VERDICT_S = 0.1
 _SPACING_S = 0.2
 """Reports that only tell progress keep this distance: at most five a second."""
 
@@ -129,6 +130,9 @@ class Attachment:
         sender = asyncio.create_task(self._send(call), name=f"attach-{self.number}-send")
         try:
             done, _ = await asyncio.wait({reader, sender}, return_when=asyncio.FIRST_COMPLETED)
+            if reader not in done:
+                # A report that cannot be sent does not know why; the end of the stream does, and it comes at once if it comes.
+                done |= (await asyncio.wait({reader}, timeout=_VERDICT_S))[0]
             ended = [task for task in (reader, sender) if task in done]
             raise StreamEndedError("; ".join(map(_reason, ended)), is_refused=any(map(_is_refused, ended)))
         finally:

@@ -15,6 +15,7 @@ from obstore.exceptions import BaseError
 from PIL import Image
 
 from runtime.images import open_rgb
+from runtime.objects import is_missing, reason_of
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -98,8 +99,11 @@ class AttemptFiles:
         def get() -> bytes:
             try:
                 return bytes(obstore.get(self._store, key).bytes())
-            except FileNotFoundError:
-                raise InputImageMissingError from None
+            except FileNotFoundError as error:
+                if is_missing(error):
+                    raise InputImageMissingError from None
+                # The store is set up wrong: that is not the request's fault, and may be put right while it waits.
+                raise
 
         return self._repeat(get, check)
 
@@ -109,7 +113,7 @@ class AttemptFiles:
             try:
                 return call()
             except (BaseError, OSError) as error:
-                reason = f"{type(error).__name__}: {error}"
+                reason = reason_of(error)
             if left:
                 if (_TRIES - left) % _TOLD_EVERY == 1:
                     _log.warning("object_store_retried", reason=reason, tries_left=left)

@@ -140,6 +140,8 @@ class _Check:
 
     def _field(self, plan: _Plan) -> object:
         """The field's value under the first of its names that was sent, all of which are checked; its default when none was."""
+        if len(plan.names) == 1 and (sent := self._raw.get(plan.rule.name)) is not None:
+            return self._value(plan, plan.rule.name, sent)
         values = [self._value(plan, name, sent) for name in plan.names if (sent := self._raw.get(name)) is not None]
         if values:
             return values[0]

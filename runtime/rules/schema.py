@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from runtime.rules.catalogue import FIELDS, IMAGE_KEY_PATTERN, KEYFRAME_FIELDS, MODELS, MODES, FieldRule, Kind, ModelRules
-from runtime.rules.values import CONTROL_CHARACTERS
+from runtime.rules.values import BLANKS, CONTROL_CHARACTERS
 
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_DATA_URI_PATTERN = "^data:image/(png|jpeg|webp);base64,"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+"""What a schema of ours says it is written in."""
+
+DATA_URI_PATTERN = "^data:image/(png|jpeg|webp);base64,"
+"""How a picture begins in a JSON body."""
 
 
 def parameters_schema(model_id: str) -> dict[str, object]:
@@ -22,9 +25,9 @@ def parameters_schema(model_id: str) -> dict[str, object]:
     properties: dict[str, object] = {}
     for rule in FIELDS:
         for name in (rule.name, *rule.aliases):
-            properties[name] = _property(rule, model)
+            properties[name] = field_schema(rule, model)
     return {
-        "$schema": _DIALECT,
+        "$schema": DIALECT,
         "title": model.name,
         "type": "object",
         "required": [rule.name for rule in FIELDS if rule.required],
@@ -33,12 +36,16 @@ def parameters_schema(model_id: str) -> dict[str, object]:
     }
 
 
-def _property(rule: FieldRule, model: ModelRules) -> dict[str, object]:
+def field_schema(rule: FieldRule, model: ModelRules) -> dict[str, object]:
+    """JSON Schema of one field for one model."""
     schema: dict[str, object] = {"description": _description(rule, model), **_shape(rule, model)}
     fixed = model.fixed_parameters.get(rule.name)
     default = model.default_mode if rule.name == "mode" else rule.default if fixed is None else fixed.value
     if default is not None:
         schema["default"] = default
+    if not rule.is_used_by(model.id):
+        # For forms; JSON Schema leaves such names to whoever makes them.
+        schema["x-unused"] = True
     return schema
 
 
@@ -84,7 +91,8 @@ def _number(rule: FieldRule) -> dict[str, object]:
 
 def _text(rule: FieldRule) -> dict[str, object]:
     allowed = f"[^{CONTROL_CHARACTERS}]"
-    pattern = f"^{allowed}*[^{CONTROL_CHARACTERS}\\s]{allowed}*$" if rule.minimum else f"^{allowed}*$"
+    # Not \\s: what that means differs between validators.
+    pattern = f"^{allowed}*[^{CONTROL_CHARACTERS}{BLANKS}]{allowed}*$" if rule.minimum else f"^{allowed}*$"
     return {"type": "string", "minLength": rule.minimum, "maxLength": rule.maximum, "pattern": pattern}
 
 
@@ -92,7 +100,7 @@ def _image() -> dict[str, object]:
     reference = {"type": "object", "required": ["key"], "properties": {"key": {"type": "string", "pattern": f"^{IMAGE_KEY_PATTERN}$"}}}
     return {
         "anyOf": [
-            {"type": "string", "pattern": _DATA_URI_PATTERN, "description": "Over HTTP: the picture itself, at most 12 MiB decoded."},
+            {"type": "string", "pattern": DATA_URI_PATTERN, "description": "Over HTTP: the picture itself, at most 12 MiB decoded."},
             {**reference, "description": "Over gRPC: the reference that UploadInput gave."},
         ]
     }
@@ -102,23 +110,18 @@ def _keyframes(rule: FieldRule, model: ModelRules) -> dict[str, object]:
     entry = {
         "type": "object",
         "required": [part.name for part in KEYFRAME_FIELDS if part.required],
-        "properties": {part.name: _property(part, model) for part in KEYFRAME_FIELDS},
+        "properties": {part.name: field_schema(part, model) for part in KEYFRAME_FIELDS},
     }
     return {"type": "array", "maxItems": rule.maximum, "items": entry}
 
 
 def _mode_conditions(model: ModelRules) -> list[dict[str, object]]:
     """What each mode requires, for a body that names the mode."""
-    conditions: list[dict[str, object]] = []
-    for mode in model.modes:
-        images = MODES[mode].images
-        if not images:
-            continue
-        then: dict[str, object] = {"required": list(images)}
-        if "arbitrary_frames" in images:
-            then["properties"] = {"arbitrary_frames": {"minItems": 1}}
-        conditions.append({"if": {"required": ["mode"], "properties": {"mode": {"const": mode}}}, "then": then})
-    return conditions
+    return [
+        {"if": {"required": ["mode"], "properties": {"mode": {"const": mode}}}, "then": _requires(MODES[mode].images)}
+        for mode in model.modes
+        if MODES[mode].images
+    ]
 
 
 def _meant_mode_conditions(model: ModelRules) -> list[dict[str, object]]:
@@ -127,16 +130,23 @@ def _meant_mode_conditions(model: ModelRules) -> list[dict[str, object]]:
     earlier: list[object] = []
     for mode in model.modes_by_images():
         images = MODES[mode].images
-        sent: dict[str, object] = {"anyOf": [_sent(name) for name in images]}
-        meant: dict[str, object] = {"allOf": [{"not": {"required": ["mode"]}}, sent, *({"not": other} for other in earlier)]}
-        conditions.append({"if": meant, "then": {"required": list(images)}})
+        sent: dict[str, object] = {"anyOf": [_requires((name,)) for name in images]}
+        meant: dict[str, object] = {"allOf": [{"not": _given("mode")}, sent, *({"not": other} for other in earlier)]}
+        conditions.append({"if": meant, "then": _requires(images)})
         earlier.append(sent)
     return conditions
 
 
-def _sent(name: str) -> dict[str, object]:
-    """The field is there and not an empty list."""
-    return {"required": [name], "properties": {name: {"minItems": 1}}}
+def _given(name: str) -> dict[str, object]:
+    """The field is there; null counts as absent wherever a schema lets it in."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+def _requires(images: tuple[str, ...]) -> dict[str, object]:
+    """The image fields are there, lists not empty."""
+    lists = {rule.name for rule in FIELDS if rule.kind is Kind.KEYFRAMES}
+    properties = {name: {"not": {"type": "null"}, **({"minItems": 1} if name in lists else {})} for name in images}
+    return {"required": list(images), "properties": properties}
 
 
 def _stand_in_conditions(model: ModelRules) -> list[dict[str, object]]:
@@ -146,7 +156,7 @@ def _stand_in_conditions(model: ModelRules) -> list[dict[str, object]]:
         stand_in = model.stand_ins.get(rule.name)
         if stand_in is None:
             continue
-        named = {"anyOf": [{"required": [name]} for name in (rule.name, *rule.aliases)]}
+        named = {"anyOf": [_given(name) for name in (rule.name, *rule.aliases)]}
         value = model.fixed_parameters[rule.name].value
-        conditions.append({"if": {"not": named}, "then": {"properties": {stand_in: {"const": value}}}})
+        conditions.append({"if": {"not": named}, "then": {"properties": {stand_in: {"enum": [value, None]}}}})
     return conditions

@@ -46,6 +46,7 @@ class AdmissionDouble(AccessDouble):
         holding: set while a SubmitTask waits.
         given_back: set when a SubmitTask that waited was cancelled by its caller.
         loses_reply: the next SubmitTask accepts and never says so.
+        changed: set it after a task was changed; who watches it is told.
         listed: the ListTasks requests, in order.
         accepted: request and task by owner and request id.
         server: what serves it; stop it to take admission away, `restart` to bring it back at the same address.
@@ -60,6 +61,7 @@ class AdmissionDouble(AccessDouble):
     submitted: list[admission_pb2.SubmitTaskRequest] = field(default_factory=list)
     holding: asyncio.Event = field(default_factory=asyncio.Event)
     given_back: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
     listed: list[admission_pb2.ListTasksRequest] = field(default_factory=list)
 
     def find(self, task_id: str) -> Task:
@@ -121,6 +123,17 @@ class _Admission(admission_service_pb2_grpc.AdmissionServiceServicer):
 
     async def GetTask(self, request: admission_pb2.GetTaskRequest, _context: object) -> admission_pb2.GetTaskResponse:  # noqa: N802
         return admission_pb2.GetTaskResponse(task=self._double.find(request.task_id))
+
+    async def WatchTask(  # noqa: N802
+        self, request: admission_pb2.WatchTaskRequest, _context: object
+    ) -> AsyncIterator[admission_pb2.WatchTaskResponse]:
+        while True:
+            task = self._double.find(request.task_id)
+            yield admission_pb2.WatchTaskResponse(task=task)
+            if task.state not in (TaskState.TASK_STATE_QUEUED, TaskState.TASK_STATE_LEASED):
+                return
+            await self._double.changed.wait()
+            self._double.changed.clear()
 
     async def ListTasks(self, request: admission_pb2.ListTasksRequest, _context: object) -> admission_pb2.ListTasksResponse:  # noqa: N802
         self._double.check_refusal()

@@ -69,12 +69,20 @@ class Stack:
 
 @asynccontextmanager
 async def admission_stack(
-    folder: Path, *, stream_life_s: float = STREAM_LIFE_S, store: MemoryStore | None = None, port: int = 0
+    folder: Path,
+    *,
+    stream_life_s: float = STREAM_LIFE_S,
+    store: MemoryStore | None = None,
+    port: int = 0,
+    objects: ObjectStore | None = None,
 ) -> AsyncIterator[Stack]:
-    """Serves with a store in memory and a clock that the test moves; with the store and the port of an earlier one it is that one again."""
+    """Serves with a clock that the test moves; with the store and the port of an earlier one it is that one again.
+
+    Without them the store is in memory, the port a free one, and objects lie in the folder.
+    """
     clock, doors = FakeClock(), Doors()
     store = store or MemoryStore(now=lambda: clock.now().utc)
-    objects = open_object_store((folder / "objects").as_uri())
+    objects = objects or open_object_store((folder / "objects").as_uri())
     await store.open()
     engine, access = Engine(store=store, clock=clock, objects=objects), Access(store=store.access, clock=clock)
     await engine.start()

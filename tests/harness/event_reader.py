@@ -21,6 +21,8 @@ from tests.harness.bridge import QUICK, WITH_KEY, bridge_settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from http_bridge.server import HttpServer
+
 PATIENCE_S = 10.0
 
 
@@ -95,7 +97,13 @@ class ServedBridge:
 
     app: FastAPI
     http: httpx.AsyncClient
-    port: int
+    server: HttpServer
+    serving: asyncio.Task[None]
+
+    def stop(self) -> None:
+        """What the process does on SIGTERM; `serving` ends when the last reply has."""
+        self.app.state.bridge.stopping.set()
+        self.server.should_exit = True
 
     @asynccontextmanager
     async def events(self, task_id: str, last_event_id: str | None = None, *, prefix: str = "") -> AsyncIterator[EventReader]:
@@ -119,7 +127,7 @@ async def bridge_on(admission_port: int, folder: Path, **settings: Any) -> Async
             await server.listening.wait()
         base = f"http://127.0.0.1:{server.port}"
         async with httpx.AsyncClient(base_url=base, timeout=20, headers=WITH_KEY) as http:
-            yield ServedBridge(app=app, http=http, port=server.port)
+            yield ServedBridge(app=app, http=http, server=server, serving=serving)
     finally:
         app.state.bridge.stopping.set()
         server.should_exit = True

@@ -60,9 +60,11 @@ def failed_task(task_id: str = OLD_ID, **changes: Any) -> pb.ImportedTask:
 
 
 def parts(task: pb.ImportedTask | None, video: bytes = b"", preview: bytes = b"", *, piece: int = 4096) -> Iterator[pb.ImportTaskRequest]:
-    """The task, then its files in pieces of so many bytes."""
+    """The task, which announces these files unless it says something else, then the files in pieces of so many bytes."""
     if task is not None:
-        yield pb.ImportTaskRequest(task=task)
+        announced = pb.ImportedTask(result_size_bytes=len(video), preview_size_bytes=len(preview))
+        announced.MergeFrom(task)
+        yield pb.ImportTaskRequest(task=announced)
     for start in range(0, len(video), piece):
         yield pb.ImportTaskRequest(result_chunk=video[start : start + piece])
     for start in range(0, len(preview), piece):

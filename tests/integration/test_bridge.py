@@ -365,6 +365,6 @@ async def test_documentation_speaks_of_its_own_prefix_when_opened(bridge: Bridge
     assert f'"{prefix}/openapi.json"' in start.text
     assert schema["servers"] == [{"url": prefix or "/"}]
     bodies = schema["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
-    assert [body["properties"]["model"]["enum"] for body in bodies] == [["anisora"], ["phr00t"]]
-    assert bodies[0]["properties"]["reference_image"]["type"] == "string"
+    assert [body["properties"]["model"]["enum"] for body in bodies] == [["anisora"], ["phr00t"], ["pony", "flux"]]
+    assert bodies[0]["properties"]["reference_image"]["type"] == ["string", "null"]
     assert "HTTPValidationError" not in schema["components"]["schemas"]

@@ -217,6 +217,16 @@ async def test_events_are_looked_for_further_back_when_the_last_ones_are_of_task
     assert [request.after_sequence for request in bridge.admission.watched] == [0, 19_000, 12_000, 0]
 
 
+@pytest.mark.parametrize("newest", [0, 40, 100])
+async def test_look_for_events_is_bounded_when_they_crowd_in_one_place(bridge: BridgeUnderTest, newest: int) -> None:
+    crowd = [TaskEvent(sequence=sequence, event_type="lane_ready", value="crowd") for sequence in range(1, 30_001)]
+    after = [TaskEvent(sequence=100_000 + number, event_type="lane_ready", value="new") for number in range(newest)]
+    bridge.admission.events = [*crowd, *after, TaskEvent(sequence=200_000, event_type="ended")]
+    reply = (await bridge.http.get("/admin/accounts", headers=WITH_ADMIN_KEY)).json()
+    assert [event["value"] for event in reply["events"]] == ["new"] * newest + ["crowd"] * (100 - newest)
+    assert len(bridge.admission.watched) < 15
+
+
 @PREFIXES
 async def test_logs_list_every_call_newest_first_when_asked(bridge: BridgeUnderTest, prefix: str) -> None:
     await bridge.http.post("/admin/session", headers={"X-Admin-Key": "wrong-key-0123456"})

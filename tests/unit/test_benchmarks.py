@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import admission_speed
+from benchmarks import admission_speed, http_load, http_speed
 
 _STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
 
@@ -27,6 +28,43 @@ def test_server_is_killed_when_it_does_not_end_on_terminate(monkeypatch: pytest.
         finally:
             process.kill()
     assert "is killed" in capsys.readouterr().err
+
+
+async def _answer_in_pieces(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Three replies on a connection, the second in pieces, the third with another status."""
+    replies = [(b"202 Accepted", b"{}"), (b"202 Accepted", b"x" * 100), (b"503 Service Unavailable", b"full")]
+    for number, (status, body) in enumerate(replies):
+        await reader.readuntil(b"\r\n\r\n{}")
+        reply = b"HTTP/1.1 %s\r\ncontent-length: %d\r\nx: y\r\n\r\n%s" % (status, len(body), body)
+        for piece in (reply[:7], reply[7:50], reply[50:]) if number == 1 else (reply,):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+    writer.close()
+
+
+async def test_load_sends_the_next_request_when_a_reply_is_whole_and_fails_on_a_wrong_status() -> None:
+    server = await asyncio.start_server(_answer_in_pieces, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        request = http_speed.request_text("POST", "/generate", {"X-API-Key": "k"}, {})
+        assert request.endswith("Content-Length: 2\r\n\r\n{}")
+        with pytest.raises(RuntimeError, match="503 Service Unavailable"):
+            await http_load.Load().rate(port=port, requests=[request], callers=1, seconds=10, status=202)
+        once = await http_load.Load().rate(port=port, requests=[request], callers=2, seconds=0, status=202)
+    # With no time left each caller waits for one reply.
+    assert len(once["took"]) == 2
+
+
+@pytest.mark.long
+def test_ratios_and_memory_are_measured_when_the_http_benchmark_runs(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "benchmarks.http_speed", "--rounds", "1", "--seconds", "0.3", "--json", str(tmp_path / "figures.json")]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=180)
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert figures["streams"] == 500
+    assert figures["streams_mib"] < 150
+    assert all(0 < figures[f"{name}_to_bare"] < 1 for name in ("generate_key", "generate_session", "status_key", "status_session"))
 
 
 @pytest.mark.long

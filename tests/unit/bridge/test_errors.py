@@ -27,8 +27,6 @@ def _body(error: HttpError) -> dict[str, Any]:
         ("task_not_found", 404),
         ("lane_not_found", 404),
         ("task_not_done", 425),
-        ("unauthenticated", 401),
-        ("forbidden", 403),
         ("rate_limited", 429),
         ("service_unavailable", 503),
         ("internal", 500),
@@ -40,6 +38,13 @@ def test_status_is_that_of_the_design_when_code_is_known(code: str, status: int)
     body = _body(error)["detail"]
     assert (body["code"], body["detail"]) == (code, "A sentence.")
     assert body["user_action"].endswith(".")
+
+
+@pytest.mark.parametrize("code", ["unauthenticated", "forbidden"])
+def test_caller_is_not_blamed_when_admission_refuses_the_bridge(code: str) -> None:
+    error = from_service_error(ServiceError(code=code, message="The token is not right."))
+    assert (error.status, error.code, "token" in str(_body(error))) == (503, "service_unavailable", False)
+    assert HttpError(code, "A sentence.").status in (401, 403)
 
 
 def test_overload_has_the_contracts_names_and_numbers_when_admission_refuses() -> None:

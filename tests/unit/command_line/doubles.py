@@ -63,6 +63,8 @@ class Script:
         told: what operators said.
         read_offsets: where ReadResult was asked to begin.
         hangs: WatchTask stays open, silent, after its states.
+        imports: the parts of every ImportTask.
+        outcomes: what ImportTask answers, once each; IMPORTED when there are none left.
     """
 
     refusal: ServiceError | None = None
@@ -80,6 +82,8 @@ class Script:
     submitted: list[generation_pb2.GenerationRequest] = field(default_factory=list)
     read_offsets: list[int] = field(default_factory=list)
     hangs: bool = False
+    imports: list[list[operator_service_pb2.ImportTaskRequest]] = field(default_factory=list)
+    outcomes: list[operator_service_pb2.ImportOutcome.ValueType | ServiceError] = field(default_factory=list)
 
 
 class AdmissionDouble(admission_service_pb2_grpc.AdmissionServiceServicer):
@@ -187,6 +191,17 @@ class OperatorDouble(operator_service_pb2_grpc.OperatorServiceServicer):
             if not isinstance(page, operator_service_pb2.WatchEventsResponse):
                 raise page or _UNAVAILABLE
             yield page
+
+    async def ImportTask(  # noqa: N802
+        self, request_iterator: AsyncIterator[operator_service_pb2.ImportTaskRequest], context: object
+    ) -> operator_service_pb2.ImportTaskResponse:
+        """Keeps what comes; answers as scripted, once each, and in the end that it is imported."""
+        parts = [part async for part in request_iterator]
+        self._script.imports.append(parts)
+        answer = self._script.outcomes.pop(0) if self._script.outcomes else operator_service_pb2.IMPORT_OUTCOME_IMPORTED
+        if isinstance(answer, Exception):
+            raise answer
+        return operator_service_pb2.ImportTaskResponse(outcome=answer)
 
     async def DrainLane(  # noqa: N802
         self, request: operator_service_pb2.DrainLaneRequest, context: object

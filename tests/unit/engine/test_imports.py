@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import obstore
@@ -169,16 +168,12 @@ async def test_nothing_of_others_is_removed_when_a_mark_is_of_no_import(tmp_path
     for key in ("imports/task-2", "imports/task-1/x", f"imports/task-1/{'a' * 16}/b", "results/task-1/1/v.mp4", "results/task-2/1/v.mp4"):
         await obstore.put_async(rig.objects, key, b"x")
 
-    async def never(_: object) -> bool:
+    async def is_known(_: TaskId) -> bool:
         raise AssertionError
 
-    imports = Imports(store=rig.store, objects=rig.objects, sweeper=ObjectSweeper(rig.objects), is_known=never, put=never)
+    async def put(_: Task) -> None:
+        raise AssertionError
+
+    imports = Imports(store=rig.store, objects=rig.objects, sweeper=ObjectSweeper(rig.objects), is_known=is_known, put=put)
     assert await imports.remove_broken() == 0
     assert {"results/task-1/1/v.mp4", "results/task-2/1/v.mp4"} <= set(files(tmp_path))
-
-
-async def test_a_task_that_has_not_ended_is_no_import_when_the_core_is_asked(rig: Rig) -> None:
-    async with rig.engine.importing(OLD) as landing:
-        assert landing is not None
-        with pytest.raises(ValueError, match="cannot be taken over"):
-            await landing.commit(replace(ended(landing), state=TaskState.QUEUED, result=None))

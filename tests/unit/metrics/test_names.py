@@ -26,6 +26,7 @@ ALL = [one for definitions in OF.values() for one in definitions]
 # Each is bounded by what is configured or by the code. A new one needs a reason why nothing that is asked for can make series of it.
 LABELS = {
     "availability",
+    "call",
     "cause",
     "code",
     "event",
@@ -42,6 +43,7 @@ LABELS = {
     "route",
     "source",
     "state",
+    "upstream",
     "verdict",
     "version",
 }

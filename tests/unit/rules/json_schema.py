@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_NOTES = frozenset({"$schema", "title", "description", "default", "then"})
+_NOTES = frozenset({"$schema", "title", "description", "default", "then", "x-unused"})
 
 
 def _is_number(value: object) -> bool:
@@ -17,12 +17,13 @@ _TYPES: Mapping[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
     "string": lambda value: isinstance(value, str),
+    "null": lambda value: value is None,
     "number": _is_number,
     "integer": lambda value: _is_number(value) and (isinstance(value, int) or value.is_integer()),
 }
 
 _KEYWORDS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "type": lambda kind, value: _TYPES[kind](value),
+    "type": lambda kinds, value: any(_TYPES[kind](value) for kind in (kinds if isinstance(kinds, list) else [kinds])),
     "const": lambda const, value: value == const and isinstance(value, bool) == isinstance(const, bool),
     "enum": lambda options, value: value in options,
     "minimum": lambda limit, value: not _is_number(value) or value >= limit,

@@ -18,9 +18,15 @@ from admission.service import convert
 from admission.service.convert_imports import MAX_MESSAGE_CHARACTERS, imported_task
 from admission.store import rows
 from runtime.rules.request import InvalidRequestError
-from tests.harness.imports import CREATED_AT, failed_task, old_task, stamp
+from tests.harness import imports
+from tests.harness.imports import CREATED_AT, failed_task, stamp
 
 NOW = CREATED_AT + timedelta(days=400)
+
+
+def old_task(*arguments: str, **changes: Any) -> pb.ImportedTask:
+    """A done task that announces its result."""
+    return imports.old_task(*arguments, **{"result_size_bytes": 1, **changes})
 
 
 def fields(message: pb.ImportedTask) -> list[str]:
@@ -67,9 +73,13 @@ def test_id_is_taken_when_it_is_short_and_plain(task_id: str) -> None:
 @pytest.mark.parametrize(
     ("message", "wrong"),
     [
-        (old_task(state=None), ["state", "media_type"]),
-        (old_task(state=task_pb2.TASK_STATE_LEASED, media_type=None), ["state"]),
-        (old_task(state=99), ["state", "media_type"]),
+        (old_task(state=None), ["state", "media_type", "result_size_bytes"]),
+        (old_task(state=task_pb2.TASK_STATE_LEASED, media_type=None, result_size_bytes=None), ["state"]),
+        (old_task(state=99, result_size_bytes=None), ["state", "media_type"]),
+        (old_task(result_size_bytes=0), ["result_size_bytes"]),
+        (old_task(result_size_bytes=-1, preview_size_bytes=-1), ["result_size_bytes", "preview_size_bytes"]),
+        (old_task(result_size_bytes=2**40, preview_size_bytes=2**40), ["result_size_bytes", "preview_size_bytes"]),
+        (failed_task(preview_size_bytes=1), ["preview_size_bytes"]),
         (old_task(media_type="video/quicktime"), ["media_type"]),
         (old_task(failure=failure()), ["failure"]),
         (failed_task(media_type="video/mp4"), ["media_type"]),
@@ -129,7 +139,13 @@ _STAMPS = st.builds(Timestamp, seconds=st.integers(-(2**63), 2**63 - 1) | st.int
 @given(
     request=_REQUESTS,
     values=st.fixed_dictionaries(
-        {"task_id": st.text(max_size=5), "state": st.integers(0, 6), "created_at": _STAMPS, "updated_at": _STAMPS},
+        {
+            "task_id": st.text(max_size=5),
+            "state": st.integers(0, 6),
+            "created_at": _STAMPS,
+            "updated_at": _STAMPS,
+            "result_size_bytes": st.integers(0, 2),
+        },
         optional={
             "media_type": _WORDS,
             "lane_mode": st.integers(0, 9),

@@ -11,11 +11,14 @@ import grpc.aio
 import pytest
 import structlog
 from structlog.testing import capture_logs
+from warmlane.lane.v1.dispatch_service_pb2 import LaneReport
+from warmlane.lane.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 
 from runtime.addresses import BindError
 from runtime.credentials import CallerCredentials, CredentialError, ServerCredentials
 from runtime.errors import ErrorCode, ServiceError
 from runtime.handshakes import handshake_problem, told_handshakes
+from runtime.lane.attachment import Attachment, StreamEndedError, Talk
 from runtime.roles import Role
 from runtime.rpc import GrpcServer, create_channel
 from runtime.rpc_errors import service_error
@@ -261,3 +264,15 @@ async def test_call_keeps_its_own_metadata_when_the_channel_adds_a_token() -> No
     await server.stop(0)
     assert ("x-own", "1") in seen
     assert ("authorization", f"Bearer {TOKENS[Role.LANE]}") in seen
+
+
+async def test_lane_knows_that_it_is_refused_when_its_token_is_wrong() -> None:
+    talk = Talk(report=lambda _stream: LaneReport(lane_id="lane-anisora"), on_wish=lambda _stream, _wish: None, interval_s=lambda: 1.0)
+    async with echo(ServerCredentials(tokens={Role.LANE: (TOKENS[Role.LANE],)})) as server:
+        credentials = CallerCredentials(token=TOKENS[Role.CLIENT])
+        async with create_channel(f"127.0.0.1:{server.port}", credentials) as channel:
+            attachment = Attachment(1, DispatchServiceStub(channel), talk)
+            with pytest.raises(StreamEndedError, match="UNAUTHENTICATED: The token is none of this server's") as caught:
+                await attachment.open(PATIENCE_S)
+            await attachment.close()
+    assert caught.value.is_refused

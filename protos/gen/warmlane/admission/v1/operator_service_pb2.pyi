@@ -148,6 +148,8 @@ class ImportedTask(_message.Message):
     FALLBACK_REASON_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    RESULT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    PREVIEW_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """As the earlier system named it: 1 to 64 letters, digits, `-` and `_`. One that begins with `image-` is refused: those are of the image upstream."""
     state: _task_pb2.TaskState.ValueType
@@ -158,6 +160,12 @@ class ImportedTask(_message.Message):
     """Which kind of lane served it."""
     fallback_reason: _task_pb2.FallbackReason.ValueType
     """Why not the dedicated lane."""
+    result_size_bytes: _builtins.int
+    """Bytes of the result, 1 to 4 GiB for a DONE task, 0 for any other. As many must come: a stream that is cut off looks, to the server, like
+    one that has ended.
+    """
+    preview_size_bytes: _builtins.int
+    """Bytes of the preview, at most 12 MiB; 0: it has none."""
     @_builtins.property
     def request(self) -> _generation_pb2.GenerationRequest:
         """What was asked, as far as it is known. It is kept as it was: the rules of today are not applied, but model and mode must be known ones."""
@@ -186,10 +194,12 @@ class ImportedTask(_message.Message):
         fallback_reason: _task_pb2.FallbackReason.ValueType = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        result_size_bytes: _builtins.int = ...,
+        preview_size_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "failure", b"failure", "request", b"request", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "failure", b"failure", "fallback_reason", b"fallback_reason", "lane_mode", b"lane_mode", "media_type", b"media_type", "request", b"request", "state", b"state", "task_id", b"task_id", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "failure", b"failure", "fallback_reason", b"fallback_reason", "lane_mode", b"lane_mode", "media_type", b"media_type", "preview_size_bytes", b"preview_size_bytes", "request", b"request", "result_size_bytes", b"result_size_bytes", "state", b"state", "task_id", b"task_id", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

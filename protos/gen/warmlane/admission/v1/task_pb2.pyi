@@ -178,7 +178,7 @@ class Task(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
-    """Unguessable, 32 lower-case hex digits."""
+    """Unguessable, 32 lower-case hex digits. A task that was taken over from an earlier system keeps the id that it had there."""
     state: Global___TaskState.ValueType
     """Where it stands."""
     progress: _builtins.int
