@@ -73,13 +73,19 @@ class AdmissionService(AdmissionServiceServicer):
     async def SubmitTask(self, request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:
         """Routing step 1 here, all others in the engine. A caller that hangs up cancels this, which frees its place."""
         self._doors.check()
-        submission = _submission(request)
-        annotate(names.MODEL, submission.request.model)
-        await self._check_images(submission.request)
-        accepted = await self._doors.hold(self._controller.submit(submission))
+        try:
+            accepted = await self._accepted(_submission(request))
+        except Exception:
+            annotate(names.DECISION, "refused")
+            raise
         annotate(names.TASK, accepted.task.task_id)
         annotate(names.DECISION, _decision(accepted))
         return pb.SubmitTaskResponse(task=convert.task(convert.fresh(accepted.task)), is_duplicate=accepted.is_duplicate)
+
+    async def _accepted(self, submission: Submission) -> Accepted:
+        annotate(names.MODEL, submission.request.model)
+        await self._check_images(submission.request)
+        return await self._doors.hold(self._controller.submit(submission))
 
     async def GetTask(self, request: pb.GetTaskRequest, context: object) -> pb.GetTaskResponse:
         """The task with its events."""

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -102,6 +103,8 @@ class Agent:
         self._is_drained = False
         self._streams = 0
         self._attempts: set[asyncio.Task[None]] = set()
+        # For log lines, from the lease to the acknowledgement.
+        self._trace_ids: dict[Attempt, str] = {}
         self._records: deque[MemoryRecord] = deque(maxlen=_RECORDS_KEPT)
 
     @property
@@ -236,16 +239,21 @@ class Agent:
                     self._attempts.add(task)
                     task.add_done_callback(self._attempts.discard)
                 case StopAttempt(attempt=attempt, reason=reason):
-                    _log.info("attempt_stopped", task=attempt.task_id, attempt=attempt.number, reason=reason)
-                    self._worker.cancel(attempt, reason)
+                    with self._logged(attempt):
+                        _log.info("attempt_stopped", task=attempt.task_id, attempt=attempt.number, reason=reason)
+                        self._worker.cancel(attempt, reason)
                 case ForgetOutcome(attempt=attempt):
-                    _log.info("attempt_acknowledged", task=attempt.task_id, attempt=attempt.number)
+                    with self._logged(attempt):
+                        _log.info("attempt_acknowledged", task=attempt.task_id, attempt=attempt.number)
+                    self._trace_ids.pop(attempt, None)
                 case _:
                     pass
 
     async def _work(self, attempt: Attempt, lease: pb.Lease) -> None:
         context = parse(lease.traceparent, lease.tracestate)
-        with logged("" if context is None else context.trace_id):
+        if context is not None:
+            self._trace_ids[attempt] = context.trace_id
+        with self._logged(attempt):
             _log.info("attempt_started", task=attempt.task_id, attempt=attempt.number)
             self._observer.attempt_started(attempt, lease.request.model, context)
             await self._worked_on(attempt, lease, context)
@@ -291,9 +299,14 @@ class Agent:
         self._nudge(urgent=False)
 
     def _gpu_freed(self, attempt: Attempt) -> None:
-        _log.info("gpu_freed", task=attempt.task_id, attempt=attempt.number)
+        with self._logged(attempt):
+            _log.info("gpu_freed", task=attempt.task_id, attempt=attempt.number)
         self._become(lane.freed(self._state, attempt))
         self._nudge(urgent=True)
+
+    def _logged(self, attempt: Attempt) -> AbstractContextManager[None]:
+        """Log lines within the block have the trace of the attempt's task."""
+        return logged(self._trace_ids.get(attempt, ""))
 
     def _worker_changed(self) -> None:
         self._nudge(urgent=True)

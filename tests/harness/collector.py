@@ -158,7 +158,7 @@ def tree(spans: Sequence[Received]) -> str:
     """The spans as an indented list, each below its parent: how long it took, and who wrote it."""
     known = {span.span_id for span in spans}
     children: dict[str, list[Received]] = {}
-    for span in sorted(spans, key=lambda span: (span.began_ns, -span.ended_ns)):
+    for span in sorted(spans, key=lambda span: (span.began_ns, span.ended_ns)):
         children.setdefault(span.parent_id if span.parent_id in known else "", []).append(span)
 
     def lines(parent_id: str, depth: int) -> list[str]:

@@ -173,7 +173,8 @@ def test_log_lines_of_each_process_have_the_trace_when_a_clip_was_made(traced: T
     bridge = [line for line in traced.lines(HTTP_BRIDGE) if line.get("trace_id") == trace_id]
     assert [(line["event"], line["path"]) for line in bridge] == [("http_request", "/generate")]
     lane = [line for line in traced.lines(POOL) if line.get("trace_id") == trace_id]
-    assert {"attempt_started", "model_switched", "memory_record", "attempt_ended"} <= {line["event"] for line in lane}
+    told = {"attempt_started", "model_switched", "gpu_freed", "memory_record", "attempt_ended", "attempt_acknowledged"}
+    assert told <= {line["event"] for line in lane}
     # The pipeline's process too.
     assert ("degraded-pool-pipeline", "loading") in {(line["process"], line["event"]) for line in lane}
     memory = [line for line in traced.lines(POOL) if line["event"] == "memory_record" and line["task"] == task_id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -33,6 +34,7 @@ UNION ALL
 SELECT table_name || '.' || column_name, concat_ws(' ', data_type, is_nullable, column_default, collation_name)
 FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
 """
+_ADDED_COLUMN = re.compile(r", (?=\w+ (?:TEXT|INTEGER|BIGINT|DATETIME|BOOLEAN)\b)")
 
 
 def definitions(engine: Engine) -> dict[str, str]:
@@ -43,9 +45,9 @@ def definitions(engine: Engine) -> dict[str, str]:
 
 
 def _sorted_lines(definition: str) -> str:
-    # A column that was added stands behind the last line, before the bracket that closes the table.
-    lines = (line.strip(" ,\t") for line in definition.removesuffix(")").splitlines())
-    return "\n".join(sorted(line for line in lines if line))
+    # A column that was added stands in the line of the one before it.
+    lines = _ADDED_COLUMN.sub(",\n", definition).splitlines()
+    return "\n".join(sorted(line.strip(" ,\t") for line in lines))
 
 
 # It cannot compare indexes in descending order on SQLite, and says so; the next test does.
