@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -48,8 +49,9 @@ class CollectorDouble:
         status: that it answers with.
     """
 
-    def __init__(self) -> None:
-        """Listens to nobody yet."""
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """Listens to nobody yet; with `tls` it speaks https."""
+        self._tls = tls
         self.spans: list[Received] = []
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
@@ -70,7 +72,7 @@ class CollectorDouble:
     @property
     def url(self) -> str:
         """What a process is told."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
         """Listens, after the first time on the same port again."""
@@ -93,6 +95,8 @@ class CollectorDouble:
 
         self._server = Server(("127.0.0.1", self._port), Handler)
         self._port = self._server.server_port
+        if self._tls is not None:
+            self._server.socket = self._tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, name="collector", daemon=True)
         self._thread.start()
 

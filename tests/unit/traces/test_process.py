@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -10,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from runtime.traces import process
 from runtime.traces.context import parse
 from runtime.traces.process import WritingTracer, tracing
 from runtime.traces.settings import TraceSettings
 from tests.harness.collector import CollectorDouble
+from tests.harness.credentials import Authority
 from tests.unit.traces.spans import Kept, make_span
 
 ROOT = Path(__file__).parents[3]
@@ -83,6 +86,23 @@ async def test_nothing_is_held_up_when_the_collector_refuses(collector: Collecto
         tracer.write(make_span())
     assert collector.spans == []
     assert len(collector.headers) == 1
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+async def test_spans_are_sent_over_tls_only_when_the_collector_is_the_right_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_trusted: bool
+) -> None:
+    known = Authority(tmp_path)
+    issued = (known if is_trusted else Authority(tmp_path, "other")).issue("127.0.0.1")
+    # As OpenSSL finds the CAs of a machine.
+    monkeypatch.setenv("SSL_CERT_FILE", str(known.cert))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued.cert, issued.key)
+    with CollectorDouble(context) as collector, capture_logs() as lines:
+        async with tracing(TraceSettings(otlp_endpoint=collector.url), service="here") as tracer:
+            tracer.write(make_span())
+    assert [span.name for span in collector.spans] == ["span 1"] * is_trusted
+    assert [line["reason"] for line in lines if line["event"] == "traces_not_taken"] == ["SSLCertVerificationError"] * (not is_trusted)
 
 
 def test_a_trace_is_sampled_by_its_share_when_it_begins_here() -> None:
