@@ -23,8 +23,10 @@ from http_bridge.routes import accounts, admin, events, gallery, generate, healt
 from http_bridge.routes.docs import docs_router
 from http_bridge.routes.pages import pages_router
 from http_bridge.schemas import ErrorReply
+from http_bridge.traces import Traced
 from http_bridge.upstream.ids import PREFIX as IMAGE_PREFIX
 from http_bridge.upstream.wiring import accounts_upstream, image_upstream
+from runtime.traces.tracer import SILENT, Tracer
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -56,9 +58,15 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore, metrics: HttpMetrics | None = None) -> FastAPI:
+def create_app(
+    settings: BridgeSettings,
+    client: AdmissionClient,
+    objects: ObjectStore,
+    metrics: HttpMetrics | None = None,
+    tracer: Tracer = SILENT,
+) -> FastAPI:
     """The application. Its lifespan opens the client and closes it; the object store needs no closing.
-    With `metrics`, requests are counted.
+    With `metrics`, requests are counted; `tracer` writes their spans.
 
     The connections are in `app.state.bridge`; set its `stopping` before the server stops, and held requests and event streams end at once.
     """
@@ -89,11 +97,11 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
         app.include_router(docs_router(prefix))
     app.include_router(pages_router())
     install_handlers(app)
-    _surround(app, settings, metrics)
+    _surround(app, settings, metrics, tracer)
     return app
 
 
-def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | None) -> None:
+def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | None, tracer: Tracer) -> None:
     """Adds what every request passes; the last one added is the outermost."""
     app.add_middleware(Edge)
     app.add_middleware(
@@ -107,6 +115,8 @@ def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | Non
     app.add_middleware(ReplyHeaders)
     if metrics is not None:
         app.add_middleware(Measured, metrics=metrics)
+    if tracer.is_on:
+        app.add_middleware(Traced, tracer=tracer)
     app.add_middleware(ClientAddress, proxies=TrustedProxies(settings.trusted_proxies))
 
 

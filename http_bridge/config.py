@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from runtime.credentials import CallerCredentials
 from runtime.metrics.settings import MetricsSettings
 from runtime.rpc_settings import CallerTlsSettings, Tokens
+from runtime.traces.settings import TraceSettings
 
 # Where the frontend's development server runs; always allowed, as today.
 _DEVELOPMENT_ORIGINS = ("http://localhost:5173", "http://127.0.0.1:5173")
@@ -23,7 +24,7 @@ def _default_object_store_url() -> str:
     return Path("warmlane-data/objects").absolute().as_uri()
 
 
-class BridgeSettings(MetricsSettings, CallerTlsSettings):
+class BridgeSettings(MetricsSettings, CallerTlsSettings, TraceSettings):
     """What the bridge is told at its start.
 
     Attributes:

@@ -19,6 +19,7 @@ from runtime.rpc_handlers import PlainServer, Told, Translate
 from runtime.rpc_observer import RpcObserver
 from runtime.tls import channel_credentials, server_credentials
 from runtime.token_channel import TokenChannel
+from runtime.traces.rpc import RpcTraces
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 OVERALL = ""
@@ -82,6 +83,7 @@ class GrpcServer:
         translate: Translate | None = None,
         observer: RpcObserver | None = None,
         credentials: ServerCredentials = OPEN_SERVER,
+        traces: RpcTraces | None = None,
     ) -> None:
         """Prepares a server; it listens from `start` on.
 
@@ -91,6 +93,7 @@ class GrpcServer:
             translate: the process's own errors as what clients are told.
             observer: counts the calls.
             credentials: how it knows its callers; health and reflection are open to everyone.
+            traces: writes spans of the calls.
 
         Raises:
             BindError: the address is not on loopback, and TLS or tokens are missing.
@@ -100,7 +103,7 @@ class GrpcServer:
         self._services = dict(services)
         self._credentials = credentials
         self._guard = Guard(credentials.tokens) if credentials.tokens else None
-        self._told = Told(translate, observer)
+        self._told = Told(translate, observer, traces)
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
         self._port = 0

@@ -15,6 +15,9 @@ from runtime.errors import ErrorCode, ServiceError
 from runtime.guard import Guard, RefusalLog
 from runtime.rpc_errors import RpcContext, abort
 from runtime.rpc_observer import Ended, RpcObserver, observed_call, observed_stream
+from runtime.traces import names
+from runtime.traces.current import annotate
+from runtime.traces.rpc import RpcTraces
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -83,10 +86,11 @@ class Told:
     ServiceError and what `translate` knows are told as they are; anything else is logged and told as INTERNAL with an id to find it by.
     """
 
-    def __init__(self, translate: Translate | None = None, observer: RpcObserver | None = None) -> None:
-        """Keeps the translation of the process's own errors, and who counts the calls."""
+    def __init__(self, translate: Translate | None = None, observer: RpcObserver | None = None, traces: RpcTraces | None = None) -> None:
+        """Keeps the translation of the process's own errors, who counts the calls, and who writes their spans."""
         self._translate = translate
         self._observer = observer
+        self._traces = traces
         self._refusals = RefusalLog()
 
     def refusal(self, error: ServiceError, method: str) -> _Handler:
@@ -111,9 +115,11 @@ class Told:
             ended = self._ended(method)
             if inspect.isasyncgenfunction(behaviour):
                 stream = self._wrap_stream(behaviour, method)
+                stream = stream if self._traces is None else self._traces.stream(stream, method)
                 wrapped: object = stream if ended is None else observed_stream(stream, ended)
             elif inspect.iscoroutinefunction(behaviour):
                 call = self._wrap_call(behaviour, method)
+                call = call if self._traces is None else self._traces.call(call, method)
                 wrapped = call if ended is None else observed_call(call, ended)
             else:
                 return handler
@@ -148,6 +154,11 @@ class Told:
         return stream
 
     def _told(self, error: Exception, method: str) -> ServiceError:
+        told = self._as_told(error, method)
+        annotate(names.CODE, told.code)
+        return told
+
+    def _as_told(self, error: Exception, method: str) -> ServiceError:
         if isinstance(error, ServiceError):
             return error
         known = self._translate(error) if self._translate is not None else None

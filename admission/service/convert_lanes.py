@@ -16,6 +16,7 @@ from admission.engine_types import InvalidReportError
 from admission.service import convert, convert_loads, convert_memory
 from runtime.objects import attempt_prefix
 from runtime.rules.catalogue import MODELS
+from runtime.traces.context import of_stored
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -93,6 +94,7 @@ def _lease(of: Lease, wish: LaneWish) -> dispatch_service_pb2.Lease:
     if leased is None or (leased.task_id, leased.attempt) != (of.task_id, of.attempt):
         msg = f"the wish for task {of.task_id} attempt {of.attempt} came with another task"
         raise ValueError(msg)
+    trace = of_stored(leased.trace)
     return dispatch_service_pb2.Lease(
         task_id=of.task_id,
         attempt=of.attempt,
@@ -102,6 +104,8 @@ def _lease(of: Lease, wish: LaneWish) -> dispatch_service_pb2.Lease:
         leased_at=convert.timestamp(leased.leased_at) if leased.leased_at is not None else None,
         placement=of.placement,
         predicted_peak_bytes=of.predicted_peak_bytes,
+        traceparent="" if trace is None else trace.traceparent,
+        tracestate="" if trace is None else trace.state,
     )
 
 

@@ -19,6 +19,8 @@ from http_bridge.intake import ImageAsked, take_in
 from http_bridge.request_schema import request_body
 from http_bridge.schemas import AcceptedReply
 from runtime.errors import ErrorCode, ServiceError
+from runtime.traces import names
+from runtime.traces.current import annotate
 from runtime.wire import request_to_message
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ async def _submit(request: Request, caller: Caller, key: str) -> AcceptedReply:
         task = await _accepted(request, bridge, bridge.client.submit_task(wanted, caller.owner, key))
     except ServiceError as error:
         raise named_as_header(error) from error
+    annotate(names.TASK, task.task_id)
     return AcceptedReply(task_id=task.task_id, status="pending")
 
 
