@@ -156,6 +156,14 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilesStuck:
+    """An attempt's files cannot be stored or fetched, and that is tried again: why, for operators. Empty: nothing is tried again."""
+
+    kind: Literal["files_stuck"] = "files_stuck"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progressed:
     """How far the attempt is; progress is 0 to 99."""
 
@@ -207,7 +215,9 @@ class ReplacementNeeded:
     out_of_memory: tuple[OutOfMemory, ...] = ()
 
 
-Event = Started | LimitsChanged | ResidentChanged | Loading | LoadFailed | Progressed | GpuFreed | RenderEnded | ReplacementNeeded
+Event = (
+    Started | LimitsChanged | ResidentChanged | Loading | LoadFailed | FilesStuck | Progressed | GpuFreed | RenderEnded | ReplacementNeeded
+)
 
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

@@ -17,6 +17,7 @@ from runtime.lane.child_process import ChildProcess, Exit, child_environment
 from runtime.lane.child_protocol import (
     Cancel,
     Event,
+    FilesStuck,
     GpuFreed,
     LimitsChanged,
     LoadFailed,
@@ -181,7 +182,7 @@ class Worker:
             overdue.cancel()
             self._child = None
             end = await child.end()
-            self._update(warm=False, resident_model="", pid=0, load=None)
+            self._update(warm=False, resident_model="", pid=0, load=None, object_store_failure="")
         return end
 
     def _submit(self) -> None:
@@ -198,8 +199,7 @@ class Worker:
             case Started():
                 self._update(device=event.device, memory=event.memory, **self._warmth(""))
             case LimitsChanged():
-                if self._status.memory is not None:
-                    self._update(memory=replace(self._status.memory, limits=event.limits))
+                self._limit(event)
             case ResidentChanged():
                 self._update(resident_model=event.model, **self._warmth(event.model))
             case Loading():
@@ -207,6 +207,8 @@ class Worker:
             case LoadFailed():
                 self._failure = event
                 self._update(load=None)
+            case FilesStuck():
+                self._update(object_store_failure=event.reason)
             case Progressed():
                 self._progress(event)
             case GpuFreed():
@@ -220,6 +222,10 @@ class Worker:
                 self._hand_on(event)
             case _:
                 assert_never(event)
+
+    def _limit(self, event: LimitsChanged) -> None:
+        if self._status.memory is not None:
+            self._update(memory=replace(self._status.memory, limits=event.limits))
 
     def _hand_on(self, event: ReplacementNeeded) -> None:
         """The attempt goes on in the next process, which is told what this one knows."""

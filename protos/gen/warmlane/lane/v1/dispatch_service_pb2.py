@@ -28,33 +28,33 @@ from warmlane.generation.v1 import generation_pb2 as warmlane_dot_generation_dot
 from warmlane.lane.v1 import memory_pb2 as warmlane_dot_lane_dot_v1_dot_memory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'warmlane/lane/v1/dispatch_service.proto\x12\x10warmlane.lane.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'warmlane/generation/v1/generation.proto\x1a\x1dwarmlane/lane/v1/memory.proto\"=\n\rAttachRequest\x12,\n\x06report\x18\x01 \x01(\x0b\x32\x1c.warmlane.lane.v1.LaneReport\"A\n\x0e\x41ttachResponse\x12/\n\x07\x64\x65sired\x18\x01 \x01(\x0b\x32\x1e.warmlane.lane.v1.DesiredState\"\x89\x04\n\nLaneReport\x12\x18\n\x10protocol_version\x18\x01 \x01(\x05\x12\x0f\n\x07lane_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12(\n\x04kind\x18\x04 \x01(\x0e\x32\x1a.warmlane.lane.v1.LaneKind\x12\x0e\n\x06models\x18\x05 \x03(\t\x12\x15\n\rseen_sequence\x18\x06 \x01(\x03\x12\x0c\n\x04warm\x18\x07 \x01(\x08\x12\x16\n\x0eresident_model\x18\x08 \x01(\t\x12\x0f\n\x07healthy\x18\t \x01(\x08\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x10\n\x08\x64raining\x18\x0b \x01(\x08\x12$\n\x04work\x18\x0c \x01(\x0b\x32\x16.warmlane.lane.v1.Work\x12\x13\n\x0b\x63old_starts\x18\r \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x0e \x01(\t\x12.\n\x06memory\x18\x0f \x01(\x0b\x32\x1e.warmlane.lane.v1.WorkerMemory\x12\x32\n\x04load\x18\x10 \x01(\x0b\x32$.warmlane.generation.v1.LoadProgress\x12;\n\rstart_failure\x18\x11 \x01(\x0b\x32$.warmlane.generation.v1.StartFailure\x12)\n\tfinishing\x18\x12 \x01(\x0b\x32\x16.warmlane.lane.v1.Work\"\xb4\x01\n\x04Work\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12*\n\x05phase\x18\x03 \x01(\x0e\x32\x1b.warmlane.lane.v1.WorkPhase\x12\x10\n\x08progress\x18\x04 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12*\n\x07outcome\x18\x06 \x01(\x0b\x32\x19.warmlane.lane.v1.Outcome\x12\x10\n\x08gpu_free\x18\x07 \x01(\x08\"\x95\x02\n\x07Outcome\x12\x30\n\x06result\x18\x01 \x01(\x0b\x32\x1e.warmlane.generation.v1.ResultH\x00\x12\x32\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1f.warmlane.generation.v1.FailureH\x00\x12\x34\n\x06memory\x18\x03 \x01(\x0b\x32$.warmlane.generation.v1.MemoryRecord\x12\x32\n\x0frender_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10\x64\x65noise_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x05\n\x03\x65nd\"\xd7\x02\n\x0c\x44\x65siredState\x12\x18\n\x10\x63ontroller_epoch\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12&\n\x05lease\x18\x03 \x01(\x0b\x32\x17.warmlane.lane.v1.Lease\x12\x38\n\x0c\x61\x63knowledged\x18\x04 \x01(\x0b\x32\".warmlane.lane.v1.AttemptReference\x12\x32\n\x0freport_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x64rain\x18\x06 \x01(\x08\x12\x35\n\tfinishing\x18\x07 \x01(\x0b\x32\".warmlane.lane.v1.AttemptReference\x12?\n\x13\x61\x63knowledged_before\x18\x08 \x01(\x0b\x32\".warmlane.lane.v1.AttemptReference\"4\n\x10\x41ttemptReference\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"\x92\x02\n\x05Lease\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12:\n\x07request\x18\x03 \x01(\x0b\x32).warmlane.generation.v1.GenerationRequest\x12\x17\n\x0f\x61rtifact_prefix\x18\x04 \x01(\t\x12\x32\n\x0frender_deadline\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\tleased_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tplacement\x18\x07 \x01(\t\x12\x1c\n\x14predicted_peak_bytes\x18\x08 \x01(\x03*V\n\x08LaneKind\x12\x19\n\x15LANE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13LANE_KIND_DEDICATED\x10\x01\x12\x16\n\x12LANE_KIND_DEGRADED\x10\x02*\x88\x01\n\tWorkPhase\x12\x1a\n\x16WORK_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORK_PHASE_LOADING\x10\x01\x12\x18\n\x14WORK_PHASE_INFERENCE\x10\x02\x12\x17\n\x13WORK_PHASE_ENCODING\x10\x03\x12\x14\n\x10WORK_PHASE_ENDED\x10\x04\x32\x62\n\x0f\x44ispatchService\x12O\n\x06\x41ttach\x12\x1f.warmlane.lane.v1.AttachRequest\x1a .warmlane.lane.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'warmlane/lane/v1/dispatch_service.proto\x12\x10warmlane.lane.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'warmlane/generation/v1/generation.proto\x1a\x1dwarmlane/lane/v1/memory.proto\"=\n\rAttachRequest\x12,\n\x06report\x18\x01 \x01(\x0b\x32\x1c.warmlane.lane.v1.LaneReport\"A\n\x0e\x41ttachResponse\x12/\n\x07\x64\x65sired\x18\x01 \x01(\x0b\x32\x1e.warmlane.lane.v1.DesiredState\"\xa7\x04\n\nLaneReport\x12\x18\n\x10protocol_version\x18\x01 \x01(\x05\x12\x0f\n\x07lane_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12(\n\x04kind\x18\x04 \x01(\x0e\x32\x1a.warmlane.lane.v1.LaneKind\x12\x0e\n\x06models\x18\x05 \x03(\t\x12\x15\n\rseen_sequence\x18\x06 \x01(\x03\x12\x0c\n\x04warm\x18\x07 \x01(\x08\x12\x16\n\x0eresident_model\x18\x08 \x01(\t\x12\x0f\n\x07healthy\x18\t \x01(\x08\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x10\n\x08\x64raining\x18\x0b \x01(\x08\x12$\n\x04work\x18\x0c \x01(\x0b\x32\x16.warmlane.lane.v1.Work\x12\x13\n\x0b\x63old_starts\x18\r \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x0e \x01(\t\x12.\n\x06memory\x18\x0f \x01(\x0b\x32\x1e.warmlane.lane.v1.WorkerMemory\x12\x32\n\x04load\x18\x10 \x01(\x0b\x32$.warmlane.generation.v1.LoadProgress\x12;\n\rstart_failure\x18\x11 \x01(\x0b\x32$.warmlane.generation.v1.StartFailure\x12)\n\tfinishing\x18\x12 \x01(\x0b\x32\x16.warmlane.lane.v1.Work\x12\x1c\n\x14object_store_failure\x18\x13 \x01(\t\"\xb4\x01\n\x04Work\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12*\n\x05phase\x18\x03 \x01(\x0e\x32\x1b.warmlane.lane.v1.WorkPhase\x12\x10\n\x08progress\x18\x04 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12*\n\x07outcome\x18\x06 \x01(\x0b\x32\x19.warmlane.lane.v1.Outcome\x12\x10\n\x08gpu_free\x18\x07 \x01(\x08\"\x95\x02\n\x07Outcome\x12\x30\n\x06result\x18\x01 \x01(\x0b\x32\x1e.warmlane.generation.v1.ResultH\x00\x12\x32\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1f.warmlane.generation.v1.FailureH\x00\x12\x34\n\x06memory\x18\x03 \x01(\x0b\x32$.warmlane.generation.v1.MemoryRecord\x12\x32\n\x0frender_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10\x64\x65noise_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x05\n\x03\x65nd\"\xd7\x02\n\x0c\x44\x65siredState\x12\x18\n\x10\x63ontroller_epoch\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12&\n\x05lease\x18\x03 \x01(\x0b\x32\x17.warmlane.lane.v1.Lease\x12\x38\n\x0c\x61\x63knowledged\x18\x04 \x01(\x0b\x32\".warmlane.lane.v1.AttemptReference\x12\x32\n\x0freport_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x64rain\x18\x06 \x01(\x08\x12\x35\n\tfinishing\x18\x07 \x01(\x0b\x32\".warmlane.lane.v1.AttemptReference\x12?\n\x13\x61\x63knowledged_before\x18\x08 \x01(\x0b\x32\".warmlane.lane.v1.AttemptReference\"4\n\x10\x41ttemptReference\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"\x92\x02\n\x05Lease\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12:\n\x07request\x18\x03 \x01(\x0b\x32).warmlane.generation.v1.GenerationRequest\x12\x17\n\x0f\x61rtifact_prefix\x18\x04 \x01(\t\x12\x32\n\x0frender_deadline\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\tleased_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tplacement\x18\x07 \x01(\t\x12\x1c\n\x14predicted_peak_bytes\x18\x08 \x01(\x03*V\n\x08LaneKind\x12\x19\n\x15LANE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13LANE_KIND_DEDICATED\x10\x01\x12\x16\n\x12LANE_KIND_DEGRADED\x10\x02*\x88\x01\n\tWorkPhase\x12\x1a\n\x16WORK_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORK_PHASE_LOADING\x10\x01\x12\x18\n\x14WORK_PHASE_INFERENCE\x10\x02\x12\x17\n\x13WORK_PHASE_ENCODING\x10\x03\x12\x14\n\x10WORK_PHASE_ENDED\x10\x04\x32\x62\n\x0f\x44ispatchService\x12O\n\x06\x41ttach\x12\x1f.warmlane.lane.v1.AttachRequest\x1a .warmlane.lane.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'warmlane.lane.v1.dispatch_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LANEKIND']._serialized_start=1992
-  _globals['_LANEKIND']._serialized_end=2078
-  _globals['_WORKPHASE']._serialized_start=2081
-  _globals['_WORKPHASE']._serialized_end=2217
+  _globals['_LANEKIND']._serialized_start=2022
+  _globals['_LANEKIND']._serialized_end=2108
+  _globals['_WORKPHASE']._serialized_start=2111
+  _globals['_WORKPHASE']._serialized_end=2247
   _globals['_ATTACHREQUEST']._serialized_start=198
   _globals['_ATTACHREQUEST']._serialized_end=259
   _globals['_ATTACHRESPONSE']._serialized_start=261
   _globals['_ATTACHRESPONSE']._serialized_end=326
   _globals['_LANEREPORT']._serialized_start=329
-  _globals['_LANEREPORT']._serialized_end=850
-  _globals['_WORK']._serialized_start=853
-  _globals['_WORK']._serialized_end=1033
-  _globals['_OUTCOME']._serialized_start=1036
-  _globals['_OUTCOME']._serialized_end=1313
-  _globals['_DESIREDSTATE']._serialized_start=1316
-  _globals['_DESIREDSTATE']._serialized_end=1659
-  _globals['_ATTEMPTREFERENCE']._serialized_start=1661
-  _globals['_ATTEMPTREFERENCE']._serialized_end=1713
-  _globals['_LEASE']._serialized_start=1716
-  _globals['_LEASE']._serialized_end=1990
-  _globals['_DISPATCHSERVICE']._serialized_start=2219
-  _globals['_DISPATCHSERVICE']._serialized_end=2317
+  _globals['_LANEREPORT']._serialized_end=880
+  _globals['_WORK']._serialized_start=883
+  _globals['_WORK']._serialized_end=1063
+  _globals['_OUTCOME']._serialized_start=1066
+  _globals['_OUTCOME']._serialized_end=1343
+  _globals['_DESIREDSTATE']._serialized_start=1346
+  _globals['_DESIREDSTATE']._serialized_end=1689
+  _globals['_ATTEMPTREFERENCE']._serialized_start=1691
+  _globals['_ATTEMPTREFERENCE']._serialized_end=1743
+  _globals['_LEASE']._serialized_start=1746
+  _globals['_LEASE']._serialized_end=2020
+  _globals['_DISPATCHSERVICE']._serialized_start=2249
+  _globals['_DISPATCHSERVICE']._serialized_end=2347
 # @@protoc_insertion_point(module_scope)
