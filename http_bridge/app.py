@@ -21,6 +21,7 @@ from http_bridge.middleware import CORS_METHODS, CORS_REPLY_HEADERS, CORS_REQUES
 from http_bridge.reply_headers import ReplyHeaders
 from http_bridge.routes import accounts, admin, events, gallery, generate, health, images, media, models, sessions, tasks
 from http_bridge.routes.docs import docs_router
+from http_bridge.routes.pages import pages_router
 from http_bridge.schemas import ErrorReply
 from http_bridge.upstream.ids import PREFIX as IMAGE_PREFIX
 from http_bridge.upstream.wiring import accounts_upstream, image_upstream
@@ -86,6 +87,7 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
         for module in _ROUTES:
             app.include_router(module.router, prefix=prefix, responses=_ERRORS, include_in_schema=not prefix)
         app.include_router(docs_router(prefix))
+    app.include_router(pages_router())
     install_handlers(app)
     _surround(app, settings, metrics)
     return app

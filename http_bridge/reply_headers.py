@@ -17,6 +17,12 @@ PAGE_POLICY = (
 )
 """Of the documentation's page: its own scripts and styles, no others, none in its text."""
 
+APPLICATION_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Of the pages for people: as above, and the videos of this server and the pictures that a person chose."""
+
 SAFE_HEADERS: tuple[tuple[str, str], ...] = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),

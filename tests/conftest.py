@@ -8,6 +8,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.harness.postgresql import PostgresqlServer, running_server
+from tests.harness.stack import Stack
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +18,16 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A ready stack with every process, tiny profile. A test that kills a process leaves the stack ready again."""
+    with Stack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
+
+
 # Tests that mostly wait; they run beside the others, not after them.
 _WAITING = ("tests/chaos/", "tests/acceptance/test_overload.py", "tests/acceptance/test_restart_at_scale.py")
+_ON_THE_STACK = ("tests/acceptance/", "tests/browser/")
 
 
 class Grouped(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not followed by mypy
@@ -29,7 +38,7 @@ class Grouped(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not follow
 
     def _split_scope(self, nodeid: str) -> str:
         name = nodeid.partition("::")[0]
-        return "waiting" if name.startswith(_WAITING) else "stack" if name.startswith("tests/acceptance/") else name
+        return "waiting" if name.startswith(_WAITING) else "stack" if name.startswith(_ON_THE_STACK) else name
 
 
 @pytest.hookimpl(optionalhook=True)

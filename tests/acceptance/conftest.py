@@ -1,4 +1,4 @@
-"""The one stack that all acceptance tests of a run share."""
+"""Clients of the shared stack (its fixture is one level up), and a stack with the degraded pool alone."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ import pytest
 
 from tests.harness.http import Frontend
 from tests.harness.stack import Stack
-
-
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A ready stack with every process, tiny profile. A test that kills a process leaves the stack ready again."""
-    with Stack(tmp_path_factory.mktemp("stack")) as running:
-        yield running
 
 
 @pytest.fixture(scope="session")
