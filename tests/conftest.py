@@ -11,6 +11,11 @@ from tests.harness.postgresql import PostgresqlServer, running_server
 from tests.harness.stack import Stack
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of ours."""
+    parser.addoption("--keep-screenshots", action="store_true", help="tests of the pages write docs/images anew")
+
+
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[PostgresqlServer]:
     """A PostgreSQL server for the whole run, started by the first test that asks for it. A test fails when there is none."""

@@ -1,4 +1,4 @@
-"""What `warmlane up` prints when it is ready: where, with which keys, and commands that work when they are pasted."""
+"""What `warmlane up` prints when it is ready: the page to open, where all is, with which keys, and commands that work when pasted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def first_steps(options: StackOptions, *, ports: Mapping[str, int], address: str
     lines = [f"admission: {address} (gRPC)", f"logs: {folder.logs}"]
     url = f"http://{LOOPBACK}:{ports[HTTP_BRIDGE]}" if HTTP_BRIDGE in ports else None
     if url is not None:
+        # First, and enough for a person: the page needs no key.
         lines = [
+            f"Open {url}/ in a browser to make a video.",
+            "",
             f"URL: {url}",
             f"API key: {options.api_key}",
             f"admin key: {options.admin_key} (for the admin paths of a later release)",

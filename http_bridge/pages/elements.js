@@ -37,6 +37,14 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/**
+ * Tells a screen reader. The page has one element for it, `announcer` with the role `status`, which is always there: a live region
+ * speaks of what changes in it, not of its own coming and going.
+ */
+export function announce(text) {
+  setText(byId("announcer"), text);
+}
+
 /** What went wrong and what to do, as one box; `actions` are buttons in it. */
 export function errorBox(error, ...actions) {
   const wait = error.retryAfterS ? ` (in ${seconds(error.retryAfterS)})` : "";

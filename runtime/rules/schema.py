@@ -43,6 +43,9 @@ def field_schema(rule: FieldRule, model: ModelRules) -> dict[str, object]:
     default = model.default_mode if rule.name == "mode" else rule.default if fixed is None else fixed.value
     if default is not None:
         schema["default"] = default
+    if not rule.is_used_by(model.id):
+        # For forms; JSON Schema leaves such names to whoever makes them.
+        schema["x-unused"] = True
     return schema
 
 

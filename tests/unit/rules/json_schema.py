@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_NOTES = frozenset({"$schema", "title", "description", "default", "then"})
+_NOTES = frozenset({"$schema", "title", "description", "default", "then", "x-unused"})
 
 
 def _is_number(value: object) -> bool:

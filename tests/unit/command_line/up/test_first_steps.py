@@ -27,6 +27,11 @@ def _command(lines: list[str], program: str) -> list[str]:
     return next(words for line in lines if line.startswith("  ") and (words := shlex.split(line)) and program in line)
 
 
+def test_the_page_to_open_comes_first_when_the_bridge_runs(folder: DataFolder) -> None:
+    assert _lines(folder)[0] == "Open http://127.0.0.1:50004/ in a browser to make a video."
+    assert not any("browser" in line for line in _lines(folder, without=("http-bridge",)))
+
+
 def test_request_is_whole_when_the_curl_command_is_pasted(folder: DataFolder) -> None:
     words = _command(_lines(folder), "curl")
     assert "http://127.0.0.1:50004/generate" in words
