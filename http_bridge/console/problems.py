@@ -78,7 +78,7 @@ def _of_admission(found: SystemDiagnostics) -> Iterator[Problem]:
     if room.max_depth and room.depth >= room.max_depth:
         yield _problem("overloaded", f"All {room.max_depth} places of the degraded queue are taken: more is refused.")
     if found.started_at is not None and found.taken_at - found.started_at < _NEWS:
-        text = f"Admission was started at {found.started_at:%H:%M:%S} UTC, for the time number {found.controller_epoch}."
+        text = f"Admission was started at {found.started_at:%H:%M:%S} UTC (epoch {found.controller_epoch})."
         yield _problem("admission_restarted", text)
 
 
