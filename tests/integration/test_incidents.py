@@ -119,8 +119,12 @@ def torch_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 def _lane_is_killed(scene: Scene) -> Iterator[None]:
     task_id = scene.generate("waits")
     scene.frontend.wait_for_stage(task_id, "inference")
+    # Real models take minutes to load; these would be warm again between two looks of the console.
+    slow = scene.stack.folder / "models" / "slow"
+    slow.touch()
     scene.stack.kill(LANE)
     yield
+    slow.unlink()
     (scene.stack.folder / "models" / "go").touch()
     assert scene.frontend.wait(task_id)["attempt"] == 2
 
