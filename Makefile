@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt package.json
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml','rb'))['dependency-groups']['dev'])")
-	@if command -v npm >/dev/null; then npm install --no-package-lock --no-audit --no-fund --loglevel=error; else echo "npm was not found: 'make check' needs it for buf; everything else works without it."; fi
+	@if command -v npm >/dev/null; then npm install --no-package-lock --no-audit --no-fund --loglevel=error; else echo "npm was not found: 'make check' needs it for buf, and one test of the pages for axe; everything else works without it."; fi
 	touch $@
 
 up: install

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -19,19 +20,24 @@ from admission.metrics.decisions import DecisionMetrics
 from admission.metrics.state import StateCollector
 from admission.observer import SILENT
 from admission.retention import InWork, Keeper
+from admission.service.clients import IMAGES_AT_ONCE
 from admission.service.doors import Doors
 from admission.service.errors import translate
 from admission.service.mount import NAMES, services
 from admission.store.factory import open_store
 from admission.store.port import Store
 from runtime.clock import SystemClock
+from runtime.image_process import ImageProcesses
 from runtime.metrics.registry import Registry
 from runtime.metrics.rpc import RpcMetrics
 from runtime.metrics.server import MetricsServer
-from runtime.objects import open_object_store
+from runtime.objects import open_object_store, tell_problem
 from runtime.process import stop_event
 from runtime.rpc import OVERALL, GrpcServer
 from runtime.rules.catalogue import MODELS
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
 
 # Time for downloads and single calls in work to end; waits and streams are ended at once.
 _GRACE_S = 3.0
@@ -60,9 +66,10 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
     )
     access = Access(store=store.access, clock=clock, observer=AccessMetrics(registry) if is_counted else access_observer.SILENT)
     registry.register(StateCollector(engine.snapshot))
+    images = ImageProcesses(IMAGES_AT_ONCE)
     server = GrpcServer(
         settings.admission_bind,
-        services(controller=engine, access=access, objects=objects, clock=clock, doors=doors),
+        services(controller=engine, access=access, objects=objects, clock=clock, doors=doors, check_image=images.check),
         translate=translate,
         observer=RpcMetrics(registry) if is_counted else None,
         credentials=settings.server_credentials(),
@@ -72,11 +79,7 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
         await server.start()
         _log.info("listening", port=server.port)
         try:
-            await store.open()
-            await engine.start()
-            doors.open()
-            # What is there now stays: no collection need look at it.
-            gc.freeze()
+            await _open(store, engine, doors)
             await _set_serving(server, True)
             _log.info("serving", port=server.port)
             if on_serving is not None:
@@ -89,25 +92,36 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
                 keep=settings.keep(),
                 in_work=InWork(used=engine.inputs_in_use, imports=engine.imports),
             )
-            await _until_stopped(stop, engine, keeper)
+            await _until_stopped(stop, engine, keeper, objects)
         finally:
             await _take_down(server, doors, access, engine, store)
+            images.close()
 
 
-async def _until_stopped(stop: asyncio.Event, engine: Engine, keeper: Keeper) -> None:
+async def _open(store: Store, engine: Engine, doors: Doors) -> None:
+    await store.open()
+    await engine.start()
+    doors.open()
+    # What is there now stays: no collection need look at it.
+    gc.freeze()
+
+
+async def _until_stopped(stop: asyncio.Event, engine: Engine, keeper: Keeper, objects: ObjectStore) -> None:
     """Returns when the process shall stop; raises what makes it impossible to go on."""
     stopped = asyncio.create_task(stop.wait(), name="admission-stop")
     failed = asyncio.create_task(engine.wait_failed(), name="admission-failure")
     keeping = asyncio.create_task(keeper.run(engine.epoch), name="admission-retention")
+    # Said once, not waited for: calls that need the object store answer `service_unavailable` until it does.
+    telling = asyncio.create_task(tell_problem(objects), name="admission-object-store")
     try:
         await asyncio.wait((stopped, failed, keeping), return_when=asyncio.FIRST_COMPLETED)
         for ended in (failed, keeping):
             if ended.done():
                 ended.result()
     finally:
-        for task in (stopped, failed, keeping):
+        for task in (stopped, failed, keeping, telling):
             task.cancel()
-        await asyncio.gather(stopped, failed, keeping, return_exceptions=True)
+        await asyncio.gather(stopped, failed, keeping, telling, return_exceptions=True)
 
 
 async def _take_down(server: GrpcServer, doors: Doors, access: Access, engine: Engine, store: Store) -> None:

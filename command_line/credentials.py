@@ -18,7 +18,7 @@ class CommandSettings(CallerTlsSettings):
 
     Attributes:
         client_token: shown by the commands for tasks: submit, status, watch, cancel. Unset: the operator's.
-        operator_token: shown by the commands for operators: lanes, queue, drain, fallback, events, and by `up`.
+        operator_token: shown by the commands for operators: lanes, queue, drain, fallback, events, doctor, and by `up`.
     """
 
     client_token: Tokens = Field(default=None, description="What the commands for tasks show to admission.")

@@ -23,6 +23,21 @@ class ExitCode(IntEnum):
     """Ctrl-C, as shells count it."""
 
 
+EXIT_CODES: Mapping[ExitCode, str] = {
+    ExitCode.OK: "done as asked",
+    ExitCode.FAILED: (
+        "it ended without what was asked for: the task failed or was cancelled, a folder could not be prepared or differs, a check failed"
+    ),
+    ExitCode.USAGE: (
+        "what was asked is wrong: an option, a field of the request, an unknown task or lane, a setting, a missing token; "
+        "the same again gives the same"
+    ),
+    ExitCode.UNAVAILABLE: "admission is away or overloaded; the same again may succeed",
+    ExitCode.INTERRUPTED: "Ctrl-C; an accepted task goes on, and the command says how to watch it again",
+}
+"""What each means, for people."""
+
+
 class CommandError(Exception):
     """Ends the command; the text says what is wrong and what to do."""
 

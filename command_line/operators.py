@@ -11,6 +11,7 @@ from warmlane.admission.v1 import operator_service_pb2
 
 from command_line.breaks import SaidBreaks
 from command_line.client import AdmissionClient
+from command_line.completion import complete_lane, complete_model, complete_task
 from command_line.documents import to_json
 from command_line.options import Address, AsJson
 from command_line.session import with_admission
@@ -26,7 +27,9 @@ class Switch(StrEnum):
 
 
 def drain(
-    lane: Annotated[str, typer.Argument(metavar="LANE", help="Name of a lane, as `warmlane lanes` shows it.")],
+    lane: Annotated[
+        str, typer.Argument(metavar="LANE", help="Name of a lane, as `warmlane lanes` shows it.", autocompletion=complete_lane)
+    ],
     resume: Annotated[bool, typer.Option("--resume", help="Give it work again.")] = False,
     as_json: AsJson = False,
     address: Address = None,
@@ -40,7 +43,7 @@ def drain(
 
 
 def fallback(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="anisora or phr00t.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="anisora or phr00t.", autocompletion=complete_model)],
     switch: Annotated[Switch, typer.Argument(metavar="on|off", help="on: new requests go to the degraded pool.")],
     as_json: AsJson = False,
     address: Address = None,
@@ -56,8 +59,8 @@ def fallback(
 def events(
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is recorded from now on, until Ctrl-C.")] = False,
-    task: Annotated[str, typer.Option(metavar="TASK", help="Only of this task.", show_default=False)] = "",
-    lane: Annotated[str, typer.Option(metavar="LANE", help="Only of this lane.", show_default=False)] = "",
+    task: Annotated[str, typer.Option(metavar="TASK", help="Only of this task.", show_default=False, autocompletion=complete_task)] = "",
+    lane: Annotated[str, typer.Option(metavar="LANE", help="Only of this lane.", show_default=False, autocompletion=complete_lane)] = "",
     types: Annotated[
         list[str] | None,
         typer.Option("--type", metavar="NAME", help="Only events of this name; may be repeated. docs/events.md lists all."),

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from command_line.completion import complete_task, complete_unfinished_task
+
 Address = Annotated[
     str | None,
     typer.Option(
@@ -17,7 +19,9 @@ Address = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
-TaskId = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task, as `submit` printed it.")]
+_TASK_HELP = "Id of a task, as `submit` printed it."
+TaskId = Annotated[str, typer.Argument(metavar="TASK", help=_TASK_HELP, autocompletion=complete_task)]
+UnfinishedTaskId = Annotated[str, typer.Argument(metavar="TASK", help=_TASK_HELP, autocompletion=complete_unfinished_task)]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write the video to this file; waits for it.", show_default=False, dir_okay=True)
 ]

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from command_line.completion import complete_gpu, complete_mode, complete_model
 from command_line.failures import CommandError
 from command_line.options import AsJson
 from command_line.plan_rows import MAX_FRAMES, RULES, Asked, Row, make_rows, shapes
@@ -35,9 +36,9 @@ class Storage(StrEnum):
 # One parameter per option: typer makes the command line from the signature.
 def plan(  # noqa: PLR0913
     *,
-    gpu: Annotated[str, typer.Option(help=f"One of {', '.join(GPUS)}.")] = BASELINE,
-    model: Annotated[str | None, typer.Option(help="anisora or phr00t.", show_default="both")] = None,
-    mode: Annotated[str | None, typer.Option(help="Only this mode.", show_default="all")] = None,
+    gpu: Annotated[str, typer.Option(help=f"One of {', '.join(GPUS)}.", autocompletion=complete_gpu)] = BASELINE,
+    model: Annotated[str | None, typer.Option(help="anisora or phr00t.", show_default="both", autocompletion=complete_model)] = None,
+    mode: Annotated[str | None, typer.Option(help="Only this mode.", show_default="all", autocompletion=complete_mode)] = None,
     storage: Annotated[Storage, typer.Option(help="How the large matrices are stored.")] = Storage.FP8,
     host_gib: Annotated[float | None, typer.Option(min=1, help="Memory of the GPU's machine in GiB.", show_default="64")] = None,
     width: Annotated[int | None, typer.Option(min=_MIN_SIDE, max=_MAX_SIDE, help="Pixels, with --height.", show_default=False)] = None,

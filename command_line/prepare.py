@@ -14,6 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from command_line.address import DEFAULT_DATA_DIR
+from command_line.completion import complete_model
 from command_line.failures import CommandError, ExitCode
 from command_line.options import AsJson
 from command_line.prepare_screen import PrepareScreen
@@ -47,7 +48,7 @@ def _source(title: str) -> object:
     return typer.Option(metavar="SOURCE", help=f"{title}.", show_default="where it is published", rich_help_panel=_SOURCES)
 
 
-_Model = Annotated[str, typer.Argument(metavar="MODEL", help="anisora or phr00t.")]
+_Model = Annotated[str, typer.Argument(metavar="MODEL", help="anisora or phr00t.", autocompletion=complete_model)]
 _ModelsDir = Annotated[Path, typer.Option(envvar="WARMLANE_MODELS_DIR", help="Holds a folder for each model; lanes look here.")]
 _StorageOption = Annotated[Storage, typer.Option(help="Of the large matrices. bf16 keeps everything and needs twice the memory.")]
 _Variant = Annotated[str, typer.Option(help="phr00t: mega-v12 or mega-v11.", show_default="the newest")]

@@ -13,6 +13,7 @@ from warmlane.generation.v1 import generation_pb2
 
 from command_line.breaks import SaidBreaks, told_if_given_up
 from command_line.client import AdmissionClient, last_state
+from command_line.completion import complete_mode, complete_model
 from command_line.documents import to_json
 from command_line.failures import CommandError, ExitCode
 from command_line.options import Address, AsJson, Output
@@ -26,9 +27,12 @@ from command_line.submission import Picture, attach_pictures, chosen_mode, pictu
 # One parameter per option: typer makes the command line from the signature.
 def submit(  # noqa: PLR0913
     *,
-    model: Annotated[str, typer.Option(help="anisora or phr00t.")],
+    model: Annotated[str, typer.Option(help="anisora or phr00t.", autocompletion=complete_model)],
     prompt: Annotated[str, typer.Option(help="What to show, 1 to 2000 characters.")],
-    mode: Annotated[str | None, typer.Option(help="t2v, i2v, first_last_frame or arbitrary_frame. Default: what the images mean.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="t2v, i2v, first_last_frame or arbitrary_frame. Default: what the images mean.", autocompletion=complete_mode),
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Pixels, 256 to 2048; made as the multiple of 16 at or below.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, 256 to 2048; made as the multiple of 16 at or below.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of the clip, 1 to 241; anisora makes 8k+1, phr00t 4k+1, at or below.")] = None,
@@ -48,10 +52,7 @@ def submit(  # noqa: PLR0913
     as_json: AsJson = False,
     address: Address = None,
 ) -> None:
-    """Ask for a video.
-
-    Exit codes: 0 accepted (with --wait: done), 1 the task failed, 2 the request is wrong, 3 nobody can serve it now.
-    """
+    """Ask for a video; prints the task's id as soon as it is accepted, or waits for the video."""
     given = {
         "model": model,
         "prompt": prompt,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
@@ -14,15 +16,20 @@ from pydantic import ValidationError
 from http_bridge.app import create_app
 from http_bridge.client import AdmissionClient
 from http_bridge.config import BridgeSettings
+from http_bridge.context import IMAGES_AT_ONCE
 from http_bridge.metrics import HttpMetrics
 from http_bridge.server import HttpServer, http_server
 from runtime.addresses import BindError
+from runtime.image_process import ImageProcesses
 from runtime.logs import configure_logging
 from runtime.metrics.registry import Registry
 from runtime.metrics.server import MetricsServer
-from runtime.objects import open_object_store
+from runtime.objects import open_object_store, tell_problem
 from runtime.process import GC_THRESHOLDS, stop_event
 from runtime.settings import problems
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
 
 _LOG = structlog.get_logger()
 
@@ -33,16 +40,29 @@ async def serve(settings: BridgeSettings) -> None:
     registry = Registry("http-bridge")
     metrics = HttpMetrics(registry) if settings.metrics_bind else None
     client = AdmissionClient(settings.admission_address, credentials=settings.admission_credentials())
-    app = create_app(settings, client, open_object_store(settings.object_store_url), metrics)
+    objects = open_object_store(settings.object_store_url)
+    app = create_app(settings, client, objects, metrics)
     server = http_server(app, settings, on_refused=metrics.refused if metrics else lambda _reason: None)
-    async with MetricsServer(settings.metrics_bind, registry):
-        stopper = asyncio.create_task(_stop_when(stop, app, server), name="stop-server")
-        try:
-            await server.serve()
-        finally:
-            stopper.cancel()
-            await asyncio.gather(stopper, return_exceptions=True)
+    with ImageProcesses(IMAGES_AT_ONCE) as images:
+        # Nothing is served yet: every request finds this one.
+        app.state.bridge = replace(app.state.bridge, check_image=images.check)
+        async with MetricsServer(settings.metrics_bind, registry):
+            await _serve(server, app, objects, stop)
     _LOG.info("http_stopped")
+
+
+async def _serve(server: HttpServer, app: FastAPI, objects: ObjectStore, stop: asyncio.Event) -> None:
+    """Runs the server and what goes on beside it."""
+    beside = (
+        asyncio.create_task(_stop_when(stop, app, server), name="stop-server"),
+        asyncio.create_task(tell_problem(objects), name="try-object-store"),
+    )
+    try:
+        await server.serve()
+    finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
 
 
 async def _stop_when(stop: asyncio.Event, app: FastAPI, server: HttpServer) -> None:

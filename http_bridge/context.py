@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from starlette.requests import Request
 
 from http_bridge.session_cache import SessionCache
+from runtime.images import CheckedImage, check_image
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -23,12 +25,13 @@ if TYPE_CHECKING:
     from http_bridge.upstream.accounts import AccountsUpstream
     from http_bridge.upstream.images import ImageUpstream
 
-# Decoding one image of the largest size takes some 300 MB; two at a time keep that bounded and a small machine busy.
-_IMAGE_THREADS = 2
+# Looking at one image takes up to 250 MiB; two at a time keep that bounded and a small machine busy.
+IMAGES_AT_ONCE = 2
+"""Input images that are looked at at a time."""
 
 
 def _image_threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=_IMAGE_THREADS, thread_name_prefix="images")
+    return ThreadPoolExecutor(max_workers=IMAGES_AT_ONCE, thread_name_prefix="images")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,7 @@ class Bridge:
         images: the server of the image models; None where none is set.
         accounts: the server of the accounts' admin paths; None where none is set.
         image_threads: where images are decoded; closed by the lifespan.
+        check_image: looks at the bytes of one image, in one of those threads; blocks.
         sessions: generation sessions that were found good.
         stopping: set when the process was told to stop; held requests then end at once with `service_unavailable`.
     """
@@ -56,6 +60,7 @@ class Bridge:
     images: ImageUpstream | None = None
     accounts: AccountsUpstream | None = None
     image_threads: ThreadPoolExecutor = field(default_factory=_image_threads)
+    check_image: Callable[[bytes], CheckedImage] = check_image
     sessions: SessionCache = field(default_factory=SessionCache)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -12,6 +12,7 @@ import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from http_bridge.schemas import ErrorBody, ErrorReply
 from runtime.errors import ErrorCode, ServiceError
@@ -86,11 +87,14 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "payload_too_large": _Kind(status=413, user_action="Send smaller or fewer images."),
         "headers_too_large": _Kind(status=431, user_action="Send fewer or shorter headers and a shorter URL."),
         "range_not_satisfiable": _Kind(status=416, user_action="Ask for bytes within the size that Content-Range names."),
+        "precondition_failed": _Kind(status=412, user_action="Ask without If-Match, or begin anew with the ETag of the reply."),
         "request_timeout": _Kind(status=408, user_action="Send the request again over a faster connection, or with smaller images."),
         "client_gone": _Kind(status=499, user_action="Send the request again."),
         "bad_request": _Kind(status=400, user_action="Check the request against /docs."),
     }
 )
+
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 _CODES_OF_STATUS: Mapping[int, str] = MappingProxyType({404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"})
 
@@ -253,9 +257,18 @@ def _violation(item: Mapping[str, Any]) -> Violation:
 
 def _framework_error(request: Request, error: HTTPException) -> HttpError:
     code = _CODES_OF_STATUS.get(error.status_code, "bad_request" if error.status_code < 500 else ErrorCode.INTERNAL)
+    headers = dict(error.headers or {})
+    if code == "method_not_allowed":
+        headers["Allow"] = ", ".join(_methods_of_path(request))
     sentences = {
         "not_found": "There is nothing at this path.",
         "method_not_allowed": f"This path does not take {request.method}.",
         "bad_request": "The request could not be read.",
     }
-    return HttpError(code, sentences.get(code, "The request could not be served."), headers=error.headers)
+    return HttpError(code, sentences.get(code, "The request could not be served."), headers=headers)
+
+
+def _methods_of_path(request: Request) -> list[str]:
+    """The methods that the path takes, by asking every route; the framework names those of one route alone."""
+    routes = request.app.router.routes
+    return [method for method in _METHODS if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)]

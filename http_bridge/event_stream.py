@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from fastapi.sse import EventSourceResponse
@@ -39,6 +39,7 @@ class EventStreams:
         self._most_of_session = most_of_session
         self._open: dict[Reader, None] = {}
         self._of: Counter[str] = Counter()
+        self._are_over = False
 
     def __len__(self) -> int:
         """How many are open."""
@@ -49,8 +50,10 @@ class EventStreams:
         """A place for one stream of this caller.
 
         Raises:
-            HttpError: 503, there is none; 429, the session has all of its places.
+            HttpError: 503, there is none, or the server stops; 429, the session has all of its places.
         """
+        if self._are_over:
+            raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The server is stopping.")
         if len(self._open) >= self._most:
             raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "Too many event streams are open.", retry_after_s=_RETRY_AFTER_S)
         # Behind the key there may be a server with many users.
@@ -81,6 +84,7 @@ class EventStreams:
 
     async def _end_all(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
+        self._are_over = True
         for reader in tuple(self._open):
             reader.leave()
 
@@ -96,6 +100,8 @@ class Reader:
     def wakes(self, news: asyncio.Event) -> None:
         """Its leaving is told by this event too."""
         self._news = news
+        if self.has_left:
+            news.set()
 
     def leave(self) -> None:
         """The client is gone, or the server stops."""
@@ -123,8 +129,10 @@ class EventStreamReply(EventSourceResponse):
         with self._streams.place(self._owner) as reader:
             leaving = asyncio.create_task(until_gone(receive, reader), name="watch-client")
             try:
-                async with Feed(self._watch, pace=self._streams.pace, clock=self._streams.clock) as feed:
-                    reader.wakes(feed.news)
+                feed = Feed(self._watch, pace=self._streams.pace, clock=self._streams.clock)
+                # Before it waits for the first state: who leaves meanwhile, or stops the server, ends that too.
+                reader.wakes(feed.news)
+                async with feed:
                     await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                     is_whole = await self._send_all(feed, reader, send)
             finally:
@@ -135,15 +143,16 @@ class EventStreamReply(EventSourceResponse):
 
     async def _send_all(self, feed: Feed, reader: Reader, send: Send) -> bool:
         """Whether the reader kept up. One that did not cannot be told anything more; the server then closes its connection."""
-        async for chunk in self._chunks(feed, reader):
-            try:
-                async with asyncio.timeout(self._streams.pace.write_s):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            except TimeoutError:
-                return False
+        async with aclosing(self._chunks(feed, reader)) as chunks:
+            async for chunk in chunks:
+                try:
+                    async with asyncio.timeout(self._streams.pace.write_s):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                except TimeoutError:
+                    return False
         return True
 
-    async def _chunks(self, feed: Feed, reader: Reader) -> AsyncIterator[bytes]:
+    async def _chunks(self, feed: Feed, reader: Reader) -> AsyncGenerator[bytes, None]:
         while not reader.has_left:
             feed.news.clear()
             update = feed.take()

@@ -30,7 +30,12 @@ async def _key_of(
         Header(
             alias=HEADER,
             description=_DESCRIPTION,
-            json_schema_extra={"minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": r"^[\x20-\x7e]+$"},
+            # Spaces around the value of a header belong to HTTP.
+            json_schema_extra={
+                "minLength": 1,
+                "maxLength": MAX_KEY_CHARACTERS,
+                "pattern": rf"^(?!{re.escape(OWN_KEY_PREFIX)})[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$",
+            },
         ),
     ] = None,
 ) -> str:

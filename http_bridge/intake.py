@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
 from pydantic_core import from_json
 
 from http_bridge.errors import HttpError, validation_error
 from http_bridge.storage import put_file
+from runtime.errors import ErrorCode
+from runtime.image_process import ImageCheckUnavailableError
 from runtime.images import CheckedImage, InvalidImageError, check_data_uri
 from runtime.objects import input_key
 from runtime.rules.catalogue import FIELDS, SINGLE_IMAGE_FIELDS, Kind
@@ -20,6 +23,8 @@ from runtime.rules.request import GenerationRequest, InvalidRequestError, Violat
 
 if TYPE_CHECKING:
     from http_bridge.context import Bridge
+
+_LOG = structlog.get_logger()
 
 _KEYFRAMES = "arbitrary_frames"
 _MAX_KEYFRAMES = next(int(rule.maximum or 0) for rule in FIELDS if rule.kind is Kind.KEYFRAMES)
@@ -67,7 +72,8 @@ async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest | ImageA
     if draft.request is None:
         # Its body is what is passed on.
         return ImageAsked()
-    del body
+    # Whoever read it holds it still; the draft has what it said.
+    body.clear()
     if not draft.pictures:
         return draft.request
     images = await _check_pictures(bridge, draft.pictures)
@@ -168,7 +174,7 @@ async def _check_pictures(bridge: Bridge, pictures: Mapping[str, object]) -> dic
     """Every picture decoded, by field name. Raises HttpError naming all that are bad."""
     loop = asyncio.get_running_loop()
     outcomes = await asyncio.gather(
-        *(loop.run_in_executor(bridge.image_threads, _check_picture, field, value) for field, value in pictures.items())
+        *(loop.run_in_executor(bridge.image_threads, _check_picture, bridge, field, value) for field, value in pictures.items())
     )
     bad = tuple(outcome for outcome in outcomes if isinstance(outcome, Violation))
     if bad:
@@ -176,8 +182,11 @@ async def _check_pictures(bridge: Bridge, pictures: Mapping[str, object]) -> dic
     return {field: outcome for field, outcome in zip(pictures, outcomes, strict=True) if isinstance(outcome, CheckedImage)}
 
 
-def _check_picture(field: str, value: object) -> CheckedImage | Violation:
+def _check_picture(bridge: Bridge, field: str, value: object) -> CheckedImage | Violation:
     try:
-        return check_data_uri(value)
+        return check_data_uri(value, bridge.check_image)
     except InvalidImageError as error:
         return Violation(field=field, message=str(error))
+    except ImageCheckUnavailableError as error:
+        _LOG.error("image_not_checked", reason=str(error))
+        raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The server cannot look at images now.") from error

@@ -21,6 +21,7 @@ CORS_REQUEST_HEADERS = (
     "Cache-Control",
     "Content-Type",
     "Idempotency-Key",
+    "If-Match",
     "If-None-Match",
     "If-Range",
     "Last-Event-ID",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +22,15 @@ _TYPES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageFile:
-    """One file: what is sent, as what, and the tag by which a browser knows whether its copy is good."""
+    """One file: what is sent, as what, and the tag by which a browser knows whether its copy is good.
+
+    Attributes:
+        packed: the content under gzip, for who takes it; a third of the size.
+        etag: of the content as it is; that of the packed one has an end of its own, as RFC 9110 wants it.
+    """
 
     content: bytes
+    packed: bytes
     media_type: str
     etag: str
 
@@ -36,5 +43,6 @@ def read_page_files() -> Mapping[str, PageFile]:
         if media_type is not None and file.is_file():
             content = file.read_bytes()
             etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-            found[file.name] = PageFile(content=content, media_type=media_type, etag=etag)
+            packed = gzip.compress(content, mtime=0)
+            found[file.name] = PageFile(content=content, packed=packed, media_type=media_type, etag=etag)
     return MappingProxyType(found)

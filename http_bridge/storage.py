@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from obstore.exceptions import BaseError
 
 from http_bridge.errors import HttpError
 from runtime.errors import ErrorCode
+from runtime.objects import is_missing, object_size, reason_of
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -35,11 +36,11 @@ class OpenedFile:
     """A file in the store: its whole size in bytes and the bytes that were asked for, in chunks."""
 
     size_bytes: int
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes, None]
 
 
 async def open_file(objects: ObjectStore, key: str, part: ByteRange | None = None) -> OpenedFile:
-    """Opens a file, or a part of it, for reading.
+    """Opens a file, or a part of it, for reading: one call of the store. Whoever opens it closes `chunks`.
 
     Raises:
         HttpError: `result_not_found`, or `service_unavailable` when the store does not answer.
@@ -53,7 +54,7 @@ async def open_file(objects: ObjectStore, key: str, part: ByteRange | None = Non
 async def file_size(objects: ObjectStore, key: str) -> int:
     """Size of a file in bytes. Raises as `open_file`."""
     async with _translated():
-        return (await obstore.head_async(objects, key))["size"]
+        return await object_size(objects, key)
 
 
 async def put_file(objects: ObjectStore, key: str, content: bytes) -> None:
@@ -62,11 +63,16 @@ async def put_file(objects: ObjectStore, key: str, content: bytes) -> None:
         await obstore.put_async(objects, key, content)
 
 
-async def _chunks(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _chunks(stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    # The stream lives in here alone: it is closed with the generator.
     # A failure here is past the reply's head: it breaks the connection, which tells the client that the file is not whole.
     while True:
-        async with asyncio.timeout(_CHUNK_TIMEOUT_S):
-            chunk = await anext(stream, None)
+        try:
+            async with asyncio.timeout(_CHUNK_TIMEOUT_S):
+                chunk = await anext(stream, None)
+        except (BaseError, OSError) as error:
+            _LOG.warning("object_store_failed_in_a_file", reason=reason_of(error))
+            raise
         if chunk is None:
             return
         yield bytes(chunk)
@@ -77,8 +83,9 @@ async def _translated(timeout_s: float = _OPEN_TIMEOUT_S) -> AsyncIterator[None]
     try:
         async with asyncio.timeout(timeout_s):
             yield
-    except FileNotFoundError:
-        raise HttpError("result_not_found", "The file is no longer there.") from None
-    except (BaseError, OSError, TimeoutError) as error:
-        _LOG.warning("object_store_failed", error=type(error).__name__)
+    except (BaseError, OSError) as error:
+        # TimeoutError is an OSError.
+        if is_missing(error):
+            raise HttpError("result_not_found", "The file is no longer there.") from None
+        _LOG.warning("object_store_failed", reason=reason_of(error))
         raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The file store does not answer.") from error

@@ -2,55 +2,43 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import io
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import Image
 
-MAX_IMAGE_BYTES = 12 * 1024 * 1024
-"""Largest file, in bytes (http-contract.md)."""
+from runtime.image_files.exif import orientation
+from runtime.image_files.jpeg import check_jpeg, plain_jpeg
+from runtime.image_files.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, TOO_LARGE, Facts, InvalidImageError
+from runtime.image_files.png import check_png, plain_png
+from runtime.image_files.webp import check_webp
 
-MAX_IMAGE_PIXELS = 64_000_000
-"""Largest picture, width times height (http-contract.md)."""
+__all__ = [
+    "MAX_IMAGE_BYTES",
+    "MAX_IMAGE_PIXELS",
+    "CheckedImage",
+    "InvalidImageError",
+    "check_data_uri",
+    "check_image",
+    "open_rgb",
+    "parse_data_uri",
+]
 
 # Pillow's decoder name by media type; no other decoder is ever tried.
 _FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
+# Leaves out of a file what only describes the picture: Pillow reads all of that as it opens a file, however much it is.
+_PLAIN: Mapping[str, Callable[[bytes], bytes]] = {"image/png": plain_png, "image/jpeg": plain_jpeg}
+_CHECKS: Mapping[str, Callable[[bytes], Facts]] = {"image/png": check_png, "image/jpeg": check_jpeg, "image/webp": check_webp}
 _PREFIXES = {f"data:{media_type};base64": media_type for media_type in _FORMATS}
 # Longer than any accepted prefix, so a comma further on belongs to no header.
 _LONGEST_PREFIX = 64
-_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _MAX_BASE64_LENGTH = (MAX_IMAGE_BYTES + 2) // 3 * 4
-
-MAX_JPEG_SCANS = 100
-"""Passes over the picture that a JPEG may ask for.
-
-libjpeg's own script for progressive colour has 10, tools that search for the smallest file write some tens; the format itself allows any
-number of repeats, each a pass over all pixels: 100 take some 6 s at 64 megapixels, and 12 MiB have room for over an hour.
-"""
-
-_JPEG_START_OF_SCAN = 0xDA
-_JPEG_START = 0xD8
-_JPEG_END = 0xD9
-# Where a decoder may find the next segment: not at stuffing (FF 00), fill bytes (FF FF) and restarts (FF D0 to FF D7).
-_JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
-# Markers below this one carry no length.
-_JPEG_FIRST_SEGMENT = 0xC0
-# Tables, comments and scans before the end of the picture; a profile or metadata of 12 MiB is some 200 of them.
-_MAX_JPEG_SEGMENTS = 5_000
-
-# The whole last chunk but its length (always 0): type and checksum.
-_PNG_END = b"IEND\xaeB`\x82"
-
-_TOO_LARGE = f"The image is larger than {MAX_IMAGE_BYTES // 1024 // 1024} MiB."
-_TOO_MANY_PIXELS = f"The image has more than {MAX_IMAGE_PIXELS // 1_000_000} megapixels."
-_TOO_MANY_SCANS = f"The JPEG has more than {MAX_JPEG_SCANS} scans; save it again as an ordinary JPEG."
+_NO_BASE64 = "The data URI does not hold valid base64 (no spaces or line breaks, padded to a multiple of four)."
 _CORRUPT = "The image is corrupt or cut short: it could not be decoded as {}."
 
-_EXIF_ORIENTATION = 0x0112
 # How to turn a picture upright, by its EXIF orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,10 +51,6 @@ _UPRIGHT = {
 }
 # Those that swap width and height.
 _SIDEWAYS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
-
-
-class InvalidImageError(Exception):
-    """The bytes are no acceptable image; the message is a sentence for the client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,21 +70,26 @@ class CheckedImage:
 
 
 def check_image(content: bytes) -> CheckedImage:
-    """Decodes the whole image. Blocks for up to a second and holds up to 256 MB on the largest: call it in a thread, few at a time.
+    """Reads the whole image. Blocks for up to half a second and holds up to 250 MiB on the largest: call it in a thread, few at a time.
 
     Raises:
-        InvalidImageError: not PNG, JPEG or WebP, over 12 MiB or 64 megapixels, animated, cut short or corrupt.
+        InvalidImageError: not PNG, JPEG or WebP, over 12 MiB or 64 megapixels, animated, cut short, corrupt, or made to cost too much.
     """
     media_type = _media_type(content)
-    with _decoded(content, media_type) as image:
-        width, height = image.size
-        if _turn(image) in _SIDEWAYS:
-            width, height = height, width
+    with _told(media_type):
+        facts = _CHECKS[media_type](content)
+    width, height = facts.width, facts.height
+    if _turn(facts.exif) in _SIDEWAYS:
+        width, height = height, width
     return CheckedImage(content=content, media_type=media_type, width=width, height=height)
 
 
-def check_data_uri(value: object) -> CheckedImage:
+def check_data_uri(value: object, check: Callable[[bytes], CheckedImage] | None = None) -> CheckedImage:
     """Parses a data URI and checks its image, which must be of the declared type. Blocks: call it in a thread.
+
+    Args:
+        value: anything; only text can be a data URI.
+        check: looks at the bytes; None: `check_image`.
 
     Raises:
         InvalidImageError: no such data URI, or no acceptable image in it.
@@ -113,7 +102,7 @@ def check_data_uri(value: object) -> CheckedImage:
     if real != declared:
         msg = f"The data URI declares {declared}, but the image is {real}."
         raise InvalidImageError(msg)
-    return check_image(content)
+    return check_image(content) if check is None else check(content)
 
 
 def parse_data_uri(value: str) -> tuple[str, bytes]:
@@ -129,12 +118,17 @@ def parse_data_uri(value: str) -> tuple[str, bytes]:
         raise InvalidImageError(msg)
     payload = value[len(header) + 1 :]
     if len(payload) > _MAX_BASE64_LENGTH:
-        raise InvalidImageError(_TOO_LARGE)
+        raise InvalidImageError(TOO_LARGE)
     # The decoder's own strict mode lets surplus padding pass.
-    if len(payload) % 4 or not _BASE64.fullmatch(payload):
-        msg = "The data URI does not hold valid base64 (no spaces or line breaks, padded to a multiple of four)."
-        raise InvalidImageError(msg)
-    return media_type, base64.b64decode(payload, validate=True)
+    if len(payload) % 4 or payload.endswith("==="):
+        raise InvalidImageError(_NO_BASE64)
+    try:
+        content = binascii.a2b_base64(payload, strict_mode=True)
+    except ValueError:
+        raise InvalidImageError(_NO_BASE64) from None
+    if len(content) > MAX_IMAGE_BYTES:
+        raise InvalidImageError(TOO_LARGE)
+    return media_type, content
 
 
 def open_rgb(content: bytes) -> Image.Image:
@@ -143,9 +137,13 @@ def open_rgb(content: bytes) -> Image.Image:
     Raises:
         InvalidImageError: as `check_image`.
     """
-    with _decoded(content, _media_type(content)) as image:
-        turn = _turn(image)
-        picture = _flattened(image)
+    media_type = _media_type(content)
+    with _told(media_type):
+        turn = _turn(_CHECKS[media_type](content).exif)
+        plain = _PLAIN[media_type](content) if media_type in _PLAIN else content
+        with Image.open(io.BytesIO(plain), formats=[_FORMATS[media_type]]) as image:
+            image.load()
+            picture = _flattened(image)
     return picture if turn is None else picture.transpose(turn)
 
 
@@ -155,7 +153,7 @@ def _media_type(content: bytes) -> str:
         msg = "The image is empty."
         raise InvalidImageError(msg)
     if len(content) > MAX_IMAGE_BYTES:
-        raise InvalidImageError(_TOO_LARGE)
+        raise InvalidImageError(TOO_LARGE)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if content.startswith(b"\xff\xd8\xff"):
@@ -167,60 +165,15 @@ def _media_type(content: bytes) -> str:
 
 
 @contextmanager
-def _decoded(content: bytes, media_type: str) -> Iterator[Image.Image]:
-    """The picture with all its pixels decoded, as it lies in the file; every failure in the block is the image's."""
-    if media_type == "image/png" and _PNG_END not in content:
-        raise InvalidImageError(_CORRUPT.format(media_type))
-    if media_type == "image/jpeg" and _has_too_many_scans(content):
-        raise InvalidImageError(_TOO_MANY_SCANS)
+def _told(media_type: str) -> Iterator[None]:
+    """Every failure in the block is the image's."""
     try:
-        with _open(content, media_type) as image:
-            # PNG only: walks all chunks and their checksums to the end marker, which decoding alone does not need.
-            image.verify()
-        with _open(content, media_type) as image:
-            image.load()
-            yield image
+        yield
     except (InvalidImageError, MemoryError):
         raise
     except Exception:
         # Decoders raise all sorts (OSError, SyntaxError, ValueError, struct.error, …) on hostile bytes; each means the same.
         raise InvalidImageError(_CORRUPT.format(media_type)) from None
-
-
-def _has_too_many_scans(content: bytes) -> bool:
-    """Whether a decoder would pass over the picture too often, up to the end that it stops at."""
-    if content.count(b"\xff\xda") <= MAX_JPEG_SCANS:
-        return False
-    # Rare: a phone's photo with a film behind its end, whose bytes say anything, or an attack. Only the segments tell which.
-    scans = position = 0
-    for _ in range(_MAX_JPEG_SEGMENTS):
-        found = _JPEG_MARKER.search(content, position)
-        if found is None or (marker := found[1][0]) == _JPEG_END:
-            return False
-        scans += marker == _JPEG_START_OF_SCAN
-        if scans > MAX_JPEG_SCANS:
-            return True
-        position = found.end()
-        if marker >= _JPEG_FIRST_SEGMENT and marker != _JPEG_START:
-            position += int.from_bytes(content[position : position + 2], "big")
-    return True
-
-
-def _open(content: bytes, media_type: str) -> Image.Image:
-    """Reads the header and refuses by it, before any pixel is decoded."""
-    try:
-        image = Image.open(io.BytesIO(content), formats=[_FORMATS[media_type]])
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InvalidImageError(_TOO_MANY_PIXELS) from None
-    if image.width * image.height > MAX_IMAGE_PIXELS:
-        image.close()
-        raise InvalidImageError(_TOO_MANY_PIXELS)
-    # A JPEG with more than one picture is a phone photo with a depth or HDR map, not an animation: its first picture counts.
-    if media_type != "image/jpeg" and getattr(image, "n_frames", 1) > 1:
-        image.close()
-        msg = "The image is animated; send a still picture."
-        raise InvalidImageError(msg)
-    return image
 
 
 def _flattened(image: Image.Image) -> Image.Image:
@@ -235,11 +188,7 @@ def _flattened(image: Image.Image) -> Image.Image:
     return picture
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def _turn(exif: bytes) -> Image.Transpose | None:
     """What turns the picture upright; None when it is, or when it does not say."""
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:
-        # A damaged EXIF block says nothing about the pixels; the picture is taken as it lies.
-        return None
-    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    how = orientation(exif)
+    return None if how is None else _UPRIGHT.get(how)

@@ -16,6 +16,7 @@ from admission.service import convert
 from admission.service.errors import check_sequence, invalid, unknown_task
 from admission.service.recycling import STREAM_LIFE_S, StreamEnd
 from runtime.errors import ErrorCode, ServiceError
+from runtime.image_process import ImageCheckUnavailableError
 from runtime.images import MAX_IMAGE_BYTES, InvalidImageError, check_image
 from runtime.rules.catalogue import MODELS
 from runtime.rules.check import check_request
@@ -23,7 +24,7 @@ from runtime.rules.request import Violation
 from runtime.wire import message_to_raw
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from admission.core.tasks import TaskId
     from admission.engine_types import TaskView
@@ -41,20 +42,30 @@ MAX_WAITED_S = 30.0
 _REQUEST_ID = re.compile(rf"[\x20-\x7e]{{0,{MAX_REQUEST_ID_CHARACTERS}}}")
 # A sender that pauses for longer keeps its bytes in our memory for nothing.
 _UPLOAD_PAUSE_S = 30.0
-# A picture of 64 megapixels takes about 200 MB while it is decoded.
-_DECODED_AT_ONCE = 2
+_RETRY_AFTER_S = 5.0
+IMAGES_AT_ONCE = 2
+"""Input images that are looked at at a time; one takes up to 250 MiB meanwhile."""
 
 
 class AdmissionService(AdmissionServiceServicer):
     """For the bridge, the command line and engineers."""
 
-    def __init__(self, *, controller: Controller, files: Files, doors: Doors, stream_life_s: float = STREAM_LIFE_S) -> None:
-        """Serves this controller's tasks and these files; watches end after the life of a stream."""
+    def __init__(
+        self,
+        *,
+        controller: Controller,
+        files: Files,
+        doors: Doors,
+        stream_life_s: float = STREAM_LIFE_S,
+        check_image: Callable[[bytes], CheckedImage] = check_image,
+    ) -> None:
+        """Serves this controller's tasks and these files; watches end after the life of a stream. `check_image` runs in a thread."""
         self._controller = controller
         self._files = files
         self._doors = doors
         self._stream_life_s = stream_life_s
-        self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
+        self._check_image = check_image
+        self._decoding = asyncio.Semaphore(IMAGES_AT_ONCE)
 
     async def SubmitTask(self, request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:
         """Routing step 1 here, all others in the engine. A caller that hangs up cancels this, which frees its place."""
@@ -112,6 +123,9 @@ class AdmissionService(AdmissionServiceServicer):
             image = await self._checked(content)
         except InvalidImageError as error:
             raise invalid(Violation(field="chunk", message=str(error))) from error
+        except ImageCheckUnavailableError as error:
+            message = f"The server cannot look at images now: {error}."
+            raise ServiceError(code=ErrorCode.SERVICE_UNAVAILABLE, message=message, retry_after_s=_RETRY_AFTER_S) from error
         return convert.uploaded(await self._files.put_input(content), image)
 
     async def ReadResult(self, request: pb.ReadResultRequest, context: object) -> AsyncIterator[pb.ReadResultResponse]:
@@ -151,7 +165,7 @@ class AdmissionService(AdmissionServiceServicer):
     async def _checked(self, content: bytes) -> CheckedImage:
         """The image, decoded in a thread. Nothing can stop a thread: its place is free when it ends, not when the caller leaves."""
         await self._decoding.acquire()
-        decoding = asyncio.get_running_loop().run_in_executor(None, check_image, content)
+        decoding = asyncio.get_running_loop().run_in_executor(None, self._check_image, content)
         decoding.add_done_callback(lambda _: self._decoding.release())
         return await asyncio.shield(decoding)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import obstore
 import structlog
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import BaseError
 
 from runtime.errors import ErrorCode, ServiceError
-from runtime.objects import input_key
+from runtime.objects import input_key, is_missing, object_size, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Iterator
@@ -53,9 +53,11 @@ class Files:
         with _told_as_unavailable("head"):
             async with asyncio.timeout(_TIMEOUT_S):
                 try:
-                    return (await obstore.head_async(self._objects, key))["size"]
-                except (FileNotFoundError, NotFoundError):
-                    return None
+                    return await object_size(self._objects, key)
+                except FileNotFoundError as error:
+                    if is_missing(error):
+                        return None
+                    raise
 
     async def missing(self, keys: Collection[str]) -> frozenset[str]:
         """Those of the keys that name no file."""
@@ -92,7 +94,7 @@ def _told_as_unavailable(operation: str) -> Iterator[None]:
         yield
     except (BaseError, OSError) as error:
         # TimeoutError is an OSError.
-        _log.warning("object_store_failed", operation=operation, error=type(error).__name__, detail=str(error).partition("\n")[0])
+        _log.warning("object_store_failed", operation=operation, reason=reason_of(error))
         raise ServiceError(
             code=ErrorCode.SERVICE_UNAVAILABLE, message="The file store does not answer.", retry_after_s=_RETRY_AFTER_S
         ) from error

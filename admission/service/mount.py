@@ -17,6 +17,7 @@ from admission.service.files import Files
 from admission.service.lanes import DispatchService
 from admission.service.operators import OperatorService
 from admission.service.recycling import STREAM_LIFE_S
+from runtime.images import check_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from admission.service.doors import Doors
     from admission.service.port import AccessController, Controller
     from runtime.clock import Clock
+    from runtime.images import CheckedImage
 
 ADMISSION = admission_service_pb2.DESCRIPTOR.services_by_name["AdmissionService"].full_name
 ACCESS = access_service_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name
@@ -45,9 +47,12 @@ def services(
     clock: Clock,
     doors: Doors,
     stream_life_s: float = STREAM_LIFE_S,
+    check_image: Callable[[bytes], CheckedImage] = check_image,
 ) -> dict[str, Callable[[grpc.aio.Server], None]]:
-    """What adds each service to a server, by its full name. Watching streams end after `stream_life_s`."""
-    clients = AdmissionService(controller=controller, files=Files(objects), doors=doors, stream_life_s=stream_life_s)
+    """What adds each service to a server, by its full name. Watching streams end after `stream_life_s`; images are looked at by
+    `check_image`, in a thread."""
+    files = Files(objects)
+    clients = AdmissionService(controller=controller, files=files, doors=doors, stream_life_s=stream_life_s, check_image=check_image)
     sessions = AccessService(access=access, doors=doors)
     operators = OperatorService(controller=controller, clock=clock, doors=doors, stream_life_s=stream_life_s)
     lanes = DispatchService(controller=controller, doors=doors)

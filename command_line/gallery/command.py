@@ -12,6 +12,7 @@ from rich.console import Console
 
 from command_line.breaks import SaidBreaks
 from command_line.client import AdmissionClient
+from command_line.epilogs import epilog
 from command_line.failures import CommandError, ExitCode
 from command_line.gallery.database import Gallery, UnusableGalleryError, open_gallery
 from command_line.gallery.files import Folders
@@ -23,10 +24,13 @@ from command_line.session import with_admission
 from command_line.tables import output_console
 from runtime.roles import Role
 
-EPILOG = """What is there already is left as it is: stopped and run again, it goes on.
-
-Exit codes: 0 every row of a video model is taken over or there; 1 some are not, each is named; 2 FILE is no gallery; 3 admission is away.
-"""
+EPILOG = epilog(
+    "warmlane import-gallery gallery.db --files results --dry-run",
+    "warmlane import-gallery gallery.db --files results",
+    exit_codes="What is there already is left as it is: stopped and run again, it goes on.\n\n"
+    "Exit codes: 0 every row of a video model is taken over or there; 1 some are not, each is named; 2 FILE is no gallery; "
+    "3 admission is away.",
+)
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="SQLite file of the existing gallery; nothing in it is changed.")]
 _FilesDir = Annotated[

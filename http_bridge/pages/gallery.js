@@ -5,16 +5,38 @@ import { ago, announce, byId, confirmed, el, setText, showError } from "./elemen
 import { callInSession } from "./session.js";
 
 const PER_PAGE = 8;
+// Who only passes by on the way to the button need not wait for pictures.
+const LOOKED_AT_MS = 700;
+const RELEASED_MS = 1500;
 
 /** The list below the form. */
 export class Gallery {
   #shown = new Map();
   #page = 0;
-  // A preview is fetched when it comes into view, so that opening the page stays cheap.
-  #seen = new IntersectionObserver((entries) => this.#load(entries), { rootMargin: "50px" });
+  // A preview is fetched when somebody looks at it, and not while a video is on its way: the first video comes first.
+  #seen = new IntersectionObserver((entries) => this.#look(entries));
+  #looks = new Map();
+  #waiting = null;
+  #releasing = null;
 
   constructor() {
     byId("more").addEventListener("click", () => this.#more());
+  }
+
+  /** Fetches no previews until `release`. */
+  hold() {
+    clearTimeout(this.#releasing);
+    this.#waiting ??= new Set();
+  }
+
+  /** Fetches those that were looked at meanwhile, a moment later: what was waited for is fetched before them. */
+  release() {
+    clearTimeout(this.#releasing);
+    this.#releasing = setTimeout(() => {
+      const waiting = this.#waiting ?? [];
+      this.#waiting = null;
+      for (const picture of waiting) this.#fetch(picture);
+    }, RELEASED_MS);
   }
 
   /** Shows what is new at the top. */
@@ -121,12 +143,22 @@ export class Gallery {
     byId("more").hidden = !reply.has_more;
   }
 
-  #load(entries) {
+  #look(entries) {
     for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue;
-      this.#seen.unobserve(target);
-      target.src = target.dataset.src;
+      clearTimeout(this.#looks.get(target));
+      this.#looks.delete(target);
+      if (isIntersecting) this.#looks.set(target, setTimeout(() => this.#fetch(target), LOOKED_AT_MS));
     }
+  }
+
+  #fetch(picture) {
+    this.#looks.delete(picture);
+    if (this.#waiting) {
+      this.#waiting.add(picture);
+      return;
+    }
+    this.#seen.unobserve(picture);
+    picture.src = picture.dataset.src;
   }
 }
 

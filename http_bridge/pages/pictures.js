@@ -192,7 +192,10 @@ export function keyframesField(name, schema) {
   return {
     name,
     element,
-    control: add,
+    /** What to go to when something is wrong. */
+    get control() {
+      return list.querySelector('[aria-invalid="true"]') ?? add;
+    },
     pictures: () => rows.map((row) => row.picture),
     setProblem: (message) => setText(problem, message),
     ready: () => Promise.all(rows.map((row) => row.picture.ready())),
@@ -211,13 +214,13 @@ export function keyframesField(name, schema) {
         })),
       ),
     check() {
-      let wrong = "";
+      let isWrong = false;
       for (const field of rows.flatMap((row) => [row.picture, row.frame_index, row.strength])) {
         const message = field.check();
         field.setProblem(message);
-        wrong ||= message;
+        isWrong ||= message !== "";
       }
-      return wrong;
+      return isWrong ? "A keyframe is not complete." : "";
     },
   };
 }

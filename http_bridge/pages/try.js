@@ -25,6 +25,8 @@ function showReady() {
   byId("submit").disabled = form === null;
   byId("submit").setAttribute("aria-disabled", String(isBusy));
   setText(byId("submit-note"), isBusy ? "One at a time: this one is on its way." : "");
+  if (isBusy) gallery.hold();
+  else gallery.release();
 }
 
 async function submit(event) {

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header
+from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -38,10 +39,21 @@ data: {"task_id":"…","reason":"done"}
 id: 123-end
 
 """
+# Of one event, as tools read the schema of a stream.
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["status", "end"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string", "pattern": f"^[0-9]+({END_SUFFIX})?$"},
+        "retry": {"type": "integer", "description": "Milliseconds to wait before connecting again."},
+    },
+}
 _REPLIES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events `status`, whose data is that of /status, then one event `end`. Silence is filled with comments.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+        "content": {"text/event-stream": {"schema": _EVENT, "example": _EXAMPLE}},
     },
     204: {"description": "The client has seen the end: there is nothing more to come. An EventSource does not connect again."},
 }
@@ -50,11 +62,11 @@ _REPLIES: dict[int | str, dict[str, Any]] = {
 async def _last_event_id(
     request: Request,
     _documented: Annotated[
-        str | None,
+        str | SkipJsonSchema[None],
         Header(
             alias=HEADER,
             description="The id of the last event that came, to go on behind it. An EventSource sends it by itself.",
-            json_schema_extra={"pattern": rf"^[0-9]{{1,18}}({END_SUFFIX})?$"},
+            json_schema_extra={"pattern": rf"^([0-9]{{1,18}}({END_SUFFIX})?)?$"},
         ),
     ] = None,
 ) -> tuple[int, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 
 from fastapi import APIRouter
@@ -17,6 +18,7 @@ PAGES: Mapping[str, str] = {"/": "try.html", "/console": "console.html"}
 """Path of each page, and its file. Paths have one segment, so that `pages/NAME` means the same on all of them."""
 
 _METHODS = ("GET", "HEAD")
+_NO = re.compile(r"q=0(\.0*)?", re.IGNORECASE)
 
 
 def pages_router() -> APIRouter:
@@ -45,10 +47,28 @@ def _page(file: PageFile) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _reply(request: Request, file: PageFile) -> Response:
+    is_packed = _takes_gzip(request.headers.get("accept-encoding", ""))
+    content, etag = (file.packed, f'{file.etag[:-1]}-gzip"') if is_packed else (file.content, file.etag)
     # A copy may be kept but not used unasked: a new release must not meet the scripts of an old one.
-    headers = {"ETag": file.etag, "Cache-Control": "no-cache", "Content-Security-Policy": APPLICATION_POLICY}
-    if is_unchanged(request.headers.get("if-none-match"), file.etag):
+    headers = {
+        "ETag": etag,
+        "Cache-Control": "no-cache",
+        "Content-Security-Policy": APPLICATION_POLICY,
+        "Vary": "Accept-Encoding",
+    }
+    if is_unchanged(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
+    if is_packed:
+        headers["Content-Encoding"] = "gzip"
     if request.method == "HEAD":
-        return Response(headers=headers | {"Content-Length": str(len(file.content))}, media_type=file.media_type)
-    return Response(file.content, headers=headers, media_type=file.media_type)
+        return Response(headers=headers | {"Content-Length": str(len(content))}, media_type=file.media_type)
+    return Response(content, headers=headers, media_type=file.media_type)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Whether the client names it, and not with the weight 0, which means no."""
+    for entry in accepted.split(","):
+        name, _, weight = entry.partition(";")
+        if name.strip().lower() == "gzip":
+            return not _NO.fullmatch(weight.strip())
+    return False

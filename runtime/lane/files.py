@@ -17,6 +17,7 @@ from obstore.exceptions import BaseError
 from PIL import Image
 
 from runtime.images import open_rgb
+from runtime.objects import is_missing, reason_of
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -109,8 +110,11 @@ class AttemptFiles:
         def get() -> bytes:
             try:
                 return bytes(obstore.get(self._store, key).bytes())
-            except FileNotFoundError:
-                raise InputImageMissingError from None
+            except FileNotFoundError as error:
+                if is_missing(error):
+                    raise InputImageMissingError from None
+                # The store is set up wrong: that is not the request's fault, and may be put right while it waits.
+                raise
 
         return self._repeat(get, check)
 
@@ -119,8 +123,8 @@ class AttemptFiles:
         try:
             return call()
         except (BaseError, OSError) as error:
-            kind, reason = type(error).__name__, _told(error)
-        with self._trying_again(kind):
+            reason = reason_of(error)
+        with self._trying_again(reason):
             for left in range(_TRIES - 1, 0, -1):
                 if (_TRIES - left) % _TOLD_EVERY == 1:
                     _log.warning("object_store_retried", reason=reason, tries_left=left)
@@ -129,17 +133,16 @@ class AttemptFiles:
                 try:
                     return call()
                 except (BaseError, OSError) as error:
-                    reason = _told(error)
+                    reason = reason_of(error)
         raise StoreUnavailableError(reason)
 
     @contextmanager
-    def _trying_again(self, kind: str) -> Iterator[None]:
+    def _trying_again(self, reason: str) -> Iterator[None]:
         """Tells of it, and of its end, however it ends: what the store does then, the next try will show."""
         with self._lock:
             self._trying += 1
             if self._trying == 1:
-                # Not its text: that has the URL of the store, and may have more.
-                self._on_trouble(f"the object store does not take or give files ({kind})")
+                self._on_trouble(reason)
         try:
             yield
         finally:
@@ -147,7 +150,3 @@ class AttemptFiles:
                 self._trying -= 1
                 if self._trying == 0:
                     self._on_trouble("")
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from runtime.rules.forms import EVERY_MODEL, GUIDANCE_SCALE, LIGHTING_VARIANT, MOTION_SCORE, FormControl
+
 ANISORA = "anisora"
 PHR00T = "phr00t"
 
@@ -83,29 +85,6 @@ class FixedParameter:
 
     value: int | float
     locked: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FormControl:
-    """What a form offers for a parameter. Never wider than the server's limits, often narrower; the server does not enforce it.
-
-    Attributes:
-        default: value that the form starts with; the server's own default.
-        minimum, maximum, step: of a slider; None for a list.
-        options: of a list; empty for a slider.
-    """
-
-    default: str | int | float
-    minimum: int | float | None = None
-    maximum: int | float | None = None
-    step: int | float | None = None
-    options: tuple[str | int, ...] = ()
-
-    def to_json(self) -> dict[str, object]:
-        """As the frontend's settings file spells it: `default`, and `min`, `max`, `step` or `options`."""
-        if self.options:
-            return {"default": self.default, "options": list(self.options)}
-        return {"default": self.default, "min": self.minimum, "max": self.maximum, "step": self.step}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,10 +272,6 @@ KEYFRAME_FIELDS: tuple[FieldRule, ...] = (
 SINGLE_IMAGE_FIELDS: tuple[str, ...] = tuple(rule.name for rule in FIELDS if rule.kind is Kind.IMAGE)
 """Fields that hold one image; `arbitrary_frames[n].image` are the others."""
 
-# The frontend's slider is narrower than the server's 1 to 241, and the same for both models.
-_FRAMES_SLIDER = FormControl(default=81, minimum=49, maximum=161, step=4)
-_FPS_LIST = FormControl(default=16, options=(8, 16, 24))
-
 MODELS: Mapping[str, ModelRules] = MappingProxyType(
     {
         rules.id: rules
@@ -310,11 +285,7 @@ MODELS: Mapping[str, ModelRules] = MappingProxyType(
                 modes=("t2v", "i2v", "first_last_frame", "arbitrary_frame"),
                 default_mode="t2v",
                 fixed_parameters={"steps": FixedParameter(value=8)},
-                form_controls={
-                    "num_frames": _FRAMES_SLIDER,
-                    "fps": _FPS_LIST,
-                    "motion_score": FormControl(default=3.0, minimum=0, maximum=5, step=0.1),
-                },
+                form_controls={**EVERY_MODEL, "guidance_scale": GUIDANCE_SCALE, "motion_score": MOTION_SCORE},
                 frame_multiple=8,
             ),
             ModelRules(
@@ -326,11 +297,7 @@ MODELS: Mapping[str, ModelRules] = MappingProxyType(
                 modes=("t2v", "i2v", "first_last_frame"),
                 default_mode="t2v",
                 fixed_parameters={"steps": FixedParameter(value=4), "cfg_scale": FixedParameter(value=1.0)},
-                form_controls={
-                    "num_frames": _FRAMES_SLIDER,
-                    "fps": _FPS_LIST,
-                    "lighting_variant": FormControl(default="low_noise", options=("high_noise", "low_noise")),
-                },
+                form_controls={**EVERY_MODEL, "lighting_variant": LIGHTING_VARIANT},
                 stand_ins={"cfg_scale": "guidance_scale"},
                 frame_multiple=4,
             ),

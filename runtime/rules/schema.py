@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime.rules.catalogue import FIELDS, IMAGE_KEY_PATTERN, KEYFRAME_FIELDS, MODELS, MODES, FieldRule, Kind, ModelRules
-from runtime.rules.values import CONTROL_CHARACTERS
+from runtime.rules.values import BLANKS, CONTROL_CHARACTERS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 """What a schema of ours says it is written in."""
@@ -91,7 +91,8 @@ def _number(rule: FieldRule) -> dict[str, object]:
 
 def _text(rule: FieldRule) -> dict[str, object]:
     allowed = f"[^{CONTROL_CHARACTERS}]"
-    pattern = f"^{allowed}*[^{CONTROL_CHARACTERS}\\s]{allowed}*$" if rule.minimum else f"^{allowed}*$"
+    # Not \\s: what that means differs between validators.
+    pattern = f"^{allowed}*[^{CONTROL_CHARACTERS}{BLANKS}]{allowed}*$" if rule.minimum else f"^{allowed}*$"
     return {"type": "string", "minLength": rule.minimum, "maxLength": rule.maximum, "pattern": pattern}
 
 
@@ -116,16 +117,11 @@ def _keyframes(rule: FieldRule, model: ModelRules) -> dict[str, object]:
 
 def _mode_conditions(model: ModelRules) -> list[dict[str, object]]:
     """What each mode requires, for a body that names the mode."""
-    conditions: list[dict[str, object]] = []
-    for mode in model.modes:
-        images = MODES[mode].images
-        if not images:
-            continue
-        then: dict[str, object] = {"required": list(images)}
-        if "arbitrary_frames" in images:
-            then["properties"] = {"arbitrary_frames": {"minItems": 1}}
-        conditions.append({"if": {"required": ["mode"], "properties": {"mode": {"const": mode}}}, "then": then})
-    return conditions
+    return [
+        {"if": {"required": ["mode"], "properties": {"mode": {"const": mode}}}, "then": _requires(MODES[mode].images)}
+        for mode in model.modes
+        if MODES[mode].images
+    ]
 
 
 def _meant_mode_conditions(model: ModelRules) -> list[dict[str, object]]:
@@ -134,16 +130,23 @@ def _meant_mode_conditions(model: ModelRules) -> list[dict[str, object]]:
     earlier: list[object] = []
     for mode in model.modes_by_images():
         images = MODES[mode].images
-        sent: dict[str, object] = {"anyOf": [_sent(name) for name in images]}
-        meant: dict[str, object] = {"allOf": [{"not": {"required": ["mode"]}}, sent, *({"not": other} for other in earlier)]}
-        conditions.append({"if": meant, "then": {"required": list(images)}})
+        sent: dict[str, object] = {"anyOf": [_requires((name,)) for name in images]}
+        meant: dict[str, object] = {"allOf": [{"not": _given("mode")}, sent, *({"not": other} for other in earlier)]}
+        conditions.append({"if": meant, "then": _requires(images)})
         earlier.append(sent)
     return conditions
 
 
-def _sent(name: str) -> dict[str, object]:
-    """The field is there and not an empty list."""
-    return {"required": [name], "properties": {name: {"minItems": 1}}}
+def _given(name: str) -> dict[str, object]:
+    """The field is there; null counts as absent wherever a schema lets it in."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+def _requires(images: tuple[str, ...]) -> dict[str, object]:
+    """The image fields are there, lists not empty."""
+    lists = {rule.name for rule in FIELDS if rule.kind is Kind.KEYFRAMES}
+    properties = {name: {"not": {"type": "null"}, **({"minItems": 1} if name in lists else {})} for name in images}
+    return {"required": list(images), "properties": properties}
 
 
 def _stand_in_conditions(model: ModelRules) -> list[dict[str, object]]:
@@ -153,7 +156,7 @@ def _stand_in_conditions(model: ModelRules) -> list[dict[str, object]]:
         stand_in = model.stand_ins.get(rule.name)
         if stand_in is None:
             continue
-        named = {"anyOf": [{"required": [name]} for name in (rule.name, *rule.aliases)]}
+        named = {"anyOf": [_given(name) for name in (rule.name, *rule.aliases)]}
         value = model.fixed_parameters[rule.name].value
-        conditions.append({"if": {"not": named}, "then": {"properties": {stand_in: {"const": value}}}})
+        conditions.append({"if": {"not": named}, "then": {"properties": {stand_in: {"enum": [value, None]}}}})
     return conditions

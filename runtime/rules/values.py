@@ -12,6 +12,9 @@ from runtime.rules.request import ImageReference
 # Unicode category Cc without tab, newline and carriage return. Joiners and direction marks (Cf) are part of scripts and emoji.
 CONTROL_CHARACTERS = r"\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f"
 
+# What counts as blank beside control characters: Unicode's White_Space. A text of nothing else is empty for whoever reads it.
+BLANKS = r"\t\n\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+
 _CONTROL = re.compile(f"[{CONTROL_CHARACTERS}]")
 # JSON can spell half of a surrogate pair; such text has no UTF-8 form and could not be stored or sent.
 _SURROGATE = re.compile(r"[\ud800-\udfff]")

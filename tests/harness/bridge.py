@@ -97,12 +97,17 @@ def bridge_settings(address: str, **settings: Any) -> BridgeSettings:
 
 @asynccontextmanager
 async def running_bridge(
-    folder: Path, *, patience: Patience | None = None, metrics: HttpMetrics | None = None, **settings: Any
+    folder: Path,
+    *,
+    patience: Patience | None = None,
+    metrics: HttpMetrics | None = None,
+    objects: ObjectStore | None = None,
+    **settings: Any,
 ) -> AsyncIterator[BridgeUnderTest]:
     """A bridge that is called in this process, with real gRPC behind it."""
     async with admission_double() as (double, address):
         client = AdmissionClient(address, patience=patience or QUICK)
-        app = create_app(bridge_settings(address, **settings), client, LocalStore(folder, mkdir=True), metrics)
+        app = create_app(bridge_settings(address, **settings), client, objects or LocalStore(folder, mkdir=True), metrics)
         transport = httpx.ASGITransport(app)
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://bridge") as http:
             yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder)
@@ -119,12 +124,17 @@ async def bridge_before(address: str, objects: ObjectStore, **settings: Any) -> 
 
 @asynccontextmanager
 async def served_bridge(
-    folder: Path, *, patience: Patience | None = None, spares_loopback: bool = True, **settings: Any
+    folder: Path,
+    *,
+    patience: Patience | None = None,
+    spares_loopback: bool = True,
+    objects: ObjectStore | None = None,
+    **settings: Any,
 ) -> AsyncIterator[BridgeUnderTest]:
     """A bridge behind a real HTTP server on a free port. Without `spares_loopback` this machine is limited as any other."""
     async with admission_double() as (double, address):
         made = bridge_settings(address, http_bind="127.0.0.1:0", **settings)
-        app = create_app(made, AdmissionClient(address, patience=patience or QUICK), LocalStore(folder, mkdir=True))
+        app = create_app(made, AdmissionClient(address, patience=patience or QUICK), objects or LocalStore(folder, mkdir=True))
         server = http_server(app, made, spares_loopback=spares_loopback)
         serving = asyncio.create_task(server.serve(), name="http-server")
         try:

@@ -110,8 +110,10 @@ class Watched:
         return int(self.page.evaluate(_RECEIVED, but))
 
     def violations(self) -> list[str]:
-        """What axe finds wrong: rule, and where. Without axe-core it fails: `make install` brings it."""
-        assert _AXE.is_file(), "axe-core is missing: run make install with npm at hand"
+        """What axe finds wrong: rule, and where. Without axe the test is skipped on a developer's machine and fails in CI."""
+        if not _AXE.is_file():
+            assert "CI" not in os.environ, "CI has axe-core: make install brings it where there is npm"
+            pytest.skip("axe-core is not installed (make install, with npm at hand)")
         if not self.page.evaluate("() => 'axe' in window"):
             # By the debugger, so that the page's policy, which allows no foreign script, stays as it is.
             self.page.evaluate(_AXE.read_text(encoding="utf-8") + "; undefined")

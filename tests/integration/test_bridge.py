@@ -366,5 +366,5 @@ async def test_documentation_speaks_of_its_own_prefix_when_opened(bridge: Bridge
     assert schema["servers"] == [{"url": prefix or "/"}]
     bodies = schema["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
     assert [body["properties"]["model"]["enum"] for body in bodies] == [["anisora"], ["phr00t"], ["pony", "flux"]]
-    assert bodies[0]["properties"]["reference_image"]["type"] == "string"
+    assert bodies[0]["properties"]["reference_image"]["type"] == ["string", "null"]
     assert "HTTPValidationError" not in schema["components"]["schemas"]

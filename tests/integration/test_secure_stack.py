@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,27 +20,13 @@ from warmlane.admission.v1.operator_service_pb2_grpc import OperatorServiceStub
 
 from runtime.roles import Role
 from tests.harness.credentials import TOKENS, Authority, Issued
-from tests.harness.light_stack import ADMISSION, HTTP_BRIDGE, LightStack
+from tests.harness.light_stack import ADMISSION, HTTP_BRIDGE
+from tests.harness.secure_stack import SecureStack, secure_environment
 
 LANE = "lane-anisora"
 BODY = {"model": "anisora", "prompt": "a paper boat", "width": 256, "height": 256, "num_frames": 9, "fps": 8, "mode": "t2v"}
 GRPCURL = Path(sys.executable).parent / "grpcurl"
 OLD = "old-" + "f" * 32
-
-
-class SecureStack(LightStack):
-    """Is asked as an operator, over TLS."""
-
-    def __init__(self, folder: Path, ca: Authority, own: Issued, environment: Mapping[str, str]) -> None:
-        """As a light stack of admission, one lane and the bridge."""
-        super().__init__(folder, processes=(ADMISSION, LANE, HTTP_BRIDGE), environment=environment)
-        self._trusted = grpc.ssl_channel_credentials(ca.cert.read_bytes(), own.key.read_bytes(), own.cert.read_bytes())
-
-    def snapshot(self, timeout_s: float = 2.0) -> operators.GetSnapshotResponse:
-        """What admission sees."""
-        shown = (("authorization", f"Bearer {TOKENS[Role.OPERATOR]}"),)
-        with grpc.secure_channel(self.grpc_address, self._trusted) as channel:
-            return OperatorServiceStub(channel).GetSnapshot(operators.GetSnapshotRequest(), timeout=timeout_s, metadata=shown)
 
 
 Grpcurl = Callable[..., subprocess.CompletedProcess[str]]
@@ -53,21 +40,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Issued, 
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, files: tuple[Authority, Issued, Issued]) -> Iterator[SecureStack]:
+def settings(files: tuple[Authority, Issued, Issued]) -> Mapping[str, str]:
     """One file of settings for all three, as on one machine; the lanes' token is being replaced."""
-    ca, server, caller = files
-    environment = {
-        "WARMLANE_TLS_CERT_FILE": str(server.cert),
-        "WARMLANE_TLS_KEY_FILE": str(server.key),
-        "WARMLANE_TLS_CLIENT_CA_FILE": str(ca.cert),
-        "WARMLANE_TLS_CA_FILE": str(ca.cert),
-        "WARMLANE_TLS_CLIENT_CERT_FILE": str(caller.cert),
-        "WARMLANE_TLS_CLIENT_KEY_FILE": str(caller.key),
-        **{f"WARMLANE_{role.upper()}_TOKEN": token for role, token in TOKENS.items()},
-        "WARMLANE_LANE_TOKEN": f"{OLD},{TOKENS[Role.LANE]}",
-        "GRPC_VERBOSITY": "ERROR",
-    }
-    with SecureStack(tmp_path_factory.mktemp("stack"), ca, caller, environment) as running:
+    return secure_environment(*files) | {"WARMLANE_LANE_TOKEN": f"{OLD},{TOKENS[Role.LANE]}"}
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, files: tuple[Authority, Issued, Issued], settings: Mapping[str, str]
+) -> Iterator[SecureStack]:
+    """The three, running."""
+    ca, _server, caller = files
+    with SecureStack(tmp_path_factory.mktemp("stack"), ca, caller, settings, processes=(ADMISSION, LANE, HTTP_BRIDGE)) as running:
         yield running
 
 
@@ -143,6 +127,17 @@ def test_stranger_gets_nowhere_when_it_has_no_certificate(stack: SecureStack, fi
         with channel, pytest.raises(grpc.RpcError) as caught:
             OperatorServiceStub(channel).GetSnapshot(operators.GetSnapshotRequest(), timeout=5)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_doctor_finds_all_well_when_it_has_the_settings_of_the_processes(stack: SecureStack, settings: Mapping[str, str]) -> None:
+    command = [sys.executable, "-m", "command_line", "doctor", "--json", "--data-dir", str(stack.folder), "--address", stack.grpc_address]
+    ran = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60, check=False)
+    found = {one["name"]: (one["outcome"], one["found"]) for one in json.loads(ran.stdout)["checks"]}
+    for name in ("credentials", "certificates.tls_cert_file", "certificates.tls_client_cert_file", "admission", f"lanes.{LANE}"):
+        assert found[name][0] == "ok", found[name]
+    assert found["clock.admission"][0] == "ok"
+    for token in TOKENS.values():
+        assert token not in ran.stdout + ran.stderr
 
 
 def test_lane_attaches_again_with_the_new_token_when_the_old_one_is_gone(stack: SecureStack) -> None:

@@ -36,3 +36,35 @@ def test_placements_peaks_and_times_of_the_a10g_page_are_those_that_plan_predict
 def test_reference_of_metrics_is_what_the_catalogues_make() -> None:
     made = runpy.run_path(str(_DOCS / "metrics.py"))["page"]()
     assert (_DOCS / "reference" / "metrics.md").read_text(encoding="utf-8") == made, "run: .venv/bin/python docs/metrics.py"
+
+
+def test_reference_of_settings_is_what_the_classes_make() -> None:
+    made = runpy.run_path(str(_DOCS / "settings.py"))
+    told = "run: .venv/bin/python docs/settings.py"
+    assert (_DOCS / "reference" / "settings.md").read_text(encoding="utf-8") == made["page"](), told
+    # What `warmlane doctor` knows.
+    assert made["KNOWN"].read_text(encoding="utf-8") == made["known"](), told
+
+
+def test_example_of_settings_has_the_default_that_the_reference_tells() -> None:
+    example = dict(re.findall(r"^#(WARMLANE_[A-Z0-9_]+)=(.*)$", (_DOCS.parent / ".env.example").read_text(encoding="utf-8"), re.MULTILINE))
+    rows = runpy.run_path(str(_DOCS / "settings.py"))["settings"]()
+    wrong = []
+    for row in rows:
+        values = set(row.defaults.values())
+        if len(values) > 1 or "WORKING_FOLDER" in (default := values.pop()):
+            # It depends on the process or the folder: a comment tells it.
+            default = ""
+        if example.get(row.variable) != default.strip("`"):
+            wrong.append(f"{row.variable}: {example.get(row.variable)!r} is not {default!r}")
+    assert wrong == []
+
+
+def test_reference_of_the_command_line_is_what_the_commands_make() -> None:
+    made = runpy.run_path(str(_DOCS / "commands.py"))["page"]()
+    assert (_DOCS / "reference" / "command-line.md").read_text(encoding="utf-8") == made, "run: .venv/bin/python docs/commands.py"
+
+
+def test_diagrams_of_the_architecture_are_what_the_code_makes() -> None:
+    text = (_DOCS / "architecture" / "README.md").read_text(encoding="utf-8")
+    assert runpy.run_path(str(_DOCS / "architecture.py"))["page"](text) == text, "run: .venv/bin/python docs/architecture.py"

@@ -11,7 +11,10 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from runtime.images import MAX_IMAGE_BYTES, MAX_JPEG_SCANS, InvalidImageError, check_data_uri, check_image, open_rgb, parse_data_uri
+from runtime.image_files import webp
+from runtime.image_files.exif import orientation
+from runtime.image_files.jpeg import MAX_JPEG_SCANS
+from runtime.images import MAX_IMAGE_BYTES, InvalidImageError, check_data_uri, check_image, open_rgb, parse_data_uri
 
 _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _FORMAT = pytest.mark.parametrize("file_format", _TYPES)
@@ -302,3 +305,34 @@ def test_a_phone_photo_is_accepted_when_a_film_follows_the_picture() -> None:
 
 def test_a_jpeg_is_accepted_when_its_metadata_looks_like_scans() -> None:
     assert check_image(_file(_picture(), "JPEG", comment=b"\xff\xda" * 500)).width == 48
+
+
+def test_the_reason_is_the_size_when_a_jpeg_claims_far_too_many_pixels() -> None:
+    content = bytearray(_file(_picture(), "JPEG"))
+    at = content.index(b"\xff\xc0") + 5
+    content[at : at + 4] = b"\xff\xff\xff\xff"
+    with pytest.raises(InvalidImageError, match="more than 64 megapixels"):
+        check_image(bytes(content))
+
+
+@pytest.mark.parametrize(("order", "mark"), [("<", b"II*\0"), (">", b"MM\0*")])
+@pytest.mark.parametrize(("kind", "form", "expected"), [(1, "Bxxx", 6), (3, "Hxx", 6), (4, "I", 6), (2, "Bxxx", None), (7, "I", None)])
+def test_orientation_is_found_when_it_is_one_of_many_tags(order: str, mark: bytes, kind: int, form: str, expected: int | None) -> None:
+    others = [struct.pack(f"{order}HHII", tag, 4, 1, tag) for tag in (0x010E, 0x010F)]
+    entry = struct.pack(f"{order}HHI{form}", 0x0112, kind, 1, 6)
+    block = mark + struct.pack(f"{order}IH", 8, 3) + others[0] + entry + others[1]
+    assert orientation(b"Exif\0\0" + block) == orientation(block) == expected
+
+
+@pytest.mark.parametrize("block", [b"", b"II", b"II*\0", b"II*\0\xff\xff\xff\xff", b"XX*\0\x08\0\0\0\x01\0", b"II*\0\x08\0\0\0\xff\xff"])
+def test_no_orientation_is_found_when_the_block_is_damaged(block: bytes) -> None:
+    assert orientation(block) is None
+
+
+def test_small_webp_is_taken_and_large_refused_when_libwebp_cannot_be_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert webp.libwebp() is not None
+    monkeypatch.setattr(webp, "libwebp", lambda: None)
+    assert check_image(_file(_picture(), "WEBP")).width == 48
+    monkeypatch.setattr(webp, "_MAX_PIXELS_OF_PILLOW", 1000)
+    with pytest.raises(InvalidImageError, match="send it as PNG or JPEG"):
+        check_image(_file(_picture(), "WEBP"))

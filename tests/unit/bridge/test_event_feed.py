@@ -240,6 +240,21 @@ async def test_silence_is_filled_with_heartbeats_and_a_leaving_client_ends_every
     assert (admission.open, len(streams)) == (0, 0)
 
 
+@pytest.mark.parametrize("leaves_early", [True, False])
+async def test_watch_without_an_answer_is_closed_at_once_when_the_client_leaves(leaves_early: bool) -> None:
+    connection, admission = Connection(), Admission([None])
+    streams = EventStreams(most=9, most_of_session=9, clock=Clock())
+    if leaves_early:
+        connection.left.set()
+    serving = asyncio.create_task(reply(admission, streams)({}, connection.receive, connection.send))
+    await settle()
+    connection.left.set()
+    async with asyncio.timeout(5):
+        with pytest.raises(ServiceError):
+            await serving
+    assert (admission.open, len(streams)) == (0, 0)
+
+
 async def test_reader_that_takes_nothing_is_let_go() -> None:
     connection, admission = Connection(), Admission([change(1), None])
     connection.takes.clear()
@@ -270,6 +285,18 @@ async def test_place_is_free_again_when_a_stream_could_not_begin() -> None:
         with pytest.raises(ServiceError):
             await reply(Admission([GONE]), streams)({}, Connection().receive, Connection().send)
     assert len(streams) == 0
+
+
+async def test_no_stream_begins_when_the_server_stops() -> None:
+    streams, stopping = EventStreams(most=9, most_of_session=9), asyncio.Event()
+    async with streams.ended_by(stopping):
+        with streams.place("key") as reader:
+            stopping.set()
+            await settle()
+            assert reader.has_left
+            with pytest.raises(HttpError) as refused, streams.place("key"):
+                pass
+    assert refused.value.status == 503
 
 
 async def test_key_has_no_limit_of_its_own_and_a_session_has() -> None:

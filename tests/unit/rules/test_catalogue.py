@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from warmlane.generation.v1 import generation_pb2
 
-from runtime.rules.catalogue import FIELDS, KEYFRAME_FIELDS, MODELS, MODES, SINGLE_IMAGE_FIELDS, FormControl, Kind, ModelRules
+from runtime.rules.catalogue import FIELDS, KEYFRAME_FIELDS, MODELS, MODES, SINGLE_IMAGE_FIELDS, Kind, ModelRules
+from runtime.rules.forms import FormControl
 from tests.unit.rules.bodies import body, check, refused
 
 _MODELS = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())

@@ -19,7 +19,7 @@ from admission.service.doors import Doors
 from admission.service.files import Files
 from admission.store.port import TaskSort
 from runtime.errors import ServiceError
-from runtime.images import InvalidImageError
+from runtime.images import CheckedImage, InvalidImageError
 from runtime.objects import attempt_prefix, input_key
 from runtime.rules.catalogue import MODELS
 from tests.unit.service.calls import chunks, client, error_of, png
@@ -337,12 +337,12 @@ async def test_calls_say_unavailable_when_the_object_store_fails(stack: Stack) -
     assert (error.code, error.retry_after_s) == ("service_unavailable", 5.0)
 
 
-async def test_place_is_kept_until_the_decoder_ends_when_the_caller_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_place_is_kept_until_the_decoder_ends_when_the_caller_hangs_up() -> None:
     # The place was free as soon as the caller left, while its thread decoded on: any number of them could run at once.
     begun, ending = threading.Semaphore(0), threading.Event()
     running: list[bytes] = []
 
-    def decode(content: bytes) -> None:
+    def decode(content: bytes) -> CheckedImage:
         running.append(content)
         begun.release()
         ending.wait(5)
@@ -354,10 +354,9 @@ async def test_place_is_kept_until_the_decoder_ends_when_the_caller_hangs_up(mon
 
         return await service.UploadInput(requests(), None)
 
-    monkeypatch.setattr(clients, "check_image", decode)
     doors = Doors()
     doors.open()
-    service = clients.AdmissionService(controller=ControllerDouble(), files=Files(MemoryStore()), doors=doors)
+    service = clients.AdmissionService(controller=ControllerDouble(), files=Files(MemoryStore()), doors=doors, check_image=decode)
     try:
         left = [asyncio.create_task(upload(content)) for content in (b"1", b"2")]
         for _ in left:

@@ -1,0 +1,1 @@
+"""`warmlane smoke URL`: the live check of a deployment, over HTTP only."""
