@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from http_bridge.bodies import LargeBodies
     from http_bridge.client import AdmissionClient
     from http_bridge.config import BridgeSettings
+    from http_bridge.console.stream import Consoles
     from http_bridge.convert import Links
     from http_bridge.event_stream import EventStreams
     from http_bridge.upstream.accounts import AccountsUpstream
@@ -39,6 +40,7 @@ class Bridge:
 
     Attributes:
         event_streams: the open ones, with their limits.
+        consoles: the open ones of operators, by admin session.
         large_bodies: places for bodies that take much memory.
         images: the server of the image models; None where none is set.
         accounts: the server of the accounts' admin paths; None where none is set.
@@ -54,6 +56,7 @@ class Bridge:
     links: Links
     large_bodies: LargeBodies
     event_streams: EventStreams
+    consoles: Consoles
     images: ImageUpstream | None = None
     accounts: AccountsUpstream | None = None
     image_threads: ThreadPoolExecutor = field(default_factory=_image_threads)

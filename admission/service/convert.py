@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from admission.core.refusals import ModelLimits, SizeLimit
     from admission.core.tasks import Event, Task
-    from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot, TaskChange
+    from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot, StoreView, TaskChange
     from admission.store.port import EventPage
     from runtime.images import CheckedImage
     from runtime.rules.catalogue import ModelRules
@@ -186,6 +186,8 @@ def snapshot(of: Snapshot, taken_at: datetime) -> operator_service_pb2.GetSnapsh
         queues=[queue(one) for one in of.queues],
         degraded=_degraded(of.degraded),
         counters=_counters(of.counters),
+        store=_store(of.store),
+        started_at=timestamp(of.started_at) if of.started_at is not None else None,
     )
 
 
@@ -212,6 +214,7 @@ def lane(of: LaneView) -> operator_service_pb2.LaneSnapshot:
         message.load.CopyFrom(convert_loads.load(of.load))
     if of.start_failure is not None:
         message.start_failure.CopyFrom(convert_loads.failure(of.start_failure))
+    message.object_store_failure = of.object_store_failure
     if of.work is not None:
         message.task_id, message.attempt, message.progress = of.work.task_id, of.work.attempt, of.work.progress
     if of.finishing is not None:
@@ -326,6 +329,14 @@ def _counters(of: CountersView) -> operator_service_pb2.Counters:
         overloaded_depth=of.overloaded_depth,
         overloaded_wait=of.overloaded_wait,
         lanes_lost=of.lanes_lost,
+    )
+
+
+def _store(of: StoreView) -> operator_service_pb2.StoreSnapshot:
+    return operator_service_pb2.StoreSnapshot(
+        slowest_commit=duration(of.slowest_commit_s) if of.slowest_commit_s is not None else None,
+        failures=of.failures,
+        failing=of.is_failing,
     )
 
 
