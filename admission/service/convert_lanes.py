@@ -208,7 +208,7 @@ def _figures(message: Message) -> dict[str, object]:
     """The message as JSON, its 64-bit figures as numbers: the JSON form of protobuf spells them as texts."""
     try:
         figures = cast("dict[str, object]", json_format.MessageToDict(message, preserving_proto_field_name=True))
-    except (ValueError, OverflowError):
+    except json_format.Error:
         raise InvalidReportError("memory has a time or a duration that there cannot be") from None
     for field, value in message.ListFields():
         if field.cpp_type == FieldDescriptor.CPPTYPE_INT64:
