@@ -127,7 +127,7 @@ def _bridge(settings: BridgeSettings, client: AdmissionClient, objects: ObjectSt
 async def _running(bridge: Bridge) -> AsyncIterator[None]:
     """While this lasts, its connections are there."""
     async with AsyncExitStack() as stack:
-        stack.callback(bridge.image_threads.shutdown, wait=False, cancel_futures=True)
+        stack.callback(bridge.image_checks.close)
         stack.push_async_callback(bridge.client.close)
         await bridge.client.open()
         for upstream in (bridge.images, bridge.accounts):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 
+from http_bridge.fair_threads import FairThreads
 from http_bridge.session_cache import SessionCache
 
 if TYPE_CHECKING:
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from http_bridge.upstream.accounts import AccountsUpstream
     from http_bridge.upstream.images import ImageUpstream
 
-# Decoding one image of the largest size takes some 300 MB; two at a time keep that bounded and a small machine busy.
-_IMAGE_THREADS = 2
-
-
-def _image_threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=_IMAGE_THREADS, thread_name_prefix="images")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bridge:
@@ -39,7 +32,7 @@ class Bridge:
         large_bodies: places for bodies that take much memory.
         images: the server of the image models; None where none is set.
         accounts: the server of the accounts' admin paths; None where none is set.
-        image_threads: where images are decoded; closed by the lifespan.
+        image_checks: where images are decoded; closed by the lifespan.
         sessions: generation sessions that were found good.
         stopping: set when the process was told to stop; held requests then end at once with `service_unavailable`.
     """
@@ -52,7 +45,7 @@ class Bridge:
     event_streams: EventStreams
     images: ImageUpstream | None = None
     accounts: AccountsUpstream | None = None
-    image_threads: ThreadPoolExecutor = field(default_factory=_image_threads)
+    image_checks: FairThreads = field(default_factory=FairThreads)
     sessions: SessionCache = field(default_factory=SessionCache)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
