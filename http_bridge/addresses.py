@@ -143,8 +143,10 @@ def client_address(request: Request) -> str:
     return request.client.host if request.client else UNKNOWN
 
 
-def client_subscriber(request: Request) -> str:
-    """Whose address that is."""
-    host = client_address(request)
+def client_subscriber(scope: Scope) -> str:
+    """Whose address that is; empty for this machine's: where a proxy on it is not among the trusted, it speaks for everyone."""
+    host: str = (scope.get("client") or (UNKNOWN, 0))[0]
     address = parse_address(host)
-    return host if address is None else subscriber(address)
+    if address is None:
+        return host
+    return "" if address.is_loopback else subscriber(address)

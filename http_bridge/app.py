@@ -117,7 +117,11 @@ def _bridge(settings: BridgeSettings, client: AdmissionClient, objects: ObjectSt
         objects=objects,
         links=links,
         large_bodies=LargeBodies(settings.large_bodies_at_once),
-        event_streams=EventStreams(most=settings.max_event_streams, most_of_session=settings.max_event_streams_per_session),
+        event_streams=EventStreams(
+            most=settings.max_event_streams,
+            most_of_session=settings.max_event_streams_per_session,
+            most_of_address=settings.max_event_streams_per_address,
+        ),
         images=image_upstream(settings, links, on_ended),
         accounts=accounts_upstream(settings, on_ended),
     )

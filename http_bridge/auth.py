@@ -135,7 +135,7 @@ def visible_to(bridge: Bridge, caller: Caller) -> str:
 
 def sharer(request: Request, caller: Caller) -> str:
     """Who the caller is where few places are shared: its address, as sessions are had for the asking; nobody, with the API key."""
-    return "" if caller.has_key else client_subscriber(request)
+    return "" if caller.has_key else client_subscriber(request.scope)
 
 
 CallerDependency = Annotated[Caller, Depends(_caller_of)]
