@@ -127,7 +127,11 @@ def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | Non
 
 def _bridge(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore, metrics: HttpMetrics | None) -> Bridge:
     links = Links(base_url=settings.public_base_url or "")
-    streams = EventStreams(most=settings.max_event_streams, most_of_session=settings.max_event_streams_per_session)
+    streams = EventStreams(
+        most=settings.max_event_streams,
+        most_of_session=settings.max_event_streams_per_session,
+        most_of_address=settings.max_event_streams_per_address,
+    )
     on_ended = metrics.upstream_ended if metrics is not None else None
     return Bridge(
         settings=settings,
@@ -151,7 +155,7 @@ async def _look(client: AdmissionClient) -> ConsoleSnapshot:
 async def _running(bridge: Bridge) -> AsyncIterator[None]:
     """While this lasts, its connections are there."""
     async with AsyncExitStack() as stack:
-        stack.callback(bridge.image_threads.shutdown, wait=False, cancel_futures=True)
+        stack.callback(bridge.image_checks.close)
         stack.push_async_callback(bridge.client.close)
         await bridge.client.open()
         for upstream in (bridge.images, bridge.accounts):
