@@ -6,6 +6,8 @@ import asyncio
 import contextvars
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, assert_never
 
 import structlog
@@ -30,6 +32,7 @@ from admission.core.commands import (
 )
 from admission.core.events import (
     AcceptancesNotStored,
+    AdmissionStarted,
     CallerLeft,
     CancelRequested,
     CapacityReported,
@@ -37,6 +40,7 @@ from admission.core.events import (
     FallbackSet,
     LaneDrainSet,
     RequestTurnedAway,
+    StoreSlowed,
     TaskDeleted,
     TaskImported,
     TaskSubmitted,
@@ -63,6 +67,7 @@ from admission.engine_types import (
     UnknownLaneError,
     UnknownTaskError,
 )
+from admission.event_log import log_event
 from admission.fitting import shape_key
 from admission.imports import Imports, Landing
 from admission.journal import Journal
@@ -70,6 +75,7 @@ from admission.lane_session import EngineLaneSession, LaneSessions
 from admission.object_sweeper import ObjectSweeper
 from admission.observer import SILENT, Observer
 from admission.store.port import EventPage, EventQuery, StaleEpochError, Store, StoreUnavailableError, TaskPage, TaskQuery
+from admission.store_watch import StoreWatch
 from admission.submissions import Asking, Submissions
 from admission.watching import Watching
 from runtime.clock import Clock
@@ -112,6 +118,10 @@ class Engine:
         self._store = store
         self._clock = clock
         self._observer = observer
+        self._store_watch = StoreWatch(
+            observer, now_s=lambda: clock.now().monotonic_s, on_slow=lambda seconds: self._handle(StoreSlowed(seconds=seconds))
+        )
+        self._started_at: datetime | None = None
         self._limits = limits or Limits()
         self._core = QueueState(self._limits, [Model(model) for model in MODELS], self._now(), fit_rules)
         self._sweeper = ObjectSweeper(objects)
@@ -138,7 +148,7 @@ class Engine:
         tasks, lanes, policies = await self._store.unfinished(), await self._store.lanes(), await self._store.policies()
         learned = await self._store.learned()
         self._journal = Journal(
-            self._store, self._epoch, self._carry_out, self._recorded, self._acceptances_not_stored, observer=self._observer
+            self._store, self._epoch, self._carry_out, self._recorded, self._acceptances_not_stored, observer=self._store_watch
         )
         self._shown = {task.task_id: task for task in tasks}
         self._journal.append(self._core.restore(tasks, lanes, self._now(), policies, learned))
@@ -146,7 +156,8 @@ class Engine:
         self._writer.add_done_callback(self._ended)
         self._watch = asyncio.create_task(self._watch_epoch(), name="admission-epoch")
         self._watch.add_done_callback(self._ended)
-        self._arm_timer()
+        self._started_at = self._now().utc
+        self._handle(AdmissionStarted(epoch=self._epoch))
         _log.info("engine_started", epoch=self._epoch, unfinished=len(tasks), lanes=len(lanes))
 
     async def stop(self) -> None:
@@ -266,7 +277,8 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """Everything at one instant."""
-        return views.view_all(self._core.state, self._epoch, self._now().monotonic_s)
+        seen = views.view_all(self._core.state, self._epoch, self._now().monotonic_s)
+        return replace(seen, store=self._store_watch.view(), started_at=self._started_at)
 
     def model_limits(self, model: Model) -> ModelLimits:
         """What a client may ask of the model, by what is known now."""
@@ -385,6 +397,7 @@ class Engine:
         self._watching.recorded(event, sequence)
         # What a decision says of a task is shown before what it records of it.
         self._observer.recorded(event, None if event.task_id is None else self._shown.get(event.task_id))
+        log_event(event)
 
     async def _is_wanted(self, task_id: TaskId, attempt: int) -> bool:
         """The store, not the core, knows whether an attempt was committed: the core forgets ended tasks."""

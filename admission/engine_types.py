@@ -102,6 +102,7 @@ class LaneView:
         retired: placements that it must not use until it is restarted.
         load: what it is loading; None: nothing.
         start_failure: why it cannot become warm; None: it is, or nothing failed yet.
+        object_store_failure: why an attempt's files cannot be stored or fetched now; empty: nothing is known to be wrong.
     """
 
     spec: LaneSpec
@@ -118,6 +119,7 @@ class LaneView:
     load: LoadProgress | None = None
     start_failure: StartFailure | None = None
     finishing: WorkView | None = None
+    object_store_failure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,14 +169,31 @@ class CountersView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreView:
+    """How the store does.
+
+    Attributes:
+        slowest_commit_s: of the last minute; None: nothing was written.
+        failures: transactions that it could not take since this admission started.
+        is_failing: it could not take the last one.
+    """
+
+    slowest_commit_s: float | None = None
+    failures: int = 0
+    is_failing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything at one instant."""
+    """Everything at one instant; `started_at` is when this admission began to rule."""
 
     controller_epoch: int
     lanes: tuple[LaneView, ...]
     queues: tuple[QueueView, ...]
     degraded: DegradedView
     counters: CountersView
+    store: StoreView = StoreView()
+    started_at: datetime | None = None
 
 
 class OverloadedError(Exception):

@@ -25,7 +25,7 @@ from admission.core.commands import (
 from admission.core.lanes import KnownLane, ModelPolicy
 from admission.core.learned import Learned, Place
 from admission.core.tasks import Event, LaneId, Model, Task, TaskId
-from admission.observer import SILENT, Observer
+from admission.observer import SILENT, CommitObserver
 from admission.store.port import Batch, RequestTakenError, Store, StoreUnavailableError
 
 _log = structlog.get_logger()
@@ -85,7 +85,7 @@ class Journal:
         recorded: Callable[[Event, int], None],
         not_stored: Callable[[frozenset[TaskId]], None],
         *,
-        observer: Observer = SILENT,
+        observer: CommitObserver = SILENT,
     ) -> None:
         """`carry_out` is called for each command with an effect beside its write, `recorded` for each event that is on disk, with its
         number, `not_stored` for acceptances that the store refused."""

@@ -9,7 +9,19 @@ if TYPE_CHECKING:
     from admission.core.tasks import Event, Task
 
 
-class Observer(Protocol):
+class CommitObserver(Protocol):
+    """Is told how the store does. As below: quick, and never raises."""
+
+    def committed(self, *, decisions: int, seconds: float) -> None:
+        """So many decisions reached the disk in one transaction, which took so long."""
+        ...
+
+    def not_committed(self) -> None:
+        """The store could not take a transaction."""
+        ...
+
+
+class Observer(CommitObserver, Protocol):
     """Is told on the event loop, in the middle of every decision: quick, and never raises."""
 
     def recorded(self, event: Event, task: Task | None) -> None:
@@ -22,14 +34,6 @@ class Observer(Protocol):
 
     def refused(self, reply: ReplyOverloaded | ReplyRefused) -> None:
         """A valid request was not taken."""
-        ...
-
-    def committed(self, *, decisions: int, seconds: float) -> None:
-        """So many decisions reached the disk in one transaction, which took so long."""
-        ...
-
-    def not_committed(self) -> None:
-        """The store could not take a transaction."""
         ...
 
 

@@ -58,6 +58,7 @@ def view_lane(state: State, lane: Lane, now_s: float) -> LaneView:
         retired=lane.retired,
         load=report.load if report is not None and lane.attached else None,
         start_failure=None if report is None else report.start_failure,
+        object_store_failure=report.object_store_failure if report is not None and lane.attached else "",
     )
 
 

@@ -66,6 +66,11 @@ class AdminAttempt:
     call: access.AdminCall
     is_foreign: bool
 
+    @property
+    def has_credential(self) -> bool:
+        """Something was shown that may let it in; whether it does, only admission says."""
+        return self.call.key == access.ADMIN_KEY_RIGHT or bool(self.call.token)
+
     def check(self, verdict: int, retry_after: Duration) -> None:
         """Returns when the call was let in.
 
@@ -103,12 +108,27 @@ def admin(action: str) -> Any:
     """
 
     async def authorized(request: Request, key: _Key, token: _Token) -> AdminGrant:
-        attempted = _attempt(request, action, key, token)
-        reply = await bridge_of(request).client.access.authorize_admin(attempted.call)
-        attempted.check(reply.verdict, reply.retry_after)
-        return AdminGrant(action=action, last_activity_at=moment(reply.last_activity_at))
+        return await let_in(request, _attempt(request, action, key, token))
 
     return Depends(authorized)
+
+
+async def let_in(request: Request, attempted: AdminAttempt, *, action: str | None = None, subject: str = "") -> AdminGrant:
+    """Asks admission, which audits the call. Raises as `admin`.
+
+    Args:
+        request: of the call.
+        attempted: what was described of it.
+        action: what it turned out to be; None: as described.
+        subject: of whom it speaks: a name that is known here, and no value that was sent, because any could be a secret.
+    """
+    call = attempted.call
+    call.action = action or call.action
+    if subject:
+        call.details = f"{call.details}, {subject}"[:_MAX_DETAILS]
+    reply = await bridge_of(request).client.access.authorize_admin(call)
+    attempted.check(reply.verdict, reply.retry_after)
+    return AdminGrant(action=call.action, last_activity_at=moment(reply.last_activity_at))
 
 
 def _attempt(request: Request, action: str, key: str | None, token: str | None) -> AdminAttempt:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,8 @@ from fastapi import FastAPI
 
 from http_bridge.addresses import ClientAddress, TrustedProxies
 from http_bridge.bodies import LargeBodies
+from http_bridge.console.overview import SHOWN_TASKS, Overview, console_snapshot
+from http_bridge.console.stream import Consoles
 from http_bridge.context import Bridge
 from http_bridge.convert import Links
 from http_bridge.errors import install_handlers
@@ -19,10 +23,11 @@ from http_bridge.lean import LeanRoutes
 from http_bridge.metrics import HttpMetrics, Measured
 from http_bridge.middleware import CORS_METHODS, CORS_REPLY_HEADERS, CORS_REQUEST_HEADERS, Cors, Edge
 from http_bridge.reply_headers import ReplyHeaders
-from http_bridge.routes import accounts, admin, events, gallery, generate, health, images, media, models, sessions, tasks
+from http_bridge.routes import accounts, admin, console, events, gallery, generate, health, images, media, models, sessions, tasks
 from http_bridge.routes.docs import docs_router
 from http_bridge.routes.pages import pages_router
 from http_bridge.schemas import ErrorReply
+from http_bridge.schemas_console import ConsoleSnapshot
 from http_bridge.traces import Traced
 from http_bridge.upstream.ids import PREFIX as IMAGE_PREFIX
 from http_bridge.upstream.wiring import accounts_upstream, image_upstream
@@ -45,7 +50,7 @@ a stable code, what went wrong, what to do, and facts for programs. URLs in repl
 the server knows its public address."""
 
 # Those of image ids come before those of any id.
-_ROUTES = (health, sessions, models, generate, images, tasks, events, media, gallery, admin, accounts)
+_ROUTES = (health, sessions, models, generate, images, tasks, events, media, gallery, admin, console, accounts)
 
 # Called by every frontend all the time; see `LeanRoutes`.
 _BUSY_PATHS = ("/generate", "/status/{task_id}")
@@ -122,6 +127,11 @@ def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | Non
 
 def _bridge(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore, metrics: HttpMetrics | None) -> Bridge:
     links = Links(base_url=settings.public_base_url or "")
+    streams = EventStreams(
+        most=settings.max_event_streams,
+        most_of_session=settings.max_event_streams_per_session,
+        most_of_address=settings.max_event_streams_per_address,
+    )
     on_ended = metrics.upstream_ended if metrics is not None else None
     return Bridge(
         settings=settings,
@@ -129,17 +139,23 @@ def _bridge(settings: BridgeSettings, client: AdmissionClient, objects: ObjectSt
         objects=objects,
         links=links,
         large_bodies=LargeBodies(settings.large_bodies_at_once),
-        event_streams=EventStreams(most=settings.max_event_streams, most_of_session=settings.max_event_streams_per_session),
+        event_streams=streams,
+        consoles=Consoles(streams, Overview(partial(_look, client), streams.clock)),
         images=image_upstream(settings, links, on_ended),
         accounts=accounts_upstream(settings, on_ended),
     )
+
+
+async def _look(client: AdmissionClient) -> ConsoleSnapshot:
+    snapshot, tasks = await asyncio.gather(client.operator.snapshot(), client.recent_tasks(SHOWN_TASKS))
+    return console_snapshot(snapshot, tasks)
 
 
 @asynccontextmanager
 async def _running(bridge: Bridge) -> AsyncIterator[None]:
     """While this lasts, its connections are there."""
     async with AsyncExitStack() as stack:
-        stack.callback(bridge.image_threads.shutdown, wait=False, cancel_futures=True)
+        stack.callback(bridge.image_checks.close)
         stack.push_async_callback(bridge.client.close)
         await bridge.client.open()
         for upstream in (bridge.images, bridge.accounts):

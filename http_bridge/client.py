@@ -107,6 +107,11 @@ class AdmissionClient:
         reply = await answer(self._admission.ListTasks(message, timeout=CALL_TIMEOUT_S))
         return reply.tasks, reply.total
 
+    async def recent_tasks(self, limit: int) -> Sequence[Task]:
+        """The newest tasks, whatever their state, newest first."""
+        message = admission.ListTasksRequest(page=1, page_size=limit, sort=admission.TaskSort.TASK_SORT_CREATED_AT)
+        return (await answer(self._admission.ListTasks(message, timeout=CALL_TIMEOUT_S))).tasks
+
     async def list_models(self) -> Sequence[admission.Model]:
         """The models with what fits on the lanes."""
         return (await answer(self._admission.ListModels(admission.ListModelsRequest(), timeout=_LIMITS_TIMEOUT_S))).models

@@ -45,6 +45,7 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings, TraceSettings):
         body_timeout_s: how long a client may take to send its body.
         max_event_streams: how many event streams may be open at a time; each takes about a tenth of a MiB here and as much in admission.
         max_event_streams_per_session: of one session; the API key has no limit of its own.
+        max_event_streams_per_address: of all sessions of one address (IPv6: its /64), which may open new ones at any time.
         header_timeout_s: how long a client may take to send a request's head, from the connection or the end of the request before.
         max_header_bytes: largest head of a request.
         write_timeout_s: a reply of which the client takes nothing for so long is cut.
@@ -87,6 +88,7 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings, TraceSettings):
 
     max_event_streams: int = Field(default=2000, ge=1, description="Event streams that may be open at a time.")
     max_event_streams_per_session: int = Field(default=100, ge=1, description="Event streams of one session.")
+    max_event_streams_per_address: int = Field(default=250, ge=1, description="Event streams of one address, of all its sessions.")
     header_timeout_s: float = Field(default=15.0, gt=0, description="Seconds a client may take to send the head of a request.")
     max_header_bytes: int = Field(default=32 * 1024, ge=1024, description="Largest head of a request in bytes.")
     write_timeout_s: float = Field(default=60.0, gt=0, description="Seconds without a byte taken after which a reply is cut.")

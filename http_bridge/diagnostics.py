@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from warmlane.admission.v1 import operator_service_pb2 as operator
 from warmlane.admission.v1.task_pb2 import FallbackReason, LaneMode, TaskEvent
+from warmlane.generation.v1.generation_pb2 import StartFailureCause
 
 from http_bridge.convert import moment
 from http_bridge.schemas_admin import (
@@ -14,9 +15,15 @@ from http_bridge.schemas_admin import (
     DegradedDiagnostics,
     FallbackReasonName,
     LaneDiagnostics,
+    LaneLoad,
     LaneMemory,
     LaneModeName,
+    LaneStartFailure,
+    LaneWork,
+    OutOfMemoryItem,
     QueueDiagnostics,
+    StartFailureName,
+    StoreDiagnostics,
     SystemDiagnostics,
     SystemEvent,
 )
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from google.protobuf.duration_pb2 import Duration
-    from warmlane.generation.v1.generation_pb2 import MemoryRecord
+    from warmlane.generation.v1.generation_pb2 import LoadProgress, MemoryRecord, StartFailure
 
 LANE_EVENTS = (
     "cold_start",
@@ -37,6 +44,8 @@ LANE_EVENTS = (
     "lane_ready",
     "lane_resumed",
     "memory_drift",
+    "object_store_away",
+    "object_store_back",
     "placement_retired",
     "residency_changed",
 )
@@ -49,6 +58,7 @@ MODEL_EVENTS = (
     "quota_denied",
     "quota_restored",
 )
+ADMISSION_EVENTS = ("admission_started", "store_slow")
 
 
 def diagnostics(snapshot: operator.GetSnapshotResponse) -> SystemDiagnostics:
@@ -58,13 +68,16 @@ def diagnostics(snapshot: operator.GetSnapshotResponse) -> SystemDiagnostics:
     counters = snapshot.counters
     return SystemDiagnostics(
         taken_at=taken_at,
+        controller_epoch=snapshot.controller_epoch,
+        started_at=moment(snapshot.started_at) if snapshot.HasField("started_at") else None,
+        store=_store(snapshot.store),
         queue_depth=snapshot.degraded.depth,
         queue_overloaded_count=counters.overloaded_depth,
         queue_timeout_count=counters.overloaded_wait,
         fallback_count=counters.fallbacks,
         accepted_count=counters.accepted,
         lane_lost_count=counters.lanes_lost,
-        lanes=[_lane(lane, queues) for lane in snapshot.lanes],
+        lanes=[lane_diagnostics(lane, queues) for lane in snapshot.lanes],
         queues=queues,
         degraded=_degraded(snapshot.degraded),
     )
@@ -112,7 +125,7 @@ def _queue(queue: operator.QueueSnapshot, taken_at: datetime, *, is_served: bool
         max_depth=queue.max_depth,
         running=queue.running,
         is_served=is_served,
-        fallback_reason=cast("FallbackReasonName | None", _word(FallbackReason, queue.fallback_reason, "FALLBACK_REASON_")),
+        fallback_reason=fallback_reason(queue),
         fallback_seconds=max(0.0, (taken_at - moment(queue.fallback_since)).total_seconds()) if fell_back else None,
         is_manual_fallback=queue.manual_fallback,
         quota_denied_until=moment(queue.quota_denied_until) if queue.HasField("quota_denied_until") else None,
@@ -120,7 +133,13 @@ def _queue(queue: operator.QueueSnapshot, taken_at: datetime, *, is_served: bool
     )
 
 
-def _lane(lane: operator.LaneSnapshot, queues: Iterable[QueueDiagnostics]) -> LaneDiagnostics:
+def fallback_reason(queue: operator.QueueSnapshot) -> FallbackReasonName | None:
+    """Why requests of the model go to the pool now; None: they do not."""
+    return cast("FallbackReasonName | None", _word(FallbackReason, queue.fallback_reason, "FALLBACK_REASON_"))
+
+
+def lane_diagnostics(lane: operator.LaneSnapshot, queues: Iterable[QueueDiagnostics] = ()) -> LaneDiagnostics:
+    """One lane; what the queues of its models are, it is told."""
     # Of several models the one that fell back first speaks for the lane.
     fallen = [queue for queue in queues if queue.model in lane.models and queue.fallback_reason is not None]
     longest = max(fallen, key=lambda queue: queue.fallback_seconds or 0.0, default=None)
@@ -134,11 +153,17 @@ def _lane(lane: operator.LaneSnapshot, queues: Iterable[QueueDiagnostics]) -> La
         warm=lane.warm,
         resident_model=lane.resident_model or None,
         is_busy=bool(lane.task_id),
+        work=LaneWork(task_id=lane.task_id, attempt=lane.attempt, progress=_percent(lane.progress)) if lane.task_id else None,
+        finishing=_finishing(lane),
+        load=_load(lane.load) if lane.HasField("load") else None,
+        start_failure=_start_failure(lane.start_failure) if lane.HasField("start_failure") else None,
+        object_store_failure=lane.object_store_failure or None,
+        retired_placements=[f"{one.model} {one.placement}" for one in lane.retired_placements],
         is_drained=lane.drained,
         cold_start_count=lane.cold_starts,
         gpu=lane.gpu or lane.device or None,
         memory_budget_bytes=lane.memory_budget_bytes or None,
-        memory=_memory(lane.last_memory) if lane.HasField("last_memory") else None,
+        memory=lane_memory(lane.last_memory) if lane.HasField("last_memory") else None,
         fallback_reason=longest.fallback_reason if longest else None,
         fallback_seconds=longest.fallback_seconds if longest else None,
         last_report_seconds=_seconds(lane.last_report_age) if lane.HasField("last_report_age") else None,
@@ -167,7 +192,8 @@ _FIGURES: tuple[
 )
 
 
-def _memory(record: MemoryRecord) -> LaneMemory:
+def lane_memory(record: MemoryRecord) -> LaneMemory:
+    """The figures of one attempt."""
     figures = {name: getattr(record, name) if record.HasField(name) else None for name in _FIGURES}
     return LaneMemory(
         measured_at=moment(record.measured_at) if record.HasField("measured_at") else None,
@@ -175,8 +201,43 @@ def _memory(record: MemoryRecord) -> LaneMemory:
         placement=record.placement or None,
         predicted_peak_bytes=record.predicted_peak_bytes or None,
         host_rss_bytes=record.host_rss_after_bytes if record.HasField("host_rss_after_bytes") else None,
+        out_of_memory=[
+            OutOfMemoryItem(
+                phase=one.phase, placement=one.placement, peak_bytes=one.peak_bytes or None, budget_bytes=one.budget_bytes or None
+            )
+            for one in record.out_of_memory
+        ],
         **figures,
     )
+
+
+def _finishing(lane: operator.LaneSnapshot) -> LaneWork | None:
+    if not lane.HasField("finishing"):
+        return None
+    task = lane.finishing
+    return LaneWork(task_id=task.task_id, attempt=task.attempt, progress=_percent(task.progress))
+
+
+def _percent(progress: int) -> int:
+    return min(100, max(0, progress))
+
+
+def _load(load: LoadProgress) -> LaneLoad:
+    return LaneLoad(model=load.model or None, stage=load.stage, read_bytes=load.read_bytes, total_bytes=load.total_bytes)
+
+
+def _start_failure(failure: StartFailure) -> LaneStartFailure:
+    return LaneStartFailure(
+        cause=cast("StartFailureName", _word(StartFailureCause, failure.cause, "START_FAILURE_CAUSE_") or "other"),
+        reason=failure.reason,
+        attempts=failure.attempts,
+        next_attempt_at=moment(failure.next_attempt_at) if failure.HasField("next_attempt_at") else None,
+    )
+
+
+def _store(store: operator.StoreSnapshot) -> StoreDiagnostics:
+    slowest = _seconds(store.slowest_commit) if store.HasField("slowest_commit") else None
+    return StoreDiagnostics(slowest_commit_seconds=slowest, failures=store.failures, is_failing=store.failing)
 
 
 def _degraded(room: operator.DegradedSnapshot) -> DegradedDiagnostics:

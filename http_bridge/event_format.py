@@ -19,8 +19,8 @@ END_SUFFIX = "-end"
 
 HEARTBEAT = format_sse_event(comment="still there")
 
-# How long a client waits before it connects again; a restarted server serves within this time.
-_RETRY_MS = 3000
+RETRY_MS = 3000
+"""How long a client waits before it connects again; a restarted server serves within this time."""
 
 
 class Script:
@@ -48,7 +48,7 @@ class Script:
         if state == told and not new:
             return b""
         shown = state.model_copy(update={"diagnostics": diagnostics(new)}).model_dump_json()
-        return format_sse_event(event="status", data_str=shown, id=str(self._last_sequence), retry=_RETRY_MS if told is None else None)
+        return format_sse_event(event="status", data_str=shown, id=str(self._last_sequence), retry=RETRY_MS if told is None else None)
 
     def end(self, reason: EndReason) -> bytes:
         """The event `end`, after which nothing comes."""

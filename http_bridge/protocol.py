@@ -59,13 +59,15 @@ class BoundedProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         *,
         connections: Connections,
+        place: str | None = None,
         on_refused: Callable[[str], None] = lambda _reason: None,
     ) -> None:
-        """For a new connection. `on_refused` is told the code of each refusal, or why a connection was cut."""
+        """For a new connection, which may have its place already. `on_refused` is told the code of each refusal, or why it was cut."""
         super().__init__(config=config, server_state=server_state, app_state=app_state)
         self._limits = connections.limits
         self._places = connections
-        self._place: str | None = None
+        self._place = place
+        self._is_made = False
         self._on_refused = on_refused
         self._reading = _Reading.NOTHING
         self._begun = 0
@@ -82,7 +84,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes a place, or refuses."""
         super().connection_made(transport)
-        self._place = self._places.take(self.client[0] if self.client else "")
+        self._is_made = True
+        if self._place is None:
+            self._place = self._places.take(self.client[0] if self.client else "")
         if self._place is None:
             self._takes_no_more = True
             self._refuse(HttpError(ErrorCode.SERVICE_UNAVAILABLE, "Too many connections are open."), "connections")
@@ -91,14 +95,22 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gives the place back."""
-        if self._place is not None:
-            self._places.give_back(self._place)
-            self._place = None
+        self._give_back_place()
         self._stop_head_timer()
         self._stop_write_timer()
         # The base leaves it running where the connection broke.
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+
+    def give_up_place(self) -> None:
+        """The connection will not come about: the place that it had is free. Does nothing once it was made."""
+        if not self._is_made:
+            self._give_back_place()
+
+    def _give_back_place(self) -> None:
+        if self._place is not None:
+            self._places.give_back(self._place)
+            self._place = None
 
     # What the client sends.
 

@@ -20,6 +20,20 @@ class AdminSessionReply(BaseModel):
     last_activity_at: datetime = Field(description="The last use, which is this call.")
 
 
+StartFailureName = Literal[
+    "weights_missing", "weights_unusable", "host_memory", "gpu_memory", "device", "deadline", "process_died", "other"
+]
+
+
+class OutOfMemoryItem(BaseModel):
+    """Once that the memory ran out during an attempt."""
+
+    phase: str = Field(description="load, text, encode, denoise or decode.")
+    placement: str = Field(description="How the weights lay then.")
+    peak_bytes: int | None = Field(description="Allocated by then; null: not known.")
+    budget_bytes: int | None = Field(description="What could be used then; null: not known.")
+
+
 class LaneMemory(BaseModel):
     """Figures after a lane's last attempt, in bytes; null where the device has none."""
 
@@ -35,6 +49,33 @@ class LaneMemory(BaseModel):
     host_rss_bytes: int | None = Field(description="Resident set of the pipeline's process.")
     pinned_bytes: int | None
     drift_bytes: int | None = Field(description="What stayed, above the least that was seen.")
+    out_of_memory: list[OutOfMemoryItem] = Field(description="Every time the memory ran out, oldest first; a leaner try may have done it.")
+
+
+class LaneLoad(BaseModel):
+    """What a lane loads."""
+
+    model: str | None
+    stage: str
+    read_bytes: int
+    total_bytes: int = Field(description="0: not known, or nothing is read.")
+
+
+class LaneStartFailure(BaseModel):
+    """Why a lane cannot become warm; it keeps trying."""
+
+    cause: StartFailureName
+    reason: str
+    attempts: int = Field(description="Tries that failed in a row.")
+    next_attempt_at: datetime | None
+
+
+class LaneWork(BaseModel):
+    """A task that a lane has."""
+
+    task_id: str
+    attempt: int
+    progress: int = Field(ge=0, le=100)
 
 
 class LaneDiagnostics(BaseModel):
@@ -49,6 +90,12 @@ class LaneDiagnostics(BaseModel):
     warm: bool
     resident_model: str | None
     is_busy: bool
+    work: LaneWork | None = Field(description="What it renders.")
+    finishing: LaneWork | None = Field(description="An earlier task whose video is written and stored beside that.")
+    load: LaneLoad | None
+    start_failure: LaneStartFailure | None
+    object_store_failure: str | None = Field(description="Why an attempt's files cannot be stored or fetched now; null: nothing is wrong.")
+    retired_placements: list[str] = Field(description="`model placement` that it goes without until it is restarted.")
     is_drained: bool
     cold_start_count: int
     gpu: str | None
@@ -85,10 +132,21 @@ class DegradedDiagnostics(BaseModel):
     max_wait_seconds: float
 
 
+class StoreDiagnostics(BaseModel):
+    """How the store does that makes acceptances durable."""
+
+    slowest_commit_seconds: float | None = Field(description="Of the last minute; null: nothing was written.")
+    failures: int = Field(description="Transactions that it could not take.")
+    is_failing: bool = Field(description="It could not take the last one: nothing is accepted meanwhile.")
+
+
 class SystemDiagnostics(BaseModel):
     """What admission sees at one instant; counts are since it started. No key, token or prompt is in it."""
 
     taken_at: datetime
+    controller_epoch: int = Field(description="Rises by one at every start of admission.")
+    started_at: datetime | None = Field(description="Since when this admission serves.")
+    store: StoreDiagnostics
     queue_depth: int = Field(description="Requests that wait for the pool; those of a model's own queue are in `queues`.")
     queue_overloaded_count: int = Field(description="Requests that were refused because the pool's waiting room was full.")
     queue_timeout_count: int = Field(description="Requests that were refused because they had waited for as long as one may.")

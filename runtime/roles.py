@@ -20,7 +20,8 @@ OPEN_SERVICES = frozenset({"grpc.health.v1.Health", "grpc.reflection.v1alpha.Ser
 
 _USERS = frozenset({Role.BRIDGE, Role.CLIENT, Role.OPERATOR})
 _BRIDGES = frozenset({Role.BRIDGE})
-_READERS = frozenset({Role.BRIDGE, Role.OPERATOR})
+# A bridge lets admins in by their key or session and has the call in the audit log before it passes it on.
+_ADMINS = frozenset({Role.BRIDGE, Role.OPERATOR})
 _OPERATORS = frozenset({Role.OPERATOR})
 _LANES = frozenset({Role.LANE})
 
@@ -46,10 +47,10 @@ ALLOWED: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "ListAudit": _BRIDGES,
     },
     "warmlane.admission.v1.OperatorService": {
-        "GetSnapshot": _READERS,
-        "WatchEvents": _READERS,
-        "DrainLane": _OPERATORS,
-        "SetFallback": _OPERATORS,
+        "GetSnapshot": _ADMINS,
+        "WatchEvents": _ADMINS,
+        "DrainLane": _ADMINS,
+        "SetFallback": _ADMINS,
         "ReportCapacity": _OPERATORS,
         "ImportTask": _OPERATORS,
     },

@@ -13,6 +13,8 @@ import structlog
 
 from runtime.errors import ErrorCode, ServiceError
 from runtime.guard import Guard, RefusalLog
+from runtime.open_calls import OpenCalls
+from runtime.roles import roles_of
 from runtime.rpc_errors import RpcContext, abort
 from runtime.rpc_observer import Ended, RpcObserver, observed_call, observed_stream
 from runtime.traces import names
@@ -68,7 +70,9 @@ class _WrappedHandlers(grpc.GenericRpcHandler):
             if handler is None:
                 # Not remembered: clients may ask for any name.
                 return None
-            wrapped = self._wrapped[method] = cast("_Handler", self._told.wrap(handler, method))
+            is_open = roles_of(method) is None
+            wrapped = self._told.open_to_all(handler, method) if is_open else cast("_Handler", self._told.wrap(handler, method))
+            self._wrapped[method] = wrapped
         if self._guard is not None and (error := self._guard.refusal(method, handler_call_details.invocation_metadata or ())) is not None:
             return self._told.refusal(error, method)
         return wrapped
@@ -92,6 +96,17 @@ class Told:
         self._observer = observer
         self._traces = traces
         self._refusals = RefusalLog()
+        self._open_calls = OpenCalls()
+
+    def open_to_all(self, handler: _Handler, method: str) -> _Handler:
+        """The handler of a method that anyone may call, within its limits."""
+        call, ended = self._open_calls.call(handler), self._ended(method)
+        return cast(
+            "_Handler",
+            grpc.stream_stream_rpc_method_handler(
+                call if ended is None else observed_call(call, ended), handler.request_deserializer, handler.response_serializer
+            ),
+        )
 
     def refusal(self, error: ServiceError, method: str) -> _Handler:
         """A handler that refuses the call without reading what it brings; of whatever kind the method is, its caller understands it."""

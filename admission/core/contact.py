@@ -36,6 +36,7 @@ def hear(turn: Turn, report: Report) -> None:
     if report.boot_id != lane.boot_id:
         _boot(turn, lane, report)
     _note_start_failure(turn, lane, report)
+    _note_object_store(turn, lane, report)
     lane.session = report.session
     lane.attached = True
     lane.report = report
@@ -150,6 +151,20 @@ def _note_start_failure(turn: Turn, lane: Lane, report: Report) -> None:
         value=failure.cause,
         reason=failure.reason,
         attempt=failure.attempts,
+    )
+    turn.record(event)
+
+
+def _note_object_store(turn: Turn, lane: Lane, report: Report) -> None:
+    """The lane began to wait for the object store, or waits no more. What another process of it said is over."""
+    before = lane.report.object_store_failure if lane.report is not None else ""
+    if bool(before) is bool(report.object_store_failure):
+        return
+    event = Event(
+        event_type="object_store_away" if report.object_store_failure else "object_store_back",
+        created_at=turn.now.utc,
+        lane_id=lane.spec.lane_id,
+        reason=report.object_store_failure,
     )
     turn.record(event)
 

@@ -112,6 +112,20 @@ class CapacityReported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionStarted:
+    """What the store holds was taken over; from now on this admission rules, under this epoch."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSlowed:
+    """A transaction of the store took so long that callers wait for it."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimePassed:
     """A deadline of the core is due."""
 
@@ -129,5 +143,7 @@ CoreEvent = (
     | LaneDrainSet
     | FallbackSet
     | CapacityReported
+    | AdmissionStarted
+    | StoreSlowed
     | TimePassed
 )

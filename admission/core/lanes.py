@@ -161,6 +161,7 @@ class Report:
         seen_sequence: newest wish that the lane had seen; what it says about a newer one means nothing.
         load: what it is loading; None: nothing.
         start_failure: why it cannot become warm; None once it is.
+        object_store_failure: why an attempt's files cannot be stored or fetched now; empty: they can, as far as it knows.
         work: the attempt that has the GPU, or had it and was not moved aside yet.
         finishing: an earlier one that is finished beside it.
     """
@@ -178,6 +179,7 @@ class Report:
     cold_starts: int = 0
     load: LoadProgress | None = None
     start_failure: StartFailure | None = None
+    object_store_failure: str = ""
     finishing: Work | None = None
 
     @property

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
-from admission.core import contact, imports, learning, leases, matching, operators, rescues, routing
+from admission.core import contact, imports, itself, learning, leases, matching, operators, rescues, routing
 from admission.core.availability import refresh
 from admission.core.commands import Command, DiscardAttempt
 from admission.core.deadlines import Due, Entry
 from admission.core.events import (
     AcceptancesNotStored,
+    AdmissionStarted,
     CallerLeft,
     CancelRequested,
     CapacityReported,
@@ -20,6 +21,7 @@ from admission.core.events import (
     LaneDrainSet,
     LaneReported,
     RequestTurnedAway,
+    StoreSlowed,
     TaskDeleted,
     TaskImported,
     TaskSubmitted,
@@ -126,8 +128,8 @@ class QueueState:
                 imports.take_over(turn, task)
             case LaneDrainSet() | FallbackSet() | CapacityReported():
                 operators.hear(turn, event)
-            case TimePassed():
-                pass
+            case AdmissionStarted() | StoreSlowed() | TimePassed():
+                itself.hear(turn, event)
             case _:
                 assert_never(event)
 

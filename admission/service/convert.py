@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from admission.core.refusals import ModelLimits, SizeLimit
     from admission.core.tasks import Event, Task
-    from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot, TaskChange
+    from admission.engine_types import CountersView, DegradedView, LaneView, QueueView, Snapshot, StoreView, TaskChange
     from admission.store.port import EventPage
     from runtime.images import CheckedImage
     from runtime.rules.catalogue import ModelRules
@@ -47,6 +47,7 @@ OWNER_FORM = f"must have at most {MAX_OWNER_CHARACTERS} characters, none of them
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Those of our own are 32 lower-case hex digits; tasks that were taken over keep the ids that they had.
 _TASK_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_LANE_ID = re.compile(r"[a-z0-9-]{1,63}")
 
 _STATES: dict[TaskState, task_pb2.TaskState.ValueType] = {
     state: task_pb2.TaskState.Value(f"TASK_STATE_{state.name}") for state in TaskState if state is not TaskState.HELD
@@ -67,6 +68,11 @@ _M = TypeVar("_M", bound="Message")
 def task_id(text: str) -> TaskId | None:
     """The id, or None when no task can have it."""
     return TaskId(text) if _TASK_ID.fullmatch(text) else None
+
+
+def may_be_lane(text: str) -> bool:
+    """Whether a lane can have this name."""
+    return _LANE_ID.fullmatch(text) is not None
 
 
 def may_be_owner(text: str) -> bool:
@@ -186,6 +192,8 @@ def snapshot(of: Snapshot, taken_at: datetime) -> operator_service_pb2.GetSnapsh
         queues=[queue(one) for one in of.queues],
         degraded=_degraded(of.degraded),
         counters=_counters(of.counters),
+        store=_store(of.store),
+        started_at=timestamp(of.started_at) if of.started_at is not None else None,
     )
 
 
@@ -212,6 +220,7 @@ def lane(of: LaneView) -> operator_service_pb2.LaneSnapshot:
         message.load.CopyFrom(convert_loads.load(of.load))
     if of.start_failure is not None:
         message.start_failure.CopyFrom(convert_loads.failure(of.start_failure))
+    message.object_store_failure = of.object_store_failure
     if of.work is not None:
         message.task_id, message.attempt, message.progress = of.work.task_id, of.work.attempt, of.work.progress
     if of.finishing is not None:
@@ -326,6 +335,14 @@ def _counters(of: CountersView) -> operator_service_pb2.Counters:
         overloaded_depth=of.overloaded_depth,
         overloaded_wait=of.overloaded_wait,
         lanes_lost=of.lanes_lost,
+    )
+
+
+def _store(of: StoreView) -> operator_service_pb2.StoreSnapshot:
+    return operator_service_pb2.StoreSnapshot(
+        slowest_commit=duration(of.slowest_commit_s) if of.slowest_commit_s is not None else None,
+        failures=of.failures,
+        failing=of.is_failing,
     )
 
 

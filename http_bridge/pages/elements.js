@@ -64,10 +64,10 @@ export function showError(place, error, ...actions) {
   place.hidden = !error;
 }
 
-/** Asks before something that cannot be undone; true when the person agreed. Escape and the other button say no. */
-export function confirmed({ title, text, action }) {
+/** Asks before something that is not done lightly; true when the person agreed. Escape and the other button say no. */
+export function confirmed({ title, text, action, refuse = "Keep" }) {
   return new Promise((resolve) => {
-    const no = el("button", { type: "button", click: () => dialog.close() }, "Keep");
+    const no = el("button", { type: "button", click: () => dialog.close() }, refuse);
     const yes = el("button", { type: "button", class: "danger", click: () => dialog.close("yes") }, action);
     const heading = el("h2", { id: "dialog-title" }, title);
     const content = el("div", { class: "dialog" }, heading, el("p", {}, text), el("div", { class: "row" }, no, yes));

@@ -12,7 +12,15 @@ from http_bridge.admin import ADMIN_COOKIE, AdminAttempt, AdminGrant, admin, att
 from http_bridge.context import Bridge, bridge_of
 from http_bridge.convert import moment
 from http_bridge.cookies import cookie_attributes
-from http_bridge.diagnostics import LANE_EVENTS, MODEL_EVENTS, diagnostics, is_everything_served, ready_lanes, system_event
+from http_bridge.diagnostics import (
+    ADMISSION_EVENTS,
+    LANE_EVENTS,
+    MODEL_EVENTS,
+    diagnostics,
+    is_everything_served,
+    ready_lanes,
+    system_event,
+)
 from http_bridge.schemas_admin import (
     AccountsDiagnostics,
     AccountsReply,
@@ -53,6 +61,7 @@ async def close_session(request: Request, response: Response, attempted: Annotat
     bridge = bridge_of(request)
     closed = await bridge.client.access.close_admin_session(attempted.call)
     attempted.check(closed.verdict, closed.retry_after)
+    bridge.consoles.end_session(attempted.call.token)
     response.delete_cookie(ADMIN_COOKIE, **cookie_attributes(bridge.settings))
 
 
@@ -96,5 +105,5 @@ async def _diagnostics(bridge: Bridge) -> SystemDiagnostics:
 
 
 async def _events(bridge: Bridge) -> list[SystemEvent]:
-    events = await bridge.client.operator.newest_events((*LANE_EVENTS, *MODEL_EVENTS), _SHOWN_EVENTS)
+    events = await bridge.client.operator.newest_events((*ADMISSION_EVENTS, *LANE_EVENTS, *MODEL_EVENTS), _SHOWN_EVENTS)
     return [system_event(event) for event in events]

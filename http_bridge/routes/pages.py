@@ -14,7 +14,7 @@ from http_bridge.page_files import PageFile, read_page_files
 from http_bridge.ranges import is_unchanged
 from http_bridge.reply_headers import APPLICATION_POLICY
 
-PAGES: Mapping[str, str] = {"/": "try.html"}
+PAGES: Mapping[str, str] = {"/": "try.html", "/console": "console.html"}
 """Path of each page, and its file. Paths have one segment, so that `pages/NAME` means the same on all of them."""
 
 _METHODS = ("GET", "HEAD")

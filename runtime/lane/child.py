@@ -27,6 +27,7 @@ from runtime.lane.child_protocol import (
     Cancel,
     Command,
     Event,
+    FilesStuck,
     GpuFreed,
     LimitsChanged,
     LoadFailed,
@@ -206,7 +207,8 @@ def _opened(start: Start, commands: Commands) -> tuple[Catalog, DeviceMemory, At
         catalog = _catalog(start.catalog)
     # Not the text of what is raised: it may quote the URL, and with it a key.
     with starting(StartCause.OTHER, "the object store cannot be opened"):
-        files = AttemptFiles(open_object_store(start.object_store_url))
+        store = open_object_store(start.object_store_url)
+    files = AttemptFiles(store, on_trouble=lambda reason: commands.tell(FilesStuck(reason=reason)))
     _tell_stage(commands, "opening the device")
     with starting(StartCause.DEVICE):
         memory = open_device(

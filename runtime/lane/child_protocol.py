@@ -161,6 +161,14 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilesStuck:
+    """An attempt's files cannot be stored or fetched, and that is tried again: why, for operators. Empty: nothing is tried again."""
+
+    kind: Literal["files_stuck"] = "files_stuck"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progressed:
     """How far the attempt is; progress is 0 to 99."""
 
@@ -234,7 +242,17 @@ class ReplacementNeeded:
 
 
 Event = (
-    Started | LimitsChanged | ResidentChanged | Loading | LoadFailed | Progressed | PartEnded | GpuFreed | RenderEnded | ReplacementNeeded
+    Started
+    | LimitsChanged
+    | ResidentChanged
+    | Loading
+    | LoadFailed
+    | FilesStuck
+    | Progressed
+    | PartEnded
+    | GpuFreed
+    | RenderEnded
+    | ReplacementNeeded
 )
 
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])

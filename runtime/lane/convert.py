@@ -89,6 +89,7 @@ def report_message(identity: LaneIdentity, state: LaneState, status: WorkerStatu
         draining=state.draining,
         cold_starts=status.cold_starts,
         device=status.device,
+        object_store_failure=status.object_store_failure,
     )
     if status.load is not None:
         report.load.CopyFrom(_load_message(status.load))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -52,12 +54,21 @@ class StoredFiles:
 
 
 class AttemptFiles:
-    """Reads and writes the object store; blocks."""
+    """Reads and writes the object store; blocks. Several threads may use it."""
 
-    def __init__(self, store: ObjectStore, pause_s: float = _PAUSE_S) -> None:
-        """Keeps the store; `pause_s` is the time between tries."""
+    def __init__(self, store: ObjectStore, pause_s: float = _PAUSE_S, on_trouble: Callable[[str], None] = lambda _reason: None) -> None:
+        """Keeps the store.
+
+        Args:
+            store: of the files.
+            pause_s: time between tries.
+            on_trouble: told why when the first of the threads tries again, and an empty text when none does any more.
+        """
         self._store = store
         self._pause_s = pause_s
+        self._on_trouble = on_trouble
+        self._trying = 0
+        self._lock = threading.Lock()
 
     def images(self, request: GenerationRequest, check: Callable[[], None]) -> Mapping[str, Image.Image]:
         """Every picture that the request names, by key, stretched to the clip's size. Only one is decoded at its own size at a time.
@@ -108,14 +119,34 @@ class AttemptFiles:
         return self._repeat(get, check)
 
     def _repeat(self, call: Callable[[], _T], check: Callable[[], None]) -> _T:
-        for left in reversed(range(_TRIES)):
-            check()
-            try:
-                return call()
-            except (BaseError, OSError) as error:
-                reason = reason_of(error)
-            if left:
+        check()
+        try:
+            return call()
+        except (BaseError, OSError) as error:
+            reason = reason_of(error)
+        with self._trying_again(reason):
+            for left in range(_TRIES - 1, 0, -1):
                 if (_TRIES - left) % _TOLD_EVERY == 1:
                     _log.warning("object_store_retried", reason=reason, tries_left=left)
                 time.sleep(self._pause_s)
+                check()
+                try:
+                    return call()
+                except (BaseError, OSError) as error:
+                    reason = reason_of(error)
         raise StoreUnavailableError(reason)
+
+    @contextmanager
+    def _trying_again(self, reason: str) -> Iterator[None]:
+        """Tells of it, and of its end, however it ends: what the store does then, the next try will show."""
+        with self._lock:
+            self._trying += 1
+            if self._trying == 1:
+                self._on_trouble(reason)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._trying -= 1
+                if self._trying == 0:
+                    self._on_trouble("")

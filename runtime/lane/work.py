@@ -60,6 +60,7 @@ class WorkerStatus:
         memory: what its device has and what placements cost there, as the last process measured it; None before the first one did.
         load: what is being loaded and how far that is; None when nothing is.
         failure: why it is not warm although it was tried; None once it is.
+        object_store_failure: why an attempt's files cannot be stored or fetched now; empty: nothing of the kind.
     """
 
     warm: bool = False
@@ -72,6 +73,7 @@ class WorkerStatus:
     memory: WorkerMemory | None = None
     load: LoadProgress | None = None
     failure: StartFailure | None = None
+    object_store_failure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

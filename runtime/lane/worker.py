@@ -17,6 +17,7 @@ from runtime.lane.child_process import ChildProcess, Exit, child_environment
 from runtime.lane.child_protocol import (
     Cancel,
     Event,
+    FilesStuck,
     GpuFreed,
     LimitsChanged,
     LoadFailed,
@@ -186,7 +187,7 @@ class Worker:
             overdue.cancel()
             self._child = None
             end = await child.end()
-            self._update(warm=False, resident_model="", pid=0, load=None)
+            self._update(warm=False, resident_model="", pid=0, load=None, object_store_failure="")
         return end
 
     def _submit(self) -> None:
@@ -207,6 +208,8 @@ class Worker:
             case LoadFailed():
                 self._failure = event
                 self._update(load=None)
+            case FilesStuck():
+                self._update(object_store_failure=event.reason)
             case Progressed():
                 self._progress(event)
             case PartEnded():

@@ -90,6 +90,7 @@ class LightStack:
         database: Path | None = None,
         objects: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        catalogs: Mapping[str, str] | None = None,
         ready_timeout_s: float = 60.0,
     ) -> None:
         """Prepares a stack.
@@ -100,6 +101,7 @@ class LightStack:
             database: file of admission's state; None: in the folder.
             objects: folder of the object store; None: in the folder.
             environment: settings beside those that the stack sets.
+            catalogs: of lanes that shall not have the numpy one, by name.
             ready_timeout_s: how long it may take to become ready.
         """
         self.folder = folder
@@ -108,7 +110,10 @@ class LightStack:
         self._ready_timeout_s = ready_timeout_s
         self._ports = {name: _free_port() for name in (ADMISSION, HTTP_BRIDGE)}
         settings = self._settings() | dict(environment or {})
-        self._processes = {name: _Process(name=name, command=_command(name), environment=self._of(name, settings)) for name in processes}
+        self._processes = {
+            name: _Process(name=name, command=_command(name, (catalogs or {}).get(name)), environment=self._of(name, settings))
+            for name in processes
+        }
         self._exits: list[Exit] = []
         self._lock = threading.Lock()
         self._end = threading.Event()
@@ -328,9 +333,9 @@ def signal_process(pid: int | None, number: signal.Signals) -> bool:
     return True
 
 
-def _command(name: str) -> list[str]:
+def _command(name: str, catalog: str | None) -> list[str]:
     if name in LANES:
-        return [sys.executable, "-m", "tests.harness.light_lane", name]
+        return [sys.executable, "-m", "tests.harness.light_lane", name, *([catalog] if catalog else [])]
     return [sys.executable, "-m", name.replace("-", "_")]
 
 

@@ -1,7 +1,8 @@
 """The tiny pipelines with faults for tests of the memory's care, in a real pipeline process; the prompt says what happens.
 
 `runs out in PHASE`: once, when the phase has begun, all that is free on the device is taken, so that the phase's own work runs out of
-memory. `runs out twice in PHASE`: in the next render too. `runs out in PHASE and dies`: the process is killed in the next render.
+memory. `runs out twice in PHASE`: in the next render too. `runs out in PHASE and dies`: the process is killed in the next render. `keeps N
+MiB`: so much more stays on the device after each render.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from runtime.lane.memory.port import DeviceMemory
     from runtime.lane.renderer import Catalog, HostWeights, LoadSettings, Pipeline, RenderJob
 
+_LEAK = re.compile(r"keeps (?P<mib>[0-9]+) MiB")
+_leaked: list[torch.Tensor] = []
 _PROMPT = re.compile(r"runs out (?P<twice>twice )?in (?P<phase>[a-z]+)(?P<dies> and dies)?")
 
 
@@ -42,6 +45,8 @@ class MeddledPipeline:
     def render(self, job: RenderJob) -> npt.NDArray[np.uint8]:
         """Renders under what the prompt says."""
         prompt = job.request.prompt
+        if leak := _LEAK.fullmatch(prompt):
+            _leaked.append(self._memory.allocate(int(leak["mib"]) * 1024**2))
         wish = _PROMPT.fullmatch(prompt)
         if wish is None:
             return self._pipeline.render(job)

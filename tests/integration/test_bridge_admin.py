@@ -10,7 +10,7 @@ from warmlane.admission.v1 import access_service_pb2 as access
 from warmlane.admission.v1 import operator_service_pb2 as operator
 from warmlane.admission.v1.task_pb2 import LaneMode, TaskEvent
 
-from http_bridge.diagnostics import LANE_EVENTS, MODEL_EVENTS
+from http_bridge.diagnostics import ADMISSION_EVENTS, LANE_EVENTS, MODEL_EVENTS
 from runtime.errors import ErrorCode, ServiceError
 from tests.harness.access_double import ACTIVE_AT, RETRY_AFTER_S, stamp
 from tests.harness.bridge import KEY, WITH_KEY, BridgeUnderTest, running_bridge
@@ -207,7 +207,7 @@ async def test_accounts_show_the_newest_events_of_lanes_and_models_when_there_ar
     # Where the log ends, and its last thousand events: the rest was not read.
     end, look = bridge.admission.watched
     assert (end.only_new, look.after_sequence, look.no_follow) == (True, 2000, True)
-    assert set(look.event_types) == {*LANE_EVENTS, *MODEL_EVENTS}
+    assert set(look.event_types) == {*ADMISSION_EVENTS, *LANE_EVENTS, *MODEL_EVENTS}
 
 
 async def test_events_are_looked_for_further_back_when_the_last_ones_are_of_tasks(bridge: BridgeUnderTest) -> None:

@@ -102,6 +102,9 @@ BUDGET = gauge(
     "part",
 )
 PINNED_LIMIT = gauge("lane_pinned_limit_bytes", "Host memory that may be pinned. Absent as the memory of the device.", *LANE)
+OBJECT_STORE_AWAY = gauge(
+    "lane_object_store_away", "1: the object store does not take or give the files of an attempt, and the lane tries again.", *LANE
+)
 
 COUNTED = (
     ATTEMPTS, PLACEMENTS, OUT_OF_MEMORY, PEAK_RATIO, CLEANUP, RENDER, STEP, FRAMES, TOKENS, SWITCHES, RELEASE, LOAD, RELEASED_BYTES,
@@ -111,5 +114,5 @@ OF_THE_RECORD = (
     ALLOCATED, RESERVED, PEAK_ALLOCATED, PEAK_RESERVED, DRIVER_FREE, PINNED, HOST_RSS, HOST_RSS_PEAK, DRIFT, PREDICTED_PEAK, MEASURED_PEAK,
     RESIDUE,
 )  # fmt: skip
-OF_THE_STATE = (WARM, HEALTHY, ATTACHED, DRAINED, RESIDENT, COLD_STARTS, BUDGET, PINNED_LIMIT)
+OF_THE_STATE = (WARM, HEALTHY, ATTACHED, DRAINED, RESIDENT, COLD_STARTS, BUDGET, PINNED_LIMIT, OBJECT_STORE_AWAY)
 ALL = (*COUNTED, *OF_THE_RECORD, *OF_THE_STATE)

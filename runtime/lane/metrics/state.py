@@ -61,6 +61,7 @@ class LaneCollector:
         yield catalogue.ATTACHED, self._agent.is_attached
         yield catalogue.DRAINED, self._agent.is_drained
         yield catalogue.COLD_STARTS, status.cold_starts
+        yield catalogue.OBJECT_STORE_AWAY, bool(status.object_store_failure)
         if status.resident_model:
             yield catalogue.RESIDENT, 1, status.resident_model
         if status.memory is not None:

@@ -81,7 +81,10 @@ def test_the_report_says_how_far_the_load_is_and_why_the_last_start_failed() -> 
     assert report.start_failure.cause == generation_pb2.START_FAILURE_CAUSE_HOST_MEMORY
     assert (report.start_failure.reason, report.start_failure.attempts) == ("no memory", 2)
     assert report.start_failure.next_attempt_at.ToDatetime(UTC) == at
+    waiting = report_message(IDENTITY, LaneState(), WorkerStatus(object_store_failure="no route"), seen_sequence=0)
+    assert waiting.object_store_failure == "no route"
     quiet = report_message(IDENTITY, LaneState(), WorkerStatus(), seen_sequence=0)
+    assert quiet.object_store_failure == ""
     assert not quiet.HasField("load")
     assert not quiet.HasField("start_failure")
 

@@ -126,3 +126,38 @@ def test_the_storing_ends_when_the_attempt_is_cancelled(tmp_path: Path) -> None:
     video.write_bytes(b"moving")
     with pytest.raises(RenderCancelled):
         AttemptFiles(open_object_store((tmp_path / "store").as_uri())).store("results/a/1/", video, video, cancelled)
+
+
+def test_trouble_is_told_once_and_its_end_when_the_store_takes_the_files_again(tmp_path: Path) -> None:
+    video, told = tmp_path / "video.mp4", list[str]()
+    video.write_bytes(b"moving")
+    store = open_object_store((tmp_path / "store").as_uri())
+    blocked, checks = tmp_path / "store" / "results", 0
+    blocked.write_bytes(b"")
+
+    def unblock_at_the_third() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 3:
+            blocked.unlink()
+
+    AttemptFiles(store, pause_s=0, on_trouble=told.append).store("results/a/1/", video, video, unblock_at_the_third)
+    assert [bool(reason) for reason in told] == [True, False]
+    assert "Error" in told[0]
+
+
+@pytest.mark.parametrize("ends", ["gives up", "is cancelled"])
+def test_trouble_is_over_when_the_attempt_is(tmp_path: Path, ends: str) -> None:
+    video, told = tmp_path / "video.mp4", list[str]()
+    video.write_bytes(b"moving")
+    store = open_object_store((tmp_path / "store").as_uri())
+    (tmp_path / "store" / "results").write_bytes(b"")
+    files = AttemptFiles(store, pause_s=0, on_trouble=told.append)
+
+    def check() -> None:
+        if told and ends == "is cancelled":
+            raise RenderCancelled
+
+    with pytest.raises(RenderCancelled if ends == "is cancelled" else StoreUnavailableError):
+        files.store("results/a/1/", video, video, check)
+    assert [bool(reason) for reason in told] == [True, False]

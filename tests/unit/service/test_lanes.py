@@ -272,10 +272,11 @@ def test_load_and_failed_start_are_taken_whole_when_a_lane_is_not_warm() -> None
     # A cause of a newer lane is another one here.
     failure = generation_pb2.StartFailure(cause=99, reason="r" * 600, attempts=3)  # type: ignore[arg-type]
 
-    report = convert_lanes.report(_report(load=load, start_failure=failure), 1)
+    report = convert_lanes.report(_report(load=load, start_failure=failure, object_store_failure="r" * 600), 1)
 
     assert report.load == LoadProgress(model="anisora", stage="s" * 200, read_bytes=1, total_bytes=2)
     assert report.start_failure == StartFailure(cause=StartCause.OTHER, reason="r" * 500, attempts=3)
+    assert report.object_store_failure == "r" * 500
 
 
 def test_result_is_taken_whole_when_an_attempt_is_done() -> None:

@@ -28,18 +28,18 @@ ADMISSION, ACCESS, OPERATOR, DISPATCH, INSPECTION = (
     "warmlane.lane.v1.DispatchService",
     "warmlane.lane.v1.InspectionService",
 )
-# As ADR 13 has it, in its own words: whole services, and what a bridge may read.
+# As ADRs 13 and 16 have it, in their own words: whole services, and what a bridge may read and say for an admin.
 WHOLE = {
     Role.BRIDGE: {ADMISSION, ACCESS},
     Role.CLIENT: {ADMISSION},
     Role.LANE: {DISPATCH},
     Role.OPERATOR: {ADMISSION, OPERATOR, INSPECTION},
 }
-READ_BY_BRIDGES = {f"/{OPERATOR}/GetSnapshot", f"/{OPERATOR}/WatchEvents"}
+OF_BRIDGES = {f"/{OPERATOR}/{name}" for name in ("GetSnapshot", "WatchEvents", "DrainLane", "SetFallback")}
 
 
 def _may(role: Role, method: MethodDescriptor) -> bool:
-    return method.containing_service.full_name in WHOLE[role] or (role is Role.BRIDGE and path_of(method) in READ_BY_BRIDGES)
+    return method.containing_service.full_name in WHOLE[role] or (role is Role.BRIDGE and path_of(method) in OF_BRIDGES)
 
 
 async def _outcome(channel: grpc.aio.Channel, method: MethodDescriptor) -> ServiceError | None:

@@ -490,6 +490,8 @@ class GetSnapshotResponse(_message.Message):
     QUEUES_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
     controller_epoch: _builtins.int
     """Rises by one at every start of admission."""
     @_builtins.property
@@ -512,6 +514,14 @@ class GetSnapshotResponse(_message.Message):
     def counters(self) -> Global___Counters:
         """Counts since this admission started."""
 
+    @_builtins.property
+    def store(self) -> Global___StoreSnapshot:
+        """How admission's own store does."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when this admission serves."""
+
     def __init__(
         self,
         *,
@@ -521,14 +531,48 @@ class GetSnapshotResponse(_message.Message):
         queues: _abc.Iterable[Global___QueueSnapshot] | None = ...,
         degraded: Global___DegradedSnapshot | None = ...,
         counters: Global___Counters | None = ...,
+        store: Global___StoreSnapshot | None = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "degraded", b"degraded", "taken_at", b"taken_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "degraded", b"degraded", "started_at", b"started_at", "store", b"store", "taken_at", b"taken_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_epoch", b"controller_epoch", "counters", b"counters", "degraded", b"degraded", "lanes", b"lanes", "queues", b"queues", "taken_at", b"taken_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_epoch", b"controller_epoch", "counters", b"counters", "degraded", b"degraded", "lanes", b"lanes", "queues", b"queues", "started_at", b"started_at", "store", b"store", "taken_at", b"taken_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetSnapshotResponse: _TypeAlias = GetSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class StoreSnapshot(_message.Message):
+    """The store that makes acceptances durable, as admission's writer finds it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOWEST_COMMIT_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
+    failures: _builtins.int
+    """Transactions that it could not take since this admission started."""
+    failing: _builtins.bool
+    """It could not take the last one: nothing is accepted meanwhile."""
+    @_builtins.property
+    def slowest_commit(self) -> _duration_pb2.Duration:
+        """Of the slowest transaction of the last minute; unset: there was none."""
+
+    def __init__(
+        self,
+        *,
+        slowest_commit: _duration_pb2.Duration | None = ...,
+        failures: _builtins.int = ...,
+        failing: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["slowest_commit", b"slowest_commit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failing", b"failing", "failures", b"failures", "slowest_commit", b"slowest_commit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreSnapshot: _TypeAlias = StoreSnapshot  # noqa: Y015
 
 @_typing.final
 class LaneSnapshot(_message.Message):
@@ -557,6 +601,7 @@ class LaneSnapshot(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     START_FAILURE_FIELD_NUMBER: _builtins.int
     FINISHING_FIELD_NUMBER: _builtins.int
+    OBJECT_STORE_FAILURE_FIELD_NUMBER: _builtins.int
     lane_id: _builtins.str
     """Chosen by the lane's configuration, such as `lane-anisora`."""
     lane_mode: _task_pb2.LaneMode.ValueType
@@ -585,6 +630,8 @@ class LaneSnapshot(_message.Message):
     """What its GPU is, as it measured it; empty while it has not said."""
     memory_budget_bytes: _builtins.int
     """What weights and activations may take together there, in bytes; 0 while it has not said."""
+    object_store_failure: _builtins.str
+    """The object store does not take or give an attempt's files, and the lane tries again: what it said. Empty: nothing is known to be wrong."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models it can serve."""
@@ -637,10 +684,11 @@ class LaneSnapshot(_message.Message):
         load: _generation_pb2.LoadProgress | None = ...,
         start_failure: _generation_pb2.StartFailure | None = ...,
         finishing: Global___FinishingTask | None = ...,
+        object_store_failure: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finishing", b"finishing", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "load", b"load", "start_failure", b"start_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "availability", b"availability", "cold_starts", b"cold_starts", "device", b"device", "drained", b"drained", "finishing", b"finishing", "gpu", b"gpu", "lane_id", b"lane_id", "lane_mode", b"lane_mode", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "load", b"load", "memory_budget_bytes", b"memory_budget_bytes", "models", b"models", "progress", b"progress", "reason", b"reason", "resident_model", b"resident_model", "retired_placements", b"retired_placements", "start_failure", b"start_failure", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "availability", b"availability", "cold_starts", b"cold_starts", "device", b"device", "drained", b"drained", "finishing", b"finishing", "gpu", b"gpu", "lane_id", b"lane_id", "lane_mode", b"lane_mode", "last_memory", b"last_memory", "last_report_age", b"last_report_age", "load", b"load", "memory_budget_bytes", b"memory_budget_bytes", "models", b"models", "object_store_failure", b"object_store_failure", "progress", b"progress", "reason", b"reason", "resident_model", b"resident_model", "retired_placements", b"retired_placements", "start_failure", b"start_failure", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -151,6 +151,7 @@ class LaneReport(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     START_FAILURE_FIELD_NUMBER: _builtins.int
     FINISHING_FIELD_NUMBER: _builtins.int
+    OBJECT_STORE_FAILURE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol that the lane speaks: 1."""
     lane_id: _builtins.str
@@ -175,6 +176,8 @@ class LaneReport(_message.Message):
     """Pipeline processes started since the agent's start; the first counts."""
     device: _builtins.str
     """For people: `cpu`, `NVIDIA A10G`."""
+    object_store_failure: _builtins.str
+    """The object store does not take or give an attempt's files, and the lane tries again: a sentence for operators. Empty: nothing of the kind."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models that it can serve; exactly one for a dedicated lane."""
@@ -222,10 +225,11 @@ class LaneReport(_message.Message):
         load: _generation_pb2.LoadProgress | None = ...,
         start_failure: _generation_pb2.StartFailure | None = ...,
         finishing: Global___Work | None = ...,
+        object_store_failure: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finishing", b"finishing", "load", b"load", "memory", b"memory", "start_failure", b"start_failure", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cold_starts", b"cold_starts", "device", b"device", "draining", b"draining", "finishing", b"finishing", "healthy", b"healthy", "kind", b"kind", "lane_id", b"lane_id", "load", b"load", "memory", b"memory", "models", b"models", "protocol_version", b"protocol_version", "reason", b"reason", "resident_model", b"resident_model", "seen_sequence", b"seen_sequence", "start_failure", b"start_failure", "warm", b"warm", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cold_starts", b"cold_starts", "device", b"device", "draining", b"draining", "finishing", b"finishing", "healthy", b"healthy", "kind", b"kind", "lane_id", b"lane_id", "load", b"load", "memory", b"memory", "models", b"models", "object_store_failure", b"object_store_failure", "protocol_version", b"protocol_version", "reason", b"reason", "resident_model", b"resident_model", "seen_sequence", b"seen_sequence", "start_failure", b"start_failure", "warm", b"warm", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
