@@ -11,7 +11,7 @@ from http_bridge.fair_places import FairPlaces
 
 _T = TypeVar("_T")
 
-# Decoding one image of the largest size takes some 300 MB; two at a time keep that bounded and a small machine busy.
+# They keep a small machine busy; what decoding takes of its memory is bounded in `runtime.images`.
 _THREADS = 2
 
 

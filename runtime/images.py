@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import re
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from PIL import Image
@@ -50,6 +51,11 @@ _TOO_MANY_PIXELS = f"The image has more than {MAX_IMAGE_PIXELS // 1_000_000} meg
 _TOO_MANY_SCANS = f"The JPEG has more than {MAX_JPEG_SCANS} scans; save it again as an ordinary JPEG."
 _CORRUPT = "The image is corrupt or cut short: it could not be decoded as {}."
 
+# A WebP of 64 megapixels takes 1 GB while it is decoded, and its file may have 3 KB: of pictures over this size a process decodes one at
+# a time.
+_LARGE_PIXELS = 16_000_000
+_ONE_LARGE = threading.Lock()
+
 _EXIF_ORIENTATION = 0x0112
 # How to turn a picture upright, by its EXIF orientation.
 _UPRIGHT = {
@@ -86,7 +92,7 @@ class CheckedImage:
 
 
 def check_image(content: bytes) -> CheckedImage:
-    """Decodes the whole image. Blocks for up to a second and holds up to 256 MB on the largest: call it in a thread, few at a time.
+    """Decodes the whole image. Blocks for up to a second, and holds up to 16 bytes for each pixel: call it in a thread, few at a time.
 
     Raises:
         InvalidImageError: not PNG, JPEG or WebP, over 12 MiB or 64 megapixels, animated, cut short or corrupt.
@@ -177,7 +183,8 @@ def _decoded(content: bytes, media_type: str) -> Iterator[Image.Image]:
         with _open(content, media_type) as image:
             # PNG only: walks all chunks and their checksums to the end marker, which decoding alone does not need.
             image.verify()
-        with _open(content, media_type) as image:
+            is_large = image.width * image.height > _LARGE_PIXELS
+        with _ONE_LARGE if is_large else nullcontext(), _open(content, media_type) as image:
             image.load()
             yield image
     except (InvalidImageError, MemoryError):

@@ -41,7 +41,7 @@ MAX_WAITED_S = 30.0
 _REQUEST_ID = re.compile(rf"[\x20-\x7e]{{0,{MAX_REQUEST_ID_CHARACTERS}}}")
 # A sender that pauses for longer keeps its bytes in our memory for nothing.
 _UPLOAD_PAUSE_S = 30.0
-# A picture of 64 megapixels takes about 200 MB while it is decoded.
+# A large one has the process's decoder to itself: see `runtime.images`.
 _DECODED_AT_ONCE = 2
 
 

@@ -32,7 +32,7 @@ def first_steps(options: StackOptions, *, ports: Mapping[str, int], address: str
         lines = [
             f"URL: {url}",
             f"API key: {options.api_key}",
-            f"admin key: {options.admin_key} (for the admin paths of a later release)",
+            f"admin key: {options.admin_key} (for the admin paths: header X-Admin-Key)",
             *lines,
         ]
     model = _servable_model(options)

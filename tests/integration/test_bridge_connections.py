@@ -323,11 +323,14 @@ async def test_connections_without_a_handshake_count_when_tls_is_spoken(tmp_path
         await _until(lambda: _open(bridge) == 0)
 
 
-async def test_request_of_a_client_that_left_is_given_up_when_its_connection_breaks(hasty: BridgeUnderTest) -> None:
+# With another request behind it, the one in work did not hear that its client was gone: its held place stayed taken, a stream open.
+@pytest.mark.parametrize("behind", [b"", HEALTH, HEALTH * 3], ids=["alone", "one behind it", "three behind it"])
+async def test_request_of_a_client_that_left_is_given_up_when_its_connection_breaks(hasty: BridgeUnderTest, behind: bytes) -> None:
     hasty.admission.hold = asyncio.Event()
     body = json.dumps({"model": "anisora", "prompt": "a lake"}).encode()
     async with _connected(hasty) as (_, writer):
-        writer.write(b"POST /generate HTTP/1.1\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s" % (KEY.encode(), len(body), body))
+        head = b"POST /generate HTTP/1.1\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n" % (KEY.encode(), len(body))
+        writer.write(head + body + behind)
         async with asyncio.timeout(5):
             await hasty.admission.holding.wait()
         # A held request is not cut by the time for heads.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import struct
@@ -11,6 +12,7 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
+from runtime import images
 from runtime.images import MAX_IMAGE_BYTES, MAX_JPEG_SCANS, InvalidImageError, check_data_uri, check_image, open_rgb, parse_data_uri
 
 _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
@@ -302,3 +304,16 @@ def test_a_phone_photo_is_accepted_when_a_film_follows_the_picture() -> None:
 
 def test_a_jpeg_is_accepted_when_its_metadata_looks_like_scans() -> None:
     assert check_image(_file(_picture(), "JPEG", comment=b"\xff\xda" * 500)).width == 48
+
+
+async def test_large_pictures_are_decoded_one_at_a_time_and_small_ones_beside_them() -> None:
+    # A WebP of 64 megapixels takes 1 GB, its file 3 KB: two of them at once ended a bridge that had 2 GB.
+    file = io.BytesIO()
+    Image.new("L", (8000, 2100)).save(file, "PNG")
+    with images._ONE_LARGE:
+        large = asyncio.create_task(asyncio.to_thread(images.check_image, file.getvalue()))
+        small = io.BytesIO()
+        Image.new("L", (4000, 4000)).save(small, "PNG")
+        assert (await asyncio.to_thread(images.check_image, small.getvalue())).width == 4000
+        assert not large.done()
+    assert (await large).width == 8000
