@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -273,7 +274,7 @@ async def test_reply_is_whole_when_its_reader_is_slow_but_takes_something(tmp_pa
     assert time.monotonic() - started_s > patience_s * 1.5
 
 
-def _certificate(folder: Path) -> tuple[dict[str, Path], ssl.SSLContext]:
+def _certificate(folder: Path) -> tuple[dict[str, Any], ssl.SSLContext]:
     """Settings of a server with a certificate for this machine, and what a client trusts it with."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
