@@ -12,6 +12,7 @@ import structlog
 import uvloop
 from fastapi import FastAPI
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from http_bridge.app import create_app
 from http_bridge.client import AdmissionClient
@@ -86,6 +87,10 @@ def main() -> None:
         settings = BridgeSettings()
     except ValidationError as error:
         sys.stderr.writelines(f"http-bridge: {problem}\n" for problem in problems(error))
+        raise SystemExit(2) from None
+    except SettingsError as error:
+        # Of a list that is no JSON; it names the field, and not the value.
+        sys.stderr.write(f'http-bridge: {error}; write it as JSON, such as ["192.0.2.1", "198.51.100.0/24"]\n')
         raise SystemExit(2) from None
     configure_logging(settings, process="http-bridge")
     if settings.api_key is None:

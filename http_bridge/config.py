@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from runtime.credentials import CallerCredentials
+from runtime.credentials import CallerCredentials, ServerFiles
 from runtime.metrics.settings import MetricsSettings
-from runtime.rpc_settings import CallerTlsSettings, Tokens
+from runtime.rpc_settings import CallerTlsSettings, PemFile, Tokens
+from runtime.tls import check_server_files
 from runtime.traces.settings import TraceSettings
 
 # Where the frontend's development server runs; always allowed, as today.
@@ -41,7 +42,7 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings, TraceSettings):
         max_body_bytes: largest accepted request body. The default of 64 MiB holds three images of the largest size (12 MiB, 16 MiB as
             base64) or the 21 keyframes of a clip of about 2.2 MiB each; larger sets come in through the gRPC upload.
         large_bodies_at_once: how many bodies over 1 MiB are read and taken in at a time; each may take some four times its size of memory.
-            Others wait up to 20 s and are then told to come again; smaller bodies never wait.
+            Others wait up to 20 s and are then told to come again; smaller bodies never wait. One address gets half of the places at most.
         body_timeout_s: how long a client may take to send its body.
         max_event_streams: how many event streams may be open at a time; each takes about a tenth of a MiB here and as much in admission.
         max_event_streams_per_session: of one session; the API key has no limit of its own.
@@ -95,8 +96,8 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings, TraceSettings):
     min_body_rate_bytes_s: int = Field(default=10_000, ge=0, description="Bytes per second that a body over 1 MiB must come with; 0: any.")
     max_connections: int = Field(default=2048, ge=1, description="Open connections in all; more are refused.")
     max_connections_per_address: int = Field(default=256, ge=1, description="Open connections of one address; trusted proxies: any number.")
-    http_tls_cert_file: Path | None = Field(default=None, description="PEM file: certificate to serve https with; unset: plain http.")
-    http_tls_key_file: Path | None = Field(default=None, description="PEM file: key of that certificate.")
+    http_tls_cert_file: PemFile = Field(default=None, description="PEM file: certificate to serve https with; unset: plain http.")
+    http_tls_key_file: PemFile = Field(default=None, description="PEM file: key of that certificate.")
     admin_key: SecretStr | None = Field(default=None, description="Opens the admin paths; at least 16 characters.")
     admin_idle_timeout_s: float = Field(
         default=12 * 3600.0, gt=0, le=3650 * 86400, description="Seconds without use that end an admin session."
@@ -131,6 +132,8 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings, TraceSettings):
         if (self.http_tls_cert_file is None) != (self.http_tls_key_file is None):
             msg = "WARMLANE_HTTP_TLS_CERT_FILE and WARMLANE_HTTP_TLS_KEY_FILE are set together or not at all"
             raise ValueError(msg)
+        if self.http_tls_cert_file is not None and self.http_tls_key_file is not None:
+            check_server_files(ServerFiles(cert=self.http_tls_cert_file, key=self.http_tls_key_file))
         return self
 
     @field_validator("public_base_url", "image_upstream_url", "accounts_upstream_url")
@@ -142,6 +145,8 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings, TraceSettings):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             msg = "must start with http:// or https:// and name a host"
             raise ValueError(msg)
+        # Raises ValueError for a port that there cannot be.
+        _ = parts.port
         if parts.query or parts.fragment or "@" in parts.netloc:
             msg = "must be scheme, host and path only: no query, no fragment, no user and password"
             raise ValueError(msg)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from uvicorn._types import ASGI3Application
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
@@ -68,6 +69,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._places = connections
         self._place = place
         self._is_made = False
+        # The request that is being answered; others may wait behind it, of which `cycle` is the newest.
+        self._in_work: RequestResponseCycle | None = None
         self._on_refused = on_refused
         self._reading = _Reading.NOTHING
         self._begun = 0
@@ -100,6 +103,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_write_timer()
         # The base leaves it running where the connection broke.
         self._unset_keepalive_if_required()
+        # The base tells the newest only, which may be one that waits.
+        if self._in_work is not None and not self._in_work.response_complete:
+            self._in_work.disconnected = True
+            self._in_work.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def give_up_place(self) -> None:
@@ -156,6 +164,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         self._reading, self._due_bytes = _Reading.BODY, 0
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._in_work = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""

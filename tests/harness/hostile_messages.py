@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 
@@ -39,7 +39,7 @@ class Hostile:
         """The message with about this share of its fields set."""
         for field in message.DESCRIPTOR.fields:
             if self.random.random() < share:
-                self._fill(message, field, depth)
+                self._fill(message, cast("FieldDescriptor", field), depth)
         return message
 
     def spoiled(self, message: _M) -> _M:
@@ -51,13 +51,13 @@ class Hostile:
             below = [
                 (field, value)
                 for field, value in inner.ListFields()
-                if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE and not field.message_type.GetOptions().map_entry
+                if field.message_type is not None and not field.message_type.GetOptions().map_entry
             ]
             if not below or self.random.random() < 0.25:
                 break
             field, value = self.random.choice(below)
             inner = self.random.choice(list(value)) if field.is_repeated else value
-        self._fill(inner, self.random.choice(list(inner.DESCRIPTOR.fields)), 0)
+        self._fill(inner, cast("FieldDescriptor", self.random.choice(list(inner.DESCRIPTOR.fields))), 0)
         return spoiled
 
     def _fill(self, message: Message, field: FieldDescriptor, depth: int) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -273,7 +274,7 @@ async def test_reply_is_whole_when_its_reader_is_slow_but_takes_something(tmp_pa
     assert time.monotonic() - started_s > patience_s * 1.5
 
 
-def _certificate(folder: Path) -> tuple[dict[str, Path], ssl.SSLContext]:
+def _certificate(folder: Path) -> tuple[dict[str, Any], ssl.SSLContext]:
     """Settings of a server with a certificate for this machine, and what a client trusts it with."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
@@ -323,11 +324,14 @@ async def test_connections_without_a_handshake_count_when_tls_is_spoken(tmp_path
         await _until(lambda: _open(bridge) == 0)
 
 
-async def test_request_of_a_client_that_left_is_given_up_when_its_connection_breaks(hasty: BridgeUnderTest) -> None:
+# With another request behind it, the one in work did not hear that its client was gone: its held place stayed taken, a stream open.
+@pytest.mark.parametrize("behind", [b"", HEALTH, HEALTH * 3], ids=["alone", "one behind it", "three behind it"])
+async def test_request_of_a_client_that_left_is_given_up_when_its_connection_breaks(hasty: BridgeUnderTest, behind: bytes) -> None:
     hasty.admission.hold = asyncio.Event()
     body = json.dumps({"model": "anisora", "prompt": "a lake"}).encode()
     async with _connected(hasty) as (_, writer):
-        writer.write(b"POST /generate HTTP/1.1\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s" % (KEY.encode(), len(body), body))
+        head = b"POST /generate HTTP/1.1\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n" % (KEY.encode(), len(body))
+        writer.write(head + body + behind)
         async with asyncio.timeout(5):
             await hasty.admission.holding.wait()
         # A held request is not cut by the time for heads.

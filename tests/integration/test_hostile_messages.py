@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -63,7 +64,7 @@ async def admission_on(database: str, folder: Path) -> AsyncIterator[Stack]:
 
 async def call(stack: Stack, method: str, requests: list[Message]) -> str:
     """What becomes of a call of a method, of whatever kind it is; raises AssertionError when admission does not know what."""
-    stream = stack.channel.stream_stream(method, request_serializer=lambda one: one.SerializeToString(), response_deserializer=None)
+    stream: Any = stack.channel.stream_stream(method, request_serializer=lambda one: one.SerializeToString(), response_deserializer=None)
     running = stream(iter(requests), timeout=_PATIENCE_S)
     try:
         while await running.read() is not grpc.aio.EOF:
@@ -131,7 +132,7 @@ def good_outcome(lease: lane_pb.Lease, *, is_done: bool) -> lane_pb.Outcome:
     outcome.denoise_duration.FromSeconds(10)
     if is_done:
         keys = {name: f"{lease.artifact_prefix}{name}" for name in ("video.mp4", "preview.jpg")}
-        result = {"size_bytes": 1, "sha256": "0" * 64, "width": 16, "height": 16, "num_frames": 5, "fps": 16}
+        result: dict[str, Any] = {"size_bytes": 1, "sha256": "0" * 64, "width": 16, "height": 16, "num_frames": 5, "fps": 16}
         outcome.result.CopyFrom(
             generation_pb2.Result(video_key=keys["video.mp4"], preview_key=keys["preview.jpg"], media_type="video/mp4", **result)
         )
