@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +11,7 @@ from fastapi import FastAPI
 
 from http_bridge.addresses import ClientAddress, TrustedProxies
 from http_bridge.bodies import LargeBodies
-from http_bridge.console.overview import SHOWN_TASKS, Overview, console_snapshot
-from http_bridge.console.stream import Consoles
+from http_bridge.console.wiring import console_schemas, consoles
 from http_bridge.context import Bridge
 from http_bridge.convert import Links
 from http_bridge.errors import install_handlers
@@ -27,7 +24,6 @@ from http_bridge.routes import accounts, admin, console, events, gallery, genera
 from http_bridge.routes.docs import docs_router
 from http_bridge.routes.pages import pages_router
 from http_bridge.schemas import ErrorReply
-from http_bridge.schemas_console import ConsoleSnapshot
 from http_bridge.traces import Traced
 from http_bridge.upstream.ids import PREFIX as IMAGE_PREFIX
 from http_bridge.upstream.wiring import accounts_upstream, image_upstream
@@ -63,6 +59,18 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
+class _Application(FastAPI):
+    """Its description has the schemas of what streams hold, beside those that FastAPI finds."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Made when it is asked for, and once."""
+        is_made = self.openapi_schema is not None
+        described = super().openapi()
+        if not is_made:
+            described["components"]["schemas"] = console_schemas() | described["components"]["schemas"]
+        return described
+
+
 def create_app(
     settings: BridgeSettings,
     client: AdmissionClient,
@@ -82,7 +90,7 @@ def create_app(
         async with _running(bridge):
             yield
 
-    app = FastAPI(
+    app = _Application(
         title="Warmlane",
         version=version("warmlane"),
         description=_DESCRIPTION,
@@ -127,11 +135,6 @@ def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | Non
 
 def _bridge(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore, metrics: HttpMetrics | None) -> Bridge:
     links = Links(base_url=settings.public_base_url or "")
-    streams = EventStreams(
-        most=settings.max_event_streams,
-        most_of_session=settings.max_event_streams_per_session,
-        most_of_address=settings.max_event_streams_per_address,
-    )
     on_ended = metrics.upstream_ended if metrics is not None else None
     return Bridge(
         settings=settings,
@@ -139,16 +142,15 @@ def _bridge(settings: BridgeSettings, client: AdmissionClient, objects: ObjectSt
         objects=objects,
         links=links,
         large_bodies=LargeBodies(settings.large_bodies_at_once),
-        event_streams=streams,
-        consoles=Consoles(streams, Overview(partial(_look, client), streams.clock)),
+        event_streams=EventStreams(
+            most=settings.max_event_streams,
+            most_of_session=settings.max_event_streams_per_session,
+            most_of_address=settings.max_event_streams_per_address,
+        ),
+        consoles=consoles(client),
         images=image_upstream(settings, links, on_ended),
         accounts=accounts_upstream(settings, on_ended),
     )
-
-
-async def _look(client: AdmissionClient) -> ConsoleSnapshot:
-    snapshot, tasks = await asyncio.gather(client.operator.snapshot(), client.recent_tasks(SHOWN_TASKS))
-    return console_snapshot(snapshot, tasks)
 
 
 @asynccontextmanager
@@ -162,5 +164,6 @@ async def _running(bridge: Bridge) -> AsyncIterator[None]:
             if upstream is not None:
                 stack.push_async_callback(upstream.close)
                 await upstream.start()
-        await stack.enter_async_context(bridge.event_streams.ended_by(bridge.stopping))
+        for streams in (bridge.event_streams, bridge.consoles.streams):
+            await stack.enter_async_context(streams.ended_by(bridge.stopping))
         yield

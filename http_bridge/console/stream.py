@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 LIFE_S = 600.0
 """Then the console comes again by itself, and is let in again, or not any more: another bridge may have ended its session."""
 
-# All admins together; the streams of users have limits of their own.
+MOST_CONSOLES = 64
+"""Of one bridge: all admins together."""
+
 _OWNER = "admins"
 
 
@@ -33,7 +35,7 @@ class Consoles:
     """Which streams belong to which admin session."""
 
     def __init__(self, streams: EventStreams, overview: Overview, *, life_s: float = LIFE_S) -> None:
-        """Places are among those of `streams`, which also ends them when the server stops."""
+        """Places are those of `streams`, which are ended when the server stops."""
         self.streams = streams
         self.overview = overview
         self.life_s = life_s

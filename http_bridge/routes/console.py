@@ -16,7 +16,7 @@ from http_bridge.context import bridge_of
 from http_bridge.diagnostics import fallback_reason
 from http_bridge.errors import HttpError, validation_error
 from http_bridge.routes.events import LastEventIdDependency
-from http_bridge.schemas_console import DrainOrder, DrainReply, FallbackOrder, FallbackReply
+from http_bridge.schemas_console import ConsoleAway, ConsoleEvents, ConsoleSnapshot, DrainOrder, DrainReply, FallbackOrder, FallbackReply
 from runtime.rules.catalogue import MODELS
 from runtime.rules.request import Violation
 
@@ -38,13 +38,18 @@ id: 118
 : still there
 
 """
+# Extensions of OpenAPI: it has no words for what a stream holds.
+_EVENTS = {
+    name: {"$ref": f"#/components/schemas/{model.__name__}"}
+    for name, model in (("snapshot", ConsoleSnapshot), ("events", ConsoleEvents), ("away", ConsoleAway))
+}
 _REPLIES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": (
             "Events `snapshot` (schema ConsoleSnapshot), `events` (ConsoleEvents) and, while admission is out of reach, `away` "
             "(ConsoleAway). Silence is filled with comments."
         ),
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE, "x-events": _EVENTS}},
     },
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,7 +45,7 @@ async def quick_bridge(port: int, folder: Path) -> AsyncIterator[ServedBridge]:
     async with bridge_on(port, folder, admin_key=ADMIN_KEY) as bridge:
         del bridge.http.headers["X-API-Key"]
         bridge.app.state.bridge.consoles.overview.look_s = 0.02
-        bridge.app.state.bridge.event_streams.pace = QUICK_PACE
+        bridge.app.state.bridge.consoles.streams.pace = QUICK_PACE
         yield bridge
 
 
@@ -193,7 +195,7 @@ async def test_one_look_serves_all_consoles_and_none_is_taken_when_nobody_watche
         assert [task.get_name() for task in asyncio.all_tasks()].count("console-look") == 1
     await until(lambda: _is(overview.state is None and not overview._watchers))
     assert "console-look" not in {task.get_name() for task in asyncio.all_tasks()}
-    assert len(bridge.app.state.bridge.event_streams) == 0
+    assert len(bridge.app.state.bridge.consoles.streams) == 0
 
 
 async def _is(holds: bool) -> bool:
@@ -334,3 +336,23 @@ async def test_consoles_end_when_the_bridge_stops(stack: Stack, tmp_path: Path) 
         while await watching.next() is not None:
             pass
         await asyncio.wait_for(bridge.serving, 5)
+
+
+async def test_console_opens_when_users_have_every_event_stream(stack: Stack, tmp_path: Path) -> None:
+    await ready_lane(stack)
+    task = await accepted_task(stack)
+    async with bridge_on(stack.port, tmp_path, admin_key=ADMIN_KEY, max_event_streams=1) as bridge, bridge.events(task.task_id) as reader:
+        await reader.state()
+        assert (await bridge.http.get(f"/events/{task.task_id}")).status_code == 503
+        async with console(bridge) as watching:
+            await watching.one("snapshot")
+
+
+async def test_documentation_has_what_the_events_hold(bridge: ServedBridge) -> None:
+    schema = (await bridge.http.get("/openapi.json")).json()
+    told = schema["paths"]["/console/events"]["get"]["responses"]["200"]["content"]["text/event-stream"]["x-events"]
+    assert set(told) == {"snapshot", "events", "away"}
+    components = schema["components"]["schemas"]
+    named = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(schema)))
+    assert named <= set(components)
+    assert {"problems", "tasks", "lanes"} <= set(components["ConsoleSnapshot"]["properties"])
