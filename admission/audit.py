@@ -14,6 +14,7 @@ the worst, and for none most of the time. Callers of new series wait for the nex
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -113,7 +114,8 @@ class AuditLog:
             return
         self._has_new.set()
         if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._keep_writing(), name="audit-log")
+            # In a context of its own: what it says belongs to no call, whichever call began it.
+            self._writing = asyncio.create_task(self._keep_writing(), name="audit-log", context=contextvars.Context())
         await series.stored.wait()
         if series.failure is not None:
             raise series.failure

@@ -11,9 +11,10 @@ from admission.retention import Keep
 from runtime.fit.gpus import BASELINE, GPUS
 from runtime.metrics.settings import MetricsSettings
 from runtime.rpc_settings import ServerTlsSettings, Tokens
+from runtime.traces.settings import TraceSettings
 
 
-class AdmissionSettings(MetricsSettings, ServerTlsSettings):
+class AdmissionSettings(MetricsSettings, ServerTlsSettings, TraceSettings):
     """Settings of one admission process; each is WARMLANE_ and the name in upper case.
 
     Attributes:

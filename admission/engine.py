@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
@@ -131,6 +132,8 @@ class Engine:
         self.imports = Imports(store=store, objects=objects, sweeper=self._sweeper, is_known=self._is_known, put=self._take_over)
         self._lanes = LaneSessions(self._core.state, self._handle, self._limits.report_interval_s)
         self._timer: asyncio.TimerHandle | None = None
+        # What the timer brings about belongs to no call, whichever call set it.
+        self._own_context = contextvars.Context()
         self._armed_s = 0.0
         self._epoch = 0
         self._journal: Journal
@@ -309,6 +312,7 @@ class Engine:
             updated_at=now.utc,
             request_id=submission.request_id,
             fingerprint=asking.fingerprint,
+            trace=submission.trace,
         )
         self._handle(TaskSubmitted(task=task, waited_s=submission.waited_s), now)
 
@@ -386,6 +390,7 @@ class Engine:
             self._shown.pop(task.task_id, None)
         else:
             self._shown[task.task_id] = task
+        self._observer.shown(task)
         self._watching.task_changed(task.task_id)
 
     def _recorded(self, event: Event, sequence: int) -> None:
@@ -419,7 +424,7 @@ class Engine:
             self._timer.cancel()
         delay_s = max(0.0, due_s - self._clock.now().monotonic_s)
         self._armed_s = due_s
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._timer_fired)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._timer_fired, context=self._own_context)
 
     def _timer_fired(self) -> None:
         self._timer = None

@@ -22,6 +22,7 @@ class Submission:
         request_id: the owner's idempotency key; empty: none.
         waited_s: how long an admission that went away held the request already; counts against the limit of the wait.
         abandon: when every caller is gone before the reply and no lane has the task, it is cancelled although it has a request_id.
+        trace: see `Task.trace`.
     """
 
     request: GenerationRequest
@@ -29,6 +30,7 @@ class Submission:
     request_id: str = ""
     waited_s: float = 0.0
     abandon: bool = False
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Who is told what admission decides and writes, to count it."""
+"""Who is told what admission decides and writes: to count it, to write spans of it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ class Observer(CommitObserver, Protocol):
         """The event is on disk. `task`: the one that it concerns as the same decision made it; None: it has ended, or it concerns none."""
         ...
 
+    def shown(self, task: Task) -> None:
+        """The task as it is on disk now; of several changes in a row perhaps only the last."""
+        ...
+
     def refused(self, reply: ReplyOverloaded | ReplyRefused) -> None:
         """A valid request was not taken."""
         ...
@@ -37,6 +41,9 @@ class _Silent:
     """Counts nothing."""
 
     def recorded(self, event: Event, task: Task | None) -> None:
+        """Nothing."""
+
+    def shown(self, task: Task) -> None:
         """Nothing."""
 
     def refused(self, reply: ReplyOverloaded | ReplyRefused) -> None:
@@ -50,3 +57,37 @@ class _Silent:
 
 
 SILENT: Observer = _Silent()
+
+
+class Both:
+    """Tells two observers, one after the other."""
+
+    def __init__(self, first: Observer, second: Observer) -> None:
+        """These."""
+        self._first = first
+        self._second = second
+
+    def recorded(self, event: Event, task: Task | None) -> None:
+        """See `Observer`."""
+        self._first.recorded(event, task)
+        self._second.recorded(event, task)
+
+    def shown(self, task: Task) -> None:
+        """See `Observer`."""
+        self._first.shown(task)
+        self._second.shown(task)
+
+    def refused(self, reply: ReplyOverloaded | ReplyRefused) -> None:
+        """See `Observer`."""
+        self._first.refused(reply)
+        self._second.refused(reply)
+
+    def committed(self, *, decisions: int, seconds: float) -> None:
+        """See `Observer`."""
+        self._first.committed(decisions=decisions, seconds=seconds)
+        self._second.committed(decisions=decisions, seconds=seconds)
+
+    def not_committed(self) -> None:
+        """See `Observer`."""
+        self._first.not_committed()
+        self._second.not_committed()

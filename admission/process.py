@@ -18,14 +18,15 @@ from admission.fitting import fit_rules
 from admission.metrics.access import AccessMetrics
 from admission.metrics.decisions import DecisionMetrics
 from admission.metrics.state import StateCollector
-from admission.observer import SILENT
+from admission.observer import SILENT, Both, Observer
 from admission.retention import InWork, Keeper
 from admission.service.clients import IMAGES_AT_ONCE
 from admission.service.doors import Doors
 from admission.service.errors import translate
-from admission.service.mount import NAMES, services
+from admission.service.mount import ADMISSION, NAMES, services
 from admission.store.factory import open_store
 from admission.store.port import Store
+from admission.traces import TaskTraces
 from runtime.clock import SystemClock
 from runtime.image_process import ImageProcesses
 from runtime.metrics.registry import Registry
@@ -35,6 +36,9 @@ from runtime.objects import open_object_store, tell_problem
 from runtime.process import stop_event
 from runtime.rpc import OVERALL, GrpcServer
 from runtime.rules.catalogue import MODELS
+from runtime.traces.process import tracing
+from runtime.traces.rpc import RpcTraces
+from runtime.traces.tracer import Tracer
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -53,7 +57,16 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
         limits: other ones than the design's, for measurements.
         on_serving: told the port once calls are answered.
     """
-    stop, doors, clock = stop_event(), Doors(), SystemClock()
+    stop = stop_event()
+    # Outside all else: what is written in the last moments is sent too.
+    async with tracing(settings, service="admission") as tracer:
+        await _serve(settings, tracer, stop, limits, on_serving)
+
+
+async def _serve(
+    settings: AdmissionSettings, tracer: Tracer, stop: asyncio.Event, limits: Limits | None, on_serving: Callable[[int], None] | None
+) -> None:
+    doors, clock = Doors(), SystemClock()
     registry, is_counted = Registry("admission"), bool(settings.metrics_bind)
     objects, store = open_object_store(settings.object_store_url), open_store(settings.database_url)
     engine = Engine(
@@ -62,7 +75,7 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
         objects=objects,
         limits=limits,
         fit_rules=fit_rules(settings.baseline_gpu),
-        observer=DecisionMetrics(registry, MODELS) if is_counted else SILENT,
+        observer=_observer(registry, tracer, is_counted=is_counted),
     )
     access = Access(store=store.access, clock=clock, observer=AccessMetrics(registry) if is_counted else access_observer.SILENT)
     registry.register(StateCollector(engine.snapshot))
@@ -73,6 +86,8 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
         translate=translate,
         observer=RpcMetrics(registry) if is_counted else None,
         credentials=settings.server_credentials(),
+        # A client that brings no trace begins one with what it asks for.
+        traces=RpcTraces(tracer, roots=(f"/{ADMISSION}/SubmitTask",)) if tracer.is_on else None,
     )
     async with MetricsServer(settings.metrics_bind, registry):
         # The ports come first: a second admission must not claim the epoch of one that serves.
@@ -96,6 +111,13 @@ async def serve(settings: AdmissionSettings, *, limits: Limits | None = None, on
         finally:
             await _take_down(server, doors, access, engine, store)
             images.close()
+
+
+def _observer(registry: Registry, tracer: Tracer, *, is_counted: bool) -> Observer:
+    counting = DecisionMetrics(registry, MODELS) if is_counted else SILENT
+    if not tracer.is_on:
+        return counting
+    return Both(counting, TaskTraces(tracer))
 
 
 async def _open(store: Store, engine: Engine, doors: Doors) -> None:

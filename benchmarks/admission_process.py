@@ -3,14 +3,18 @@
 `noop` is a plain grpc.aio server whose SubmitTask answers the same small message at once; `noop-tuned` is the same one with the event loop
 and the collector's thresholds that admission uses. `admission` is the product's own process, its database and objects in FOLDER, with one
 difference: its model queues do not close at 25 tasks, so that many acceptances can be measured. `admission-uncounted` is that with its
-metrics off.
+metrics off, `admission-watched` with metrics and traces on, its spans sent to a collector that takes them (`collector`), and
+`admission-unwatched` with neither metrics nor traces, and no log line but errors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc.aio
@@ -45,14 +49,39 @@ async def _noop() -> None:
     await server.stop(0)
 
 
-async def _admission(folder: Path, *, is_counted: bool) -> None:
+async def _admission(folder: Path, kind: str) -> None:
+    is_traced = kind == "admission-watched"
+    # It stands in the environment of both of a pair.
+    endpoint = os.environ.get("WARMLANE_OTLP_ENDPOINT", "") if is_traced else ""
     settings = AdmissionSettings(
-        metrics_bind="127.0.0.1:0" if is_counted else "",
+        metrics_bind="127.0.0.1:0" if is_traced or kind == "admission" else "",
         admission_bind="127.0.0.1:0",
         database_url=f"sqlite:///{folder / 'admission.db'}",
         object_store_url=(folder / "objects").as_uri(),
+        otlp_endpoint=endpoint,
     )
     await serve(settings, limits=Limits(queue_depth=1_000_000_000), on_serving=_say)
+
+
+class _Collector(BaseHTTPRequestHandler):
+    """Takes everything and keeps nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_arguments: object) -> None:
+        """Nothing."""
+
+
+def _collect() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Collector) as server:
+        _say(server.server_port)
+        server.serve_forever()
 
 
 def _say(port: int) -> None:
@@ -61,10 +90,12 @@ def _say(port: int) -> None:
 
 
 if __name__ == "__main__":
-    configure_logging(LogSettings(), process="benchmark")
     kind, folder = sys.argv[1], Path(sys.argv[2])
+    configure_logging(LogSettings(log_level="error" if kind == "admission-unwatched" else "info"), process="benchmark")
     if kind == "noop":
         asyncio.run(_noop())
+    elif kind == "collector":
+        _collect()
     else:
         gc.set_threshold(*GC_THRESHOLDS)
-        uvloop.run(_noop() if kind == "noop-tuned" else _admission(folder, is_counted=kind == "admission"))
+        uvloop.run(_noop() if kind == "noop-tuned" else _admission(folder, kind))

@@ -3,7 +3,7 @@
 * Durable acceptance over gRPC, with 64 requests in flight and with one, against a no-op grpc.aio unary server and a bare fsync.
 * Submit to done of a job that takes no time: SubmitTask, lease, result, WatchTask, with a stub lane that answers each lease at once.
 * What counting for `/metrics` takes of it, in throughput and in processor time: pairs of measurements with
-  metrics on and off, one right after the other.
+  metrics on and off, one right after the other. The same (`watched`) of metrics, log lines and traces together.
 * Acceptances while 2,000 requests a second are refused with `queue_overloaded`.
 
 Each server is a process of its own; the load comes from this one, so two cores are busy.
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from uuid import uuid4
@@ -48,7 +48,6 @@ _REFUSALS_AT_ONCE = 32
 _ACCEPTANCES_PER_S = 50
 _PAIRS = 20
 
-_PARTS = ("acceptance", "metrics", "done", "overload")
 
 Figures = dict[str, float]
 
@@ -61,11 +60,11 @@ def _server(kind: str, folder: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def server_process(kind: str, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """The port and the process of a server that lives as long as the block."""
+def server_process(kind: str, folder: Path, more: Mapping[str, str] | None = None) -> Iterator[tuple[int, psutil.Process]]:
+    """The port and the process of a server that lives as long as the block; `more`: of its environment."""
     folder.mkdir()
     command = [sys.executable, "-m", "benchmarks.admission_process", kind, str(folder)]
-    environment = {**os.environ, "GRPC_VERBOSITY": "NONE"}
+    environment = {**os.environ, "GRPC_VERBOSITY": "NONE", **(more or {})}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
         try:
             assert process.stdout is not None
@@ -258,12 +257,27 @@ async def _acceptance(folder: Path, seconds: float) -> Figures:
 
 
 async def _metrics(folder: Path, seconds: float) -> Figures:
-    """Acceptances with metrics off and on, pair by pair, so that what else the machine does falls on both; which is first changes."""
-    counted, uncounted = "admission", "admission-uncounted"
+    """Acceptances with metrics off and on."""
+    return await _paired(folder, seconds, "metrics", watched="admission", unwatched="admission-uncounted")
+
+
+async def _watched(folder: Path, seconds: float) -> Figures:
+    """Acceptances with metrics, log lines and traces, the spans sent to a collector that takes them, and with none of it."""
+    with _server("collector", folder / "collector") as port:
+        environment = {"WARMLANE_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
+        return await _paired(
+            folder, seconds, "watched", watched="admission-watched", unwatched="admission-unwatched", environment=environment
+        )
+
+
+async def _paired(
+    folder: Path, seconds: float, name: str, *, watched: str, unwatched: str, environment: Mapping[str, str] | None = None
+) -> Figures:
+    """Acceptances by both kinds of server, pair by pair, so that what else the machine does falls on both; which is first changes."""
     async with contextlib.AsyncExitStack() as stack:
         servers: dict[str, tuple[rpc.AdmissionServiceAsyncStub, psutil.Process]] = {}
-        for kind in (counted, uncounted):
-            port, process = stack.enter_context(server_process(kind, folder / f"metrics-{kind}"))
+        for kind in (watched, unwatched):
+            port, process = stack.enter_context(server_process(kind, folder / f"{name}-{kind}", environment))
             channel = await stack.enter_async_context(open_channel(port))
             await stack.enter_async_context(stub_lane(channel, _ANISORA, busy=True))
             servers[kind] = rpc.AdmissionServiceStub(channel), process
@@ -271,10 +285,10 @@ async def _metrics(folder: Path, seconds: float) -> Figures:
         slower, dearer = [], []
         for pair in range(_PAIRS):
             costs = {kind: await _costs(*servers[kind], seconds / 8) for kind in sorted(servers, reverse=pair % 2 == 0)}
-            (rate, processor_s), (rate_without, processor_without_s) = costs[counted], costs[uncounted]
+            (rate, processor_s), (rate_without, processor_without_s) = costs[watched], costs[unwatched]
             slower.append(1 - rate / rate_without)
             dearer.append(processor_s / processor_without_s - 1)
-    return {"metrics_cost_percent": 100 * statistics.median(slower), "metrics_processor_percent": 100 * statistics.median(dearer)}
+    return {f"{name}_cost_percent": 100 * statistics.median(slower), f"{name}_processor_percent": 100 * statistics.median(dearer)}
 
 
 async def _costs(stub: rpc.AdmissionServiceAsyncStub, process: psutil.Process, seconds: float) -> tuple[float, float]:
@@ -380,10 +394,19 @@ async def _overload(folder: Path, seconds: float) -> Figures:
     }
 
 
+_PARTS: Mapping[str, Callable[[Path, float], Awaitable[Figures]]] = {
+    "acceptance": _acceptance,
+    "metrics": _metrics,
+    "watched": _watched,
+    "done": _submit_to_done,
+    "overload": _overload,
+}
+
+
 async def measure(folder: Path, seconds: float, parts: frozenset[str]) -> Figures:
     """All figures of these parts; each measurement lasts about so long."""
     figures: Figures = {}
-    for name, part in (("acceptance", _acceptance), ("metrics", _metrics), ("done", _submit_to_done), ("overload", _overload)):
+    for name, part in _PARTS.items():
         if name in parts:
             figures |= await part(folder, seconds)
     return figures

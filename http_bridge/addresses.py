@@ -80,6 +80,11 @@ def parse_address(text: str) -> Address | None:
     return None if len(text) > 64 else _parsed(text)
 
 
+def subscriber(address: Address) -> str:
+    """Whom an address stands for: an IPv6 address for its /64, which one subscriber has whole."""
+    return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address)
+
+
 # Most addresses come again and again.
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> Address | None:
@@ -136,3 +141,12 @@ def _list(scope: Scope, wanted: bytes) -> str:
 def client_address(request: Request) -> str:
     """Where the request came from, as `ClientAddress` found it."""
     return request.client.host if request.client else UNKNOWN
+
+
+def client_subscriber(scope: Scope) -> str:
+    """Whose address that is; empty for this machine's: where a proxy on it is not among the trusted, it speaks for everyone."""
+    host: str = (scope.get("client") or (UNKNOWN, 0))[0]
+    address = parse_address(host)
+    if address is None:
+        return host
+    return "" if address.is_loopback else subscriber(address)

@@ -24,8 +24,10 @@ from http_bridge.routes import accounts, admin, console, events, gallery, genera
 from http_bridge.routes.docs import docs_router
 from http_bridge.routes.pages import pages_router
 from http_bridge.schemas import ErrorReply
+from http_bridge.traces import Traced
 from http_bridge.upstream.ids import PREFIX as IMAGE_PREFIX
 from http_bridge.upstream.wiring import accounts_upstream, image_upstream
+from runtime.traces.tracer import SILENT, Tracer
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -69,9 +71,15 @@ class _Application(FastAPI):
         return described
 
 
-def create_app(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore, metrics: HttpMetrics | None = None) -> FastAPI:
+def create_app(
+    settings: BridgeSettings,
+    client: AdmissionClient,
+    objects: ObjectStore,
+    metrics: HttpMetrics | None = None,
+    tracer: Tracer = SILENT,
+) -> FastAPI:
     """The application. Its lifespan opens the client and closes it; the object store needs no closing.
-    With `metrics`, requests are counted.
+    With `metrics`, requests are counted; `tracer` writes their spans.
 
     The connections are in `app.state.bridge`; set its `stopping` before the server stops, and held requests and event streams end at once.
     """
@@ -102,11 +110,11 @@ def create_app(settings: BridgeSettings, client: AdmissionClient, objects: Objec
         app.include_router(docs_router(prefix))
     app.include_router(pages_router())
     install_handlers(app)
-    _surround(app, settings, metrics)
+    _surround(app, settings, metrics, tracer)
     return app
 
 
-def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | None) -> None:
+def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | None, tracer: Tracer) -> None:
     """Adds what every request passes; the last one added is the outermost."""
     app.add_middleware(Edge)
     app.add_middleware(
@@ -120,6 +128,8 @@ def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | Non
     app.add_middleware(ReplyHeaders)
     if metrics is not None:
         app.add_middleware(Measured, metrics=metrics)
+    if tracer.is_on:
+        app.add_middleware(Traced, tracer=tracer)
     app.add_middleware(ClientAddress, proxies=TrustedProxies(settings.trusted_proxies))
 
 
@@ -132,7 +142,11 @@ def _bridge(settings: BridgeSettings, client: AdmissionClient, objects: ObjectSt
         objects=objects,
         links=links,
         large_bodies=LargeBodies(settings.large_bodies_at_once),
-        event_streams=EventStreams(most=settings.max_event_streams, most_of_session=settings.max_event_streams_per_session),
+        event_streams=EventStreams(
+            most=settings.max_event_streams,
+            most_of_session=settings.max_event_streams_per_session,
+            most_of_address=settings.max_event_streams_per_address,
+        ),
         consoles=consoles(client),
         images=image_upstream(settings, links, on_ended),
         accounts=accounts_upstream(settings, on_ended),
@@ -143,7 +157,7 @@ def _bridge(settings: BridgeSettings, client: AdmissionClient, objects: ObjectSt
 async def _running(bridge: Bridge) -> AsyncIterator[None]:
     """While this lasts, its connections are there."""
     async with AsyncExitStack() as stack:
-        stack.callback(bridge.image_threads.shutdown, wait=False, cancel_futures=True)
+        stack.callback(bridge.image_checks.close)
         stack.push_async_callback(bridge.client.close)
         await bridge.client.open()
         for upstream in (bridge.images, bridge.accounts):

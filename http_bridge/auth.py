@@ -9,7 +9,7 @@ from fastapi import Depends, Security
 from fastapi.security import APIKeyCookie, APIKeyHeader
 from starlette.requests import Request
 
-from http_bridge.addresses import client_address
+from http_bridge.addresses import client_address, client_subscriber
 from http_bridge.context import Bridge, bridge_of
 from http_bridge.convert import SessionCheck, session_check
 from http_bridge.errors import HttpError
@@ -34,6 +34,11 @@ class Caller:
     """Who calls. `owner` is `key` or `session:<session id>`; admission serves owners of one queue round robin."""
 
     owner: str
+
+    @property
+    def has_key(self) -> bool:
+        """It holds the API key. Behind that there may be a server with many users."""
+        return self == _BY_KEY
 
 
 _BY_KEY = Caller(owner="key")
@@ -126,6 +131,11 @@ async def _count_wrong_key(request: Request, bridge: Bridge) -> None:
 def visible_to(bridge: Bridge, caller: Caller) -> str:
     """The one owner whose tasks the caller may see and touch; empty: everyone's. The API key sees all, others in a shared gallery too."""
     return caller.owner if bridge.settings.gallery_private and caller != _BY_KEY else ""
+
+
+def sharer(request: Request, caller: Caller) -> str:
+    """Who the caller is where few places are shared: its address, as sessions are had for the asking; nobody, with the API key."""
+    return "" if caller.has_key else client_subscriber(request.scope)
 
 
 CallerDependency = Annotated[Caller, Depends(_caller_of)]

@@ -10,6 +10,7 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 
 from http_bridge.errors import HttpError
+from http_bridge.fair_places import FairPlaces
 from runtime.errors import ErrorCode
 
 _LOG = structlog.get_logger()
@@ -31,13 +32,14 @@ class LargeBodies:
 
     def __init__(self, at_once: int, *, wait_s: float = _WAIT_S) -> None:
         """This many places; who waits for one for `wait_s` seconds is refused."""
-        self._places = asyncio.Semaphore(at_once)
+        self._places = FairPlaces(at_once, share=(at_once + 1) // 2)
         self._wait_s = wait_s
 
     @asynccontextmanager
-    async def room(self) -> AsyncIterator[Room]:
-        """For one body; its place, if it came to need one, is free at the end."""
-        room = Room(self._places, self._wait_s)
+    async def room(self, name: str = "") -> AsyncIterator[Room]:
+        """For one body; its place, if it came to need one, is free at the end. Bodies of one name get half of the places at most: whoever
+        sends slowly on purpose must not keep everyone out; without a name, all."""
+        room = Room(self._places, name, self._wait_s)
         try:
             yield room
         finally:
@@ -47,8 +49,9 @@ class LargeBodies:
 class Room:
     """The place of one body, taken when the body turns out to be large. Only `LargeBodies` makes it."""
 
-    def __init__(self, places: asyncio.Semaphore, wait_s: float) -> None:
+    def __init__(self, places: FairPlaces, name: str, wait_s: float) -> None:
         self._places = places
+        self._name = name
         self._wait_s = wait_s
         self._is_held = False
 
@@ -67,7 +70,7 @@ class Room:
             return
         try:
             async with asyncio.timeout(self._wait_s):
-                await self._places.acquire()
+                await self._places.take(self._name)
         except TimeoutError:
             detail = "Too many large requests are being read."
             raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, detail, headers={"Connection": "close"}) from None
@@ -77,7 +80,7 @@ class Room:
         """Gives the place back."""
         if self._is_held:
             self._is_held = False
-            self._places.release()
+            self._places.give_back(self._name)
 
 
 class Pace:

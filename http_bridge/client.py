@@ -20,6 +20,7 @@ from runtime.credentials import OPEN_CALLER, CallerCredentials
 from runtime.handshakes import told_handshakes
 from runtime.rpc import create_channel
 from runtime.submitter import ChannelLine, Patience, Submitter
+from runtime.traces.rpc import TraceChannel
 
 if TYPE_CHECKING:
     from warmlane.generation.v1.generation_pb2 import GenerationRequest
@@ -50,19 +51,23 @@ class AdmissionClient:
         address: str,
         *,
         credentials: CallerCredentials = OPEN_CALLER,
+        carries_traces: bool = False,
         patience: Patience | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keeps the address, `host:port`, and what is shown there; `open` connects. `patience` is for submissions, measured by `now_s`."""
+        """Keeps the address, `host:port`, and what is shown there; `open` connects. `patience` is for submissions, measured by `now_s`.
+        With `carries_traces` every call says in which trace it is made."""
         self._address = address
         self._credentials = credentials
+        self._carries_traces = carries_traces
         self._opened = AsyncExitStack()
         self._patience = patience or Patience()
         self._now_s = now_s
 
     async def open(self) -> None:
         """Makes the channel in the running loop; the connection itself is made, and made again, when it is needed."""
-        channel = await self._opened.enter_async_context(create_channel(self._address, self._credentials))
+        made = create_channel(self._address, self._credentials)
+        channel = await self._opened.enter_async_context(TraceChannel(made) if self._carries_traces else made)
         await self._opened.enter_async_context(told_handshakes(channel, self._address, self._credentials))
         self._admission = admission_service_pb2_grpc.AdmissionServiceStub(channel)
         self.access = AccessClient(channel)

@@ -9,9 +9,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from runtime.credentials import CallerCredentials
+from runtime.credentials import CallerCredentials, ServerFiles
 from runtime.metrics.settings import MetricsSettings
-from runtime.rpc_settings import CallerTlsSettings, Tokens
+from runtime.rpc_settings import CallerTlsSettings, PemFile, Tokens
+from runtime.tls import check_server_files
+from runtime.traces.settings import TraceSettings
 
 # Where the frontend's development server runs; always allowed, as today.
 _DEVELOPMENT_ORIGINS = ("http://localhost:5173", "http://127.0.0.1:5173")
@@ -23,7 +25,7 @@ def _default_object_store_url() -> str:
     return Path("warmlane-data/objects").absolute().as_uri()
 
 
-class BridgeSettings(MetricsSettings, CallerTlsSettings):
+class BridgeSettings(MetricsSettings, CallerTlsSettings, TraceSettings):
     """What the bridge is told at its start.
 
     Attributes:
@@ -40,10 +42,11 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings):
         max_body_bytes: largest accepted request body. The default of 64 MiB holds three images of the largest size (12 MiB, 16 MiB as
             base64) or the 21 keyframes of a clip of about 2.2 MiB each; larger sets come in through the gRPC upload.
         large_bodies_at_once: how many bodies over 1 MiB are read and taken in at a time; each may take some four times its size of memory.
-            Others wait up to 20 s and are then told to come again; smaller bodies never wait.
+            Others wait up to 20 s and are then told to come again; smaller bodies never wait. One address gets half of the places at most.
         body_timeout_s: how long a client may take to send its body.
         max_event_streams: how many event streams may be open at a time; each takes about a tenth of a MiB here and as much in admission.
         max_event_streams_per_session: of one session; the API key has no limit of its own.
+        max_event_streams_per_address: of all sessions of one address (IPv6: its /64), which may open new ones at any time.
         header_timeout_s: how long a client may take to send a request's head, from the connection or the end of the request before.
         max_header_bytes: largest head of a request.
         write_timeout_s: a reply of which the client takes nothing for so long is cut.
@@ -86,14 +89,15 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings):
 
     max_event_streams: int = Field(default=2000, ge=1, description="Event streams that may be open at a time.")
     max_event_streams_per_session: int = Field(default=100, ge=1, description="Event streams of one session.")
+    max_event_streams_per_address: int = Field(default=250, ge=1, description="Event streams of one address, of all its sessions.")
     header_timeout_s: float = Field(default=15.0, gt=0, description="Seconds a client may take to send the head of a request.")
     max_header_bytes: int = Field(default=32 * 1024, ge=1024, description="Largest head of a request in bytes.")
     write_timeout_s: float = Field(default=60.0, gt=0, description="Seconds without a byte taken after which a reply is cut.")
     min_body_rate_bytes_s: int = Field(default=10_000, ge=0, description="Bytes per second that a body over 1 MiB must come with; 0: any.")
     max_connections: int = Field(default=2048, ge=1, description="Open connections in all; more are refused.")
     max_connections_per_address: int = Field(default=256, ge=1, description="Open connections of one address; trusted proxies: any number.")
-    http_tls_cert_file: Path | None = Field(default=None, description="PEM file: certificate to serve https with; unset: plain http.")
-    http_tls_key_file: Path | None = Field(default=None, description="PEM file: key of that certificate.")
+    http_tls_cert_file: PemFile = Field(default=None, description="PEM file: certificate to serve https with; unset: plain http.")
+    http_tls_key_file: PemFile = Field(default=None, description="PEM file: key of that certificate.")
     admin_key: SecretStr | None = Field(default=None, description="Opens the admin paths; at least 16 characters.")
     admin_idle_timeout_s: float = Field(
         default=12 * 3600.0, gt=0, le=3650 * 86400, description="Seconds without use that end an admin session."
@@ -128,6 +132,8 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings):
         if (self.http_tls_cert_file is None) != (self.http_tls_key_file is None):
             msg = "WARMLANE_HTTP_TLS_CERT_FILE and WARMLANE_HTTP_TLS_KEY_FILE are set together or not at all"
             raise ValueError(msg)
+        if self.http_tls_cert_file is not None and self.http_tls_key_file is not None:
+            check_server_files(ServerFiles(cert=self.http_tls_cert_file, key=self.http_tls_key_file))
         return self
 
     @field_validator("public_base_url", "image_upstream_url", "accounts_upstream_url")
@@ -139,6 +145,8 @@ class BridgeSettings(MetricsSettings, CallerTlsSettings):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             msg = "must start with http:// or https:// and name a host"
             raise ValueError(msg)
+        # Raises ValueError for a port that there cannot be.
+        _ = parts.port
         if parts.query or parts.fragment or "@" in parts.netloc:
             msg = "must be scheme, host and path only: no query, no fragment, no user and password"
             raise ValueError(msg)

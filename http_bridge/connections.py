@@ -5,9 +5,8 @@ from __future__ import annotations
 import resource
 from collections import Counter
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_network
 
-from http_bridge.addresses import TrustedProxies, parse_address
+from http_bridge.addresses import TrustedProxies, parse_address, subscriber
 
 # Beside the connections a bridge has some files open: its channel to admission, the store, logs, metrics.
 _OTHER_FILES = 128
@@ -77,7 +76,7 @@ class Connections:
         address = parse_address(peer)
         if address is None or self._proxies.trusts(address) or (self._spares_loopback and address.is_loopback):
             return ""
-        return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address)
+        return subscriber(address)
 
 
 def openable_connections(wanted: int) -> int:

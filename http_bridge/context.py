@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 
+from http_bridge.fair_threads import FairThreads
 from http_bridge.session_cache import SessionCache
 from runtime.images import CheckedImage, check_image
 
@@ -30,8 +30,8 @@ IMAGES_AT_ONCE = 2
 """Input images that are looked at at a time."""
 
 
-def _image_threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=IMAGES_AT_ONCE, thread_name_prefix="images")
+def _image_checks() -> FairThreads:
+    return FairThreads(IMAGES_AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Bridge:
         large_bodies: places for bodies that take much memory.
         images: the server of the image models; None where none is set.
         accounts: the server of the accounts' admin paths; None where none is set.
-        image_threads: where images are decoded; closed by the lifespan.
+        image_checks: the threads in which images are looked at, shared fairly by callers; closed by the lifespan.
         check_image: looks at the bytes of one image, in one of those threads; blocks.
         sessions: generation sessions that were found good.
         stopping: set when the process was told to stop; held requests then end at once with `service_unavailable`.
@@ -59,7 +59,7 @@ class Bridge:
     consoles: Consoles
     images: ImageUpstream | None = None
     accounts: AccountsUpstream | None = None
-    image_threads: ThreadPoolExecutor = field(default_factory=_image_threads)
+    image_checks: FairThreads = field(default_factory=_image_checks)
     check_image: Callable[[bytes], CheckedImage] = check_image
     sessions: SessionCache = field(default_factory=SessionCache)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

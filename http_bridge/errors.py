@@ -18,6 +18,8 @@ from http_bridge.schemas import ErrorBody, ErrorReply
 from runtime.errors import ErrorCode, ServiceError
 from runtime.guard import is_credential_refusal
 from runtime.rules.request import InvalidRequestError, Violation
+from runtime.traces import names
+from runtime.traces.current import annotate
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -139,6 +141,7 @@ class HttpError(Exception):
 
     def response(self) -> JSONResponse:
         """The reply."""
+        annotate(names.CODE, self.code)
         body = ErrorBody(code=self.code, detail=self.detail, user_action=self.user_action, metadata=self.metadata)
         return JSONResponse(ErrorReply(detail=body).model_dump(exclude_none=True), status_code=self.status, headers=self.headers)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi.sse import EventSourceResponse
 from warmlane.admission.v1.task_pb2 import TaskState
 
+from http_bridge.addresses import client_subscriber
 from http_bridge.errors import HttpError
 from http_bridge.event_feed import Feed, LoopTime, Pace, Time, Watch
 from http_bridge.event_format import HEARTBEAT, Script
@@ -31,12 +32,15 @@ _RETRY_AFTER_S = 30.0
 class EventStreams:
     """The open streams of this bridge: bounded in number, ended together when it stops."""
 
-    def __init__(self, *, most: int, most_of_session: int, pace: Pace | None = None, clock: Time | None = None) -> None:
-        """At most so many at a time, and so many of one session."""
+    def __init__(
+        self, *, most: int, most_of_session: int, most_of_address: int | None = None, pace: Pace | None = None, clock: Time | None = None
+    ) -> None:
+        """At most so many at a time, of one session, and of all sessions of one address: there are new ones for the asking."""
         self.pace = pace or Pace()
         self.clock = clock or LoopTime()
         self._most = most
         self._most_of_session = most_of_session
+        self._most_of_address = most if most_of_address is None else most_of_address
         self._open: dict[Reader, None] = {}
         self._of: Counter[str] = Counter()
         self._are_over = False
@@ -46,31 +50,35 @@ class EventStreams:
         return len(self._open)
 
     @contextmanager
-    def place(self, owner: str) -> Iterator[Reader]:
+    def place(self, owner: str, address: str = "") -> Iterator[Reader]:
         """A place for one stream of this caller.
 
         Raises:
-            HttpError: 503, there is none, or the server stops; 429, the session has all of its places.
+            HttpError: 503, there is none, or the server stops; 429, the session, or its address, has all of its places.
         """
         if self._are_over:
             raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The server is stopping.")
         if len(self._open) >= self._most:
             raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "Too many event streams are open.", retry_after_s=_RETRY_AFTER_S)
         # Behind the key there may be a server with many users.
-        if owner != "key" and self._of[owner] >= self._most_of_session:
-            detail = f"This session has {self._most_of_session} event streams open; close some."
-            metadata = {"max_event_streams": self._most_of_session}
-            raise HttpError(ErrorCode.RATE_LIMITED, detail, metadata=metadata, retry_after_s=_RETRY_AFTER_S)
+        names = [] if owner == "key" else [(owner, self._most_of_session, "session")]
+        if names and address:
+            names.append((address, self._most_of_address, "address"))
+        for name, most, kind in names:
+            if self._of[name] >= most:
+                detail = f"This {kind} has {most} event streams open; close some."
+                raise HttpError(ErrorCode.RATE_LIMITED, detail, metadata={"max_event_streams": most}, retry_after_s=_RETRY_AFTER_S)
         reader = Reader()
         self._open[reader] = None
-        self._of[owner] += 1
+        self._of.update(name for name, _, _ in names)
         try:
             yield reader
         finally:
             del self._open[reader]
-            self._of[owner] -= 1
-            if not self._of[owner]:
-                del self._of[owner]
+            for name, _, _ in names:
+                self._of[name] -= 1
+                if not self._of[name]:
+                    del self._of[name]
 
     @asynccontextmanager
     async def ended_by(self, stopping: asyncio.Event) -> AsyncIterator[None]:
@@ -126,7 +134,7 @@ class EventStreamReply(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends until there is nothing more to send, or nobody to send it to."""
-        with self._streams.place(self._owner) as reader:
+        with self._streams.place(self._owner, client_subscriber(scope)) as reader:
             leaving = asyncio.create_task(until_gone(receive, reader), name="watch-client")
             try:
                 feed = Feed(self._watch, pace=self._streams.pace, clock=self._streams.clock)

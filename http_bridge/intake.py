@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -32,6 +33,8 @@ _MAX_KEYFRAMES = next(int(rule.maximum or 0) for rule in FIELDS if rule.kind is 
 # escaped letters, and the parser would hold up every request for the seconds that it takes to build them.
 _MAX_STRUCTURE = 20_000
 _STRUCTURE = (b",", b"[", b"{", b"\\u")
+# Decoding one of the largest pictures takes up to a second, and a request may have 21: with others at work, some time more than that.
+_PICTURES_S = 60.0
 # Bodies without pictures: parsing and checking one takes less than a millisecond, and a thread for it would cost several times that.
 _SMALL_BYTES = 32 * 1024
 _NOT_A_DATA_URI = "must be a data URI (data:image/png;base64,…)"
@@ -59,11 +62,17 @@ class ImageAsked:
     """A body that asks another server for an image: its fields are right, and it goes there as it is."""
 
 
-async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest | ImageAsked:
+async def take_in(bridge: Bridge, body: bytearray, name: str = "") -> GenerationRequest | ImageAsked:
     """The request that a body makes, its images checked and stored by content.
 
+    Args:
+        bridge: for which it is taken in.
+        body: what came.
+        name: who sent it; those whose images are to be checked take turns.
+
     Raises:
-        HttpError: 422 naming every wrong field, or every wrong image; 503 for an image where no server makes any. Nothing is stored then.
+        HttpError: 422 naming every wrong field, or every wrong image; 503 for an image where no server makes any, and when too many
+            images are to be checked. Nothing is stored then.
     """
     # For the checks. The parser keeps the interpreter's lock in any thread: what bounds its work is the limit on the body's structure.
     has_images = bridge.images is not None
@@ -76,7 +85,7 @@ async def take_in(bridge: Bridge, body: bytearray) -> GenerationRequest | ImageA
     body.clear()
     if not draft.pictures:
         return draft.request
-    images = await _check_pictures(bridge, draft.pictures)
+    images = await _check_pictures(bridge, draft.pictures, name)
     keys = {field: input_key(image.content) for field, image in images.items()}
     contents = {keys[field]: image.content for field, image in images.items()}
     for key, content in contents.items():
@@ -170,12 +179,14 @@ def _frame_with_image(path: str, frame: object, image_for: _ImageFor) -> object:
     return {**frame, "image": image_for(f"{path}.image", frame["image"])}
 
 
-async def _check_pictures(bridge: Bridge, pictures: Mapping[str, object]) -> dict[str, CheckedImage]:
+async def _check_pictures(bridge: Bridge, pictures: Mapping[str, object], name: str) -> dict[str, CheckedImage]:
     """Every picture decoded, by field name. Raises HttpError naming all that are bad."""
-    loop = asyncio.get_running_loop()
-    outcomes = await asyncio.gather(
-        *(loop.run_in_executor(bridge.image_threads, _check_picture, bridge, field, value) for field, value in pictures.items())
-    )
+    checks = [partial(_check_picture, bridge, field, value) for field, value in pictures.items()]
+    try:
+        async with asyncio.timeout(_PICTURES_S):
+            outcomes = await bridge.image_checks.all(name, checks)
+    except TimeoutError:
+        raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "Too many images are being checked.", retry_after_s=_PICTURES_S) from None
     bad = tuple(outcome for outcome in outcomes if isinstance(outcome, Violation))
     if bad:
         raise validation_error(bad)

@@ -28,6 +28,8 @@ CORS_REQUEST_HEADERS = (
     "Range",
     "X-API-Key",
     "X-Admin-Key",
+    "traceparent",
+    "tracestate",
 )
 CORS_REPLY_HEADERS = ("Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Retry-After")
 

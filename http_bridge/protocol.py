@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from uvicorn._types import ASGI3Application
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
@@ -59,13 +60,17 @@ class BoundedProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         *,
         connections: Connections,
+        place: str | None = None,
         on_refused: Callable[[str], None] = lambda _reason: None,
     ) -> None:
-        """For a new connection. `on_refused` is told the code of each refusal, or why a connection was cut."""
+        """For a new connection, which may have its place already. `on_refused` is told the code of each refusal, or why it was cut."""
         super().__init__(config=config, server_state=server_state, app_state=app_state)
         self._limits = connections.limits
         self._places = connections
-        self._place: str | None = None
+        self._place = place
+        self._is_made = False
+        # The request that is being answered; others may wait behind it, of which `cycle` is the newest.
+        self._in_work: RequestResponseCycle | None = None
         self._on_refused = on_refused
         self._reading = _Reading.NOTHING
         self._begun = 0
@@ -82,7 +87,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes a place, or refuses."""
         super().connection_made(transport)
-        self._place = self._places.take(self.client[0] if self.client else "")
+        self._is_made = True
+        if self._place is None:
+            self._place = self._places.take(self.client[0] if self.client else "")
         if self._place is None:
             self._takes_no_more = True
             self._refuse(HttpError(ErrorCode.SERVICE_UNAVAILABLE, "Too many connections are open."), "connections")
@@ -91,14 +98,27 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gives the place back."""
-        if self._place is not None:
-            self._places.give_back(self._place)
-            self._place = None
+        self._give_back_place()
         self._stop_head_timer()
         self._stop_write_timer()
         # The base leaves it running where the connection broke.
         self._unset_keepalive_if_required()
+        # The base tells the newest only, which may be one that waits.
+        if self._in_work is not None and not self._in_work.response_complete:
+            self._in_work.disconnected = True
+            self._in_work.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
+
+    def give_up_place(self) -> None:
+        """The connection will not come about: the place that it had is free. Does nothing once it was made."""
+        if not self._is_made:
+            self._give_back_place()
+
+    def _give_back_place(self) -> None:
+        if self._place is not None:
+            self._places.give_back(self._place)
+            self._place = None
 
     # What the client sends.
 
@@ -144,6 +164,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         self._reading, self._due_bytes = _Reading.BODY, 0
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._in_work = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""

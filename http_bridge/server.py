@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import structlog
 import uvicorn
@@ -14,6 +14,7 @@ import uvicorn
 from http_bridge.addresses import TrustedProxies
 from http_bridge.config import split_bind
 from http_bridge.connections import ConnectionLimits, Connections, openable_connections
+from http_bridge.handshakes import TlsListener, listening_sockets
 from http_bridge.protocol import BoundedProtocol
 from runtime.addresses import TAKEN, BindError
 
@@ -26,8 +27,6 @@ _LOG = structlog.get_logger()
 
 # Downloads that run get this long to end; then the connection is closed.
 _GRACE_S = 10
-# A browser needs some round trips; until then its connection counts nowhere.
-_HANDSHAKE_S = 10.0
 # Of one connection; a fast line is kept full by it, for it says nothing of what is sent and on its way.
 _UNSENT_BYTES = 128 * 1024
 
@@ -61,14 +60,7 @@ class HttpServer(uvicorn.Server):
             raise SystemExit(uvicorn.config.STARTUP_FAILURE)
         config = self.config
         try:
-            server = await asyncio.get_running_loop().create_server(
-                self._connection,
-                config.host,
-                config.port,
-                ssl=config.ssl,
-                ssl_handshake_timeout=_HANDSHAKE_S if config.ssl else None,
-                backlog=config.backlog,
-            )
+            server = await self._server()
         except OSError as error:
             await self.lifespan.shutdown()
             raise BindError(f"{config.host}:{config.port}", TAKEN) from error
@@ -80,9 +72,18 @@ class HttpServer(uvicorn.Server):
         self.listening.set()
         _LOG.info("http_serving", host=config.host, port=self.port, scheme="https" if config.ssl else "http")
 
-    def _connection(self) -> BoundedProtocol:
+    async def _server(self) -> asyncio.Server:
+        host, port, backlog = self.config.host, self.config.port, self.config.backlog
+        if self.config.ssl is None:
+            return await asyncio.get_running_loop().create_server(self._connection, host, port, backlog=backlog)
+        sockets = await asyncio.to_thread(listening_sockets, host, port, backlog)
+        listener = TlsListener(sockets, self.config.ssl, connections=self.connections, make=self._connection, on_refused=self._on_refused)
+        # It has what uvicorn uses of one.
+        return cast("asyncio.Server", listener)
+
+    def _connection(self, place: str | None = None) -> BoundedProtocol:
         return BoundedProtocol(
-            self.config, self.server_state, self.lifespan.state, connections=self.connections, on_refused=self._on_refused
+            self.config, self.server_state, self.lifespan.state, connections=self.connections, place=place, on_refused=self._on_refused
         )
 
     @contextmanager

@@ -11,6 +11,8 @@ import structlog
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from runtime.traces.current import current_trace_id
+
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
@@ -49,6 +51,7 @@ def configure_logging(settings: LogSettings, *, process: str = "") -> None:
     pretty = settings.log_format == "pretty" or (settings.log_format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _with_trace,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -87,6 +90,14 @@ def _rendering(pretty: bool) -> list[Processor]:
     if pretty:
         return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+
+def _with_trace(_logger: object, _method: str, event: MutableMapping[str, object]) -> MutableMapping[str, object]:
+    # Asked here rather than bound by every call: most calls log nothing.
+    trace_id = current_trace_id()
+    if trace_id:
+        event["trace_id"] = trace_id
+    return event
 
 
 def _without_secrets(_logger: object, _method: str, event: MutableMapping[str, object]) -> MutableMapping[str, object]:

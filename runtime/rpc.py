@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from runtime.addresses import TAKEN, BindError, check_free, check_reach
 from runtime.credentials import OPEN_CALLER, OPEN_SERVER, CallerCredentials, ServerCredentials
@@ -19,6 +19,7 @@ from runtime.rpc_handlers import PlainServer, Told, Translate
 from runtime.rpc_observer import RpcObserver
 from runtime.tls import channel_credentials, server_credentials
 from runtime.token_channel import TokenChannel
+from runtime.traces.rpc import RpcTraces
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 OVERALL = ""
@@ -82,6 +83,7 @@ class GrpcServer:
         translate: Translate | None = None,
         observer: RpcObserver | None = None,
         credentials: ServerCredentials = OPEN_SERVER,
+        traces: RpcTraces | None = None,
     ) -> None:
         """Prepares a server; it listens from `start` on.
 
@@ -91,6 +93,7 @@ class GrpcServer:
             translate: the process's own errors as what clients are told.
             observer: counts the calls.
             credentials: how it knows its callers; health and reflection are open to everyone.
+            traces: writes spans of the calls.
 
         Raises:
             BindError: the address is not on loopback, and TLS or tokens are missing.
@@ -100,7 +103,7 @@ class GrpcServer:
         self._services = dict(services)
         self._credentials = credentials
         self._guard = Guard(credentials.tokens) if credentials.tokens else None
-        self._told = Told(translate, observer)
+        self._told = Told(translate, observer, traces)
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
         self._port = 0
@@ -119,6 +122,8 @@ class GrpcServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 # Two servers must never share a port silently, each getting some of the calls.
                 ("grpc.so_reuseport", 0),
+                # Of a connection that says nothing: two minutes, by default.
+                ("grpc.server_handshake_timeout_ms", 10_000),
             ),
         )
         plain = cast("grpc.aio.Server", PlainServer(server, self._told, self._guard))
@@ -127,7 +132,9 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, plain)
         for name in (OVERALL, *self._services):
             await self.set_serving(name, False)
-        reflection.enable_server_reflection((*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        servicer = reflection.aio.ReflectionServicer(service_names=names)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, plain)  # type: ignore[no-untyped-call]  # it has no types
         self._tell_who_is_let_in()
         check_free(self._bind)
         files = self._credentials.files

@@ -13,8 +13,13 @@ import structlog
 
 from runtime.errors import ErrorCode, ServiceError
 from runtime.guard import Guard, RefusalLog
+from runtime.open_calls import OpenCalls
+from runtime.roles import roles_of
 from runtime.rpc_errors import RpcContext, abort
 from runtime.rpc_observer import Ended, RpcObserver, observed_call, observed_stream
+from runtime.traces import names
+from runtime.traces.current import annotate
+from runtime.traces.rpc import RpcTraces
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -65,7 +70,9 @@ class _WrappedHandlers(grpc.GenericRpcHandler):
             if handler is None:
                 # Not remembered: clients may ask for any name.
                 return None
-            wrapped = self._wrapped[method] = cast("_Handler", self._told.wrap(handler, method))
+            is_open = roles_of(method) is None
+            wrapped = self._told.open_to_all(handler, method) if is_open else cast("_Handler", self._told.wrap(handler, method))
+            self._wrapped[method] = wrapped
         if self._guard is not None and (error := self._guard.refusal(method, handler_call_details.invocation_metadata or ())) is not None:
             return self._told.refusal(error, method)
         return wrapped
@@ -83,11 +90,23 @@ class Told:
     ServiceError and what `translate` knows are told as they are; anything else is logged and told as INTERNAL with an id to find it by.
     """
 
-    def __init__(self, translate: Translate | None = None, observer: RpcObserver | None = None) -> None:
-        """Keeps the translation of the process's own errors, and who counts the calls."""
+    def __init__(self, translate: Translate | None = None, observer: RpcObserver | None = None, traces: RpcTraces | None = None) -> None:
+        """Keeps the translation of the process's own errors, who counts the calls, and who writes their spans."""
         self._translate = translate
         self._observer = observer
+        self._traces = traces
         self._refusals = RefusalLog()
+        self._open_calls = OpenCalls()
+
+    def open_to_all(self, handler: _Handler, method: str) -> _Handler:
+        """The handler of a method that anyone may call, within its limits."""
+        call, ended = self._open_calls.call(handler), self._ended(method)
+        return cast(
+            "_Handler",
+            grpc.stream_stream_rpc_method_handler(
+                call if ended is None else observed_call(call, ended), handler.request_deserializer, handler.response_serializer
+            ),
+        )
 
     def refusal(self, error: ServiceError, method: str) -> _Handler:
         """A handler that refuses the call without reading what it brings; of whatever kind the method is, its caller understands it."""
@@ -111,9 +130,11 @@ class Told:
             ended = self._ended(method)
             if inspect.isasyncgenfunction(behaviour):
                 stream = self._wrap_stream(behaviour, method)
+                stream = stream if self._traces is None else self._traces.stream(stream, method)
                 wrapped: object = stream if ended is None else observed_stream(stream, ended)
             elif inspect.iscoroutinefunction(behaviour):
                 call = self._wrap_call(behaviour, method)
+                call = call if self._traces is None else self._traces.call(call, method)
                 wrapped = call if ended is None else observed_call(call, ended)
             else:
                 return handler
@@ -148,6 +169,11 @@ class Told:
         return stream
 
     def _told(self, error: Exception, method: str) -> ServiceError:
+        told = self._as_told(error, method)
+        annotate(names.CODE, told.code)
+        return told
+
+    def _as_told(self, error: Exception, method: str) -> ServiceError:
         if isinstance(error, ServiceError):
             return error
         known = self._translate(error) if self._translate is not None else None

@@ -8,6 +8,9 @@ HEAD_BYTES = 64
 MAX_VIDEO_BYTES = 4 * 1024**3
 """Largest video that is taken over; those that are rendered here have some tens of MiB."""
 
+VIDEO_TYPES = ("video/mp4", "video/webm")
+"""What a result can be; it is told to browsers as it is."""
+
 _EBML = b"\x1a\x45\xdf\xa3"
 # Kinds of the ISO container that are no MP4: pictures, and QuickTime, which browsers take for something else.
 _OTHER_BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"qt  "})

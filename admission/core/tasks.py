@@ -119,6 +119,7 @@ class Task:
         leased_at: when the current attempt's lease was given.
         is_withdrawn: it ended early while a lane may still work on it: the memory record of its last attempt is still to come.
         progress: 0 to 100 of the current attempt.
+        trace: context of the trace that it was asked for in, as text; opaque to the core. Empty: none.
     """
 
     task_id: TaskId
@@ -146,6 +147,7 @@ class Task:
     stage_detail: str = ""
     failure: Failure | None = None
     result: Result | None = None
+    trace: str = ""
 
 
 _FIELDS = tuple(one.name for one in fields(Task))

@@ -79,6 +79,9 @@ class DecisionMetrics:
             case _:
                 pass
 
+    def shown(self, task: Task) -> None:
+        """See `Observer`. How tasks stand is counted when somebody asks."""
+
     def refused(self, reply: ReplyOverloaded | ReplyRefused) -> None:
         """See `Observer`."""
         match reply:

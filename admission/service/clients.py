@@ -21,13 +21,16 @@ from runtime.images import MAX_IMAGE_BYTES, InvalidImageError, check_image
 from runtime.rules.catalogue import MODELS
 from runtime.rules.check import check_request
 from runtime.rules.request import Violation
+from runtime.traces import names
+from runtime.traces.context import stored
+from runtime.traces.current import annotate, current
 from runtime.wire import message_to_raw
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from admission.core.tasks import TaskId
-    from admission.engine_types import TaskView
+    from admission.engine_types import Accepted, TaskView
     from admission.service.doors import Doors
     from admission.service.files import Files
     from admission.service.port import Controller
@@ -70,10 +73,19 @@ class AdmissionService(AdmissionServiceServicer):
     async def SubmitTask(self, request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:
         """Routing step 1 here, all others in the engine. A caller that hangs up cancels this, which frees its place."""
         self._doors.check()
-        submission = _submission(request)
-        await self._check_images(submission.request)
-        accepted = await self._doors.hold(self._controller.submit(submission))
+        try:
+            accepted = await self._accepted(_submission(request))
+        except Exception:
+            annotate(names.DECISION, "refused")
+            raise
+        annotate(names.TASK, accepted.task.task_id)
+        annotate(names.DECISION, _decision(accepted))
         return pb.SubmitTaskResponse(task=convert.task(convert.fresh(accepted.task)), is_duplicate=accepted.is_duplicate)
+
+    async def _accepted(self, submission: Submission) -> Accepted:
+        annotate(names.MODEL, submission.request.model)
+        await self._check_images(submission.request)
+        return await self._doors.hold(self._controller.submit(submission))
 
     async def GetTask(self, request: pb.GetTaskRequest, context: object) -> pb.GetTaskResponse:
         """The task with its events."""
@@ -202,7 +214,15 @@ def _submission(message: pb.SubmitTaskRequest) -> Submission:
         request_id=message.request_id,
         waited_s=waited_s,
         abandon=message.abandon,
+        trace=stored(current()),
     )
+
+
+def _decision(accepted: Accepted) -> str:
+    """For traces; one that is refused has its code there."""
+    if accepted.is_duplicate:
+        return "duplicate"
+    return "accepted" if accepted.task.created_at == accepted.task.queued_at else "held"
 
 
 def _known(text: str) -> TaskId:

@@ -47,6 +47,7 @@ OWNER_FORM = f"must have at most {MAX_OWNER_CHARACTERS} characters, none of them
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Those of our own are 32 lower-case hex digits; tasks that were taken over keep the ids that they had.
 _TASK_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_LANE_ID = re.compile(r"[a-z0-9-]{1,63}")
 
 _STATES: dict[TaskState, task_pb2.TaskState.ValueType] = {
     state: task_pb2.TaskState.Value(f"TASK_STATE_{state.name}") for state in TaskState if state is not TaskState.HELD
@@ -67,6 +68,11 @@ _M = TypeVar("_M", bound="Message")
 def task_id(text: str) -> TaskId | None:
     """The id, or None when no task can have it."""
     return TaskId(text) if _TASK_ID.fullmatch(text) else None
+
+
+def may_be_lane(text: str) -> bool:
+    """Whether a lane can have this name."""
+    return _LANE_ID.fullmatch(text) is not None
 
 
 def may_be_owner(text: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from admission.access_types import AdminCall, AdminKey, Rate, SessionState, Verd
 from admission.rates import RateKind
 from admission.service.convert import duration, seconds, timestamp
 from admission.service.errors import whole_seconds
+from admission.service.texts import told
 from runtime.rules.request import InvalidRequestError, Violation
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def admin_call(request: _AdminRequest) -> AdminCall:
     return AdminCall(
         action=call.action,
         address=call.address,
-        details=_plain(call.details),
+        details=told(call.details, _MAX_DETAILS),
         key=_KEYS_BACK[call.key],
         token=call.token,
         idle_timeout=timedelta(seconds=idle_s),
@@ -166,8 +166,3 @@ def _rate(rate: pb.Rate) -> Rate:
 
 def _is_printable(text: str, longest: int) -> bool:
     return len(text) <= longest and text.isprintable()
-
-
-def _plain(text: str) -> str:
-    """A database may refuse some control characters and terminals obey others: a call is not refused, or left out of the log, for one."""
-    return "".join("�" if unicodedata.category(character) == "Cc" else character for character in text)

@@ -27,7 +27,7 @@ from runtime.images import MAX_IMAGE_BYTES
 from runtime.rules.catalogue import MODELS, SINGLE_IMAGE_FIELDS
 from runtime.rules.request import InvalidRequestError, Violation
 from runtime.rules.values import CONTROL_CHARACTERS
-from runtime.videos import MAX_VIDEO_BYTES
+from runtime.videos import MAX_VIDEO_BYTES, VIDEO_TYPES
 from runtime.wire import message_to_raw
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ OWNER = "key"
 
 MAX_PROMPT_CHARACTERS = 20_000
 MAX_MESSAGE_CHARACTERS = 2_000
-MEDIA_TYPES = ("video/mp4", "video/webm")
 OTHERS_PREFIX = "image-"
 """Ids that begin so are the image upstream's."""
 
@@ -107,8 +106,8 @@ def _task_violations(message: operator_service_pb2.ImportedTask) -> Iterator[Vio
     if state is None:
         yield Violation(field="state", message=f"must be {', '.join(_STATES.values())}: only what has ended can be taken over")
     is_done = state is TaskState.DONE
-    if (is_done and message.media_type not in MEDIA_TYPES) or (not is_done and message.media_type):
-        yield Violation(field="media_type", message=f"must be {' or '.join(MEDIA_TYPES)} for a done task, and empty for any other")
+    if (is_done and message.media_type not in VIDEO_TYPES) or (not is_done and message.media_type):
+        yield Violation(field="media_type", message=f"must be {' or '.join(VIDEO_TYPES)} for a done task, and empty for any other")
     yield from _size_violations(message, is_done=is_done)
     if message.HasField("failure") != (state is TaskState.FAILED):
         yield Violation(field="failure", message="must be set for a failed task, and only for one")

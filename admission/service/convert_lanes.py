@@ -14,10 +14,14 @@ from admission.core.lanes import LaneSpec, Outcome, Report, Work
 from admission.core.tasks import Failure, FailureCode, LaneId, LaneMode, MemoryRecord, Model, Result, Stage
 from admission.engine_types import InvalidReportError
 from admission.service import convert, convert_loads, convert_memory
+from admission.service.texts import is_name, told
 from runtime.objects import attempt_prefix
 from runtime.rules.catalogue import MODELS
+from runtime.traces.context import of_stored
+from runtime.videos import VIDEO_TYPES
 
 if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
 
     from admission.core.lanes import Lease
@@ -27,8 +31,12 @@ if TYPE_CHECKING:
 _MAX_DETAIL = 200
 _MAX_REASON = 500
 _MAX_BOOT_ID = 128
+_MAX_FIGURE_TEXT = 200
+_MAX_DURATION_S = 24 * 3600.0
 
-_LANE_ID = re.compile(r"[a-z0-9-]{1,63}")
+# Names of files and their types stand in addresses and headers of replies, which are made of them as they are.
+_FILE_NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _KINDS_BACK = {
     dispatch_service_pb2.LANE_KIND_DEDICATED: LaneMode.DEDICATED,
@@ -66,7 +74,7 @@ def attach_response(wish: LaneWish) -> dispatch_service_pb2.AttachResponse:
 def report(message: dispatch_service_pb2.LaneReport, session: int) -> Report:
     """The lane's state; raises InvalidReportError naming the field that makes no sense."""
     spec = _spec(message)
-    _require(0 < len(message.boot_id) <= _MAX_BOOT_ID, f"boot_id must have 1 to {_MAX_BOOT_ID} characters")
+    _require(is_name(message.boot_id, _MAX_BOOT_ID), f"boot_id must have 1 to {_MAX_BOOT_ID} printable characters")
     _require(message.seen_sequence >= 0, "seen_sequence must not be negative")
     _require(message.cold_starts >= 0, "cold_starts must not be negative")
     _require(not message.resident_model or message.resident_model in spec.models, "resident_model must be one of models")
@@ -79,7 +87,7 @@ def report(message: dispatch_service_pb2.LaneReport, session: int) -> Report:
         healthy=message.healthy,
         draining=message.draining,
         resident_model=Model(message.resident_model) if message.resident_model else None,
-        reason=message.reason[:_MAX_REASON],
+        reason=told(message.reason, _MAX_REASON),
         work=_work(message.work, "work") if message.HasField("work") else None,
         finishing=_finishing(message),
         cold_starts=message.cold_starts,
@@ -94,6 +102,7 @@ def _lease(of: Lease, wish: LaneWish) -> dispatch_service_pb2.Lease:
     if leased is None or (leased.task_id, leased.attempt) != (of.task_id, of.attempt):
         msg = f"the wish for task {of.task_id} attempt {of.attempt} came with another task"
         raise ValueError(msg)
+    trace = of_stored(leased.trace)
     return dispatch_service_pb2.Lease(
         task_id=of.task_id,
         attempt=of.attempt,
@@ -103,11 +112,13 @@ def _lease(of: Lease, wish: LaneWish) -> dispatch_service_pb2.Lease:
         leased_at=convert.timestamp(leased.leased_at) if leased.leased_at is not None else None,
         placement=of.placement,
         predicted_peak_bytes=of.predicted_peak_bytes,
+        traceparent="" if trace is None else trace.traceparent,
+        tracestate="" if trace is None else trace.state,
     )
 
 
 def _spec(message: dispatch_service_pb2.LaneReport) -> LaneSpec:
-    _require(_LANE_ID.fullmatch(message.lane_id) is not None, "lane_id must be 1 to 63 of [a-z0-9-]")
+    _require(convert.may_be_lane(message.lane_id), "lane_id must be 1 to 63 of [a-z0-9-]")
     _require(message.kind in _KINDS_BACK, "kind must be dedicated or degraded")
     mode = _KINDS_BACK[message.kind]
     names = tuple(message.models)
@@ -117,7 +128,7 @@ def _spec(message: dispatch_service_pb2.LaneReport) -> LaneSpec:
         lane_id=LaneId(message.lane_id),
         mode=mode,
         models=tuple(Model(name) for name in names),
-        device=message.device[:_MAX_DETAIL],
+        device=told(message.device, _MAX_DETAIL),
         memory=convert_memory.memory(message.memory.SerializeToString(deterministic=True)) if message.HasField("memory") else None,
     )
 
@@ -146,7 +157,7 @@ def _work(message: dispatch_service_pb2.Work, field: str) -> Work:
         attempt=message.attempt,
         stage=_PHASES_BACK[message.phase],
         progress=message.progress,
-        detail=message.detail[:_MAX_DETAIL],
+        detail=told(message.detail, _MAX_DETAIL),
         gpu_free=message.gpu_free,
         outcome=_outcome(message, f"{field}.outcome") if has_ended else None,
     )
@@ -161,18 +172,26 @@ def _outcome(work: dispatch_service_pb2.Work, field: str) -> Outcome:
         result=_reported_result(message.result, attempt_prefix(work.task_id, work.attempt), field) if end == "result" else None,
         failure=_reported_failure(message.failure, field) if end == "failure" else None,
         memory=_memory_of(message.memory),
-        denoise_s=convert.seconds(message.denoise_duration) if message.HasField("denoise_duration") else None,
-        render_s=convert.seconds(message.render_duration) if message.HasField("render_duration") else None,
+        denoise_s=_measured_s(message.denoise_duration) if message.HasField("denoise_duration") else None,
+        render_s=_measured_s(message.render_duration) if message.HasField("render_duration") else None,
     )
+
+
+def _measured_s(message: Duration) -> float | None:
+    """None for what no render takes: a broken clock must not teach that nothing can be rendered in time."""
+    found = convert.seconds(message)
+    return found if 0 < found <= _MAX_DURATION_S else None
 
 
 def _reported_result(message: generation_pb2.Result, prefix: str, field: str) -> Result:
     # The prefix is the fence around the files: a result can only name what its own attempt wrote.
     for name, key in (("video_key", message.video_key), ("preview_key", message.preview_key)):
-        _require(key.startswith(prefix) and len(key) > len(prefix), f"{field}.result.{name} must lie under {prefix}")
+        is_under = key.startswith(prefix) and _FILE_NAME.fullmatch(key.removeprefix(prefix)) is not None
+        _require(is_under, f"{field}.result.{name} must lie under {prefix}")
     for name in ("size_bytes", "width", "height", "num_frames", "fps"):
         _require(getattr(message, name) > 0, f"{field}.result.{name} must be over 0")
-    _require(bool(message.media_type), f"{field}.result.media_type must be set")
+    _require(message.media_type in VIDEO_TYPES, f"{field}.result.media_type must be one of {', '.join(VIDEO_TYPES)}")
+    _require(_SHA256.fullmatch(message.sha256) is not None, f"{field}.result.sha256 must be 64 hexadecimal digits")
     return Result(**{name: getattr(message, name) for name in Result.__dataclass_fields__})
 
 
@@ -181,21 +200,26 @@ def _reported_failure(message: generation_pb2.Failure, field: str) -> Failure:
         code = FailureCode(message.code)
     except ValueError:
         raise InvalidReportError(f"{field}.failure.code is unknown") from None
-    return Failure(code=code, message=message.message[:_MAX_REASON])
+    return Failure(code=code, message=told(message.message, _MAX_REASON))
 
 
 def _memory_of(message: generation_pb2.MemoryRecord) -> MemoryRecord:
     if message.unmeasured_reason:
-        return MemoryRecord(unmeasured_reason=message.unmeasured_reason[:_MAX_REASON])
+        return MemoryRecord(unmeasured_reason=told(message.unmeasured_reason, _MAX_REASON))
     return MemoryRecord(figures=_figures(message))
 
 
 def _figures(message: Message) -> dict[str, object]:
     """The message as JSON, its 64-bit figures as numbers: the JSON form of protobuf spells them as texts."""
-    figures = cast("dict[str, object]", json_format.MessageToDict(message, preserving_proto_field_name=True))
+    try:
+        figures = cast("dict[str, object]", json_format.MessageToDict(message, preserving_proto_field_name=True))
+    except json_format.Error:
+        raise InvalidReportError("memory has a time or a duration that there cannot be") from None
     for field, value in message.ListFields():
         if field.cpp_type == FieldDescriptor.CPPTYPE_INT64:
             figures[field.name] = value
+        elif field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not field.is_repeated:
+            figures[field.name] = told(value, _MAX_FIGURE_TEXT)
         elif field.message_type is not None and field.message_type.full_name.startswith("warmlane."):
             figures[field.name] = [_figures(one) for one in value] if field.is_repeated else _figures(value)
     return figures

@@ -10,6 +10,7 @@ from warmlane.generation.v1 import generation_pb2
 
 from admission.core.lanes import LoadProgress, StartCause, StartFailure
 from admission.engine_types import InvalidReportError
+from admission.service.texts import told
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -46,7 +47,7 @@ def reported_load(message: generation_pb2.LoadProgress, spec: LaneSpec) -> LoadP
     if not 0 <= message.read_bytes <= message.total_bytes:
         raise InvalidReportError("load.read_bytes must be 0 to total_bytes")
     return LoadProgress(
-        model=message.model, stage=message.stage[:_MAX_STAGE], read_bytes=message.read_bytes, total_bytes=message.total_bytes
+        model=message.model, stage=told(message.stage, _MAX_STAGE), read_bytes=message.read_bytes, total_bytes=message.total_bytes
     )
 
 
@@ -56,7 +57,7 @@ def reported_failure(message: generation_pb2.StartFailure) -> StartFailure:
         raise InvalidReportError("start_failure.attempts must be at least 1")
     return StartFailure(
         cause=_CAUSES_BACK.get(message.cause, StartCause.OTHER),
-        reason=message.reason[:_MAX_REASON],
+        reason=told(message.reason, _MAX_REASON),
         attempts=message.attempts,
         next_attempt_at=_moment(message.next_attempt_at) if message.HasField("next_attempt_at") else None,
     )

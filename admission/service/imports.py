@@ -36,7 +36,7 @@ class Importer:
         """Stores with this controller."""
         self._controller = controller
         self._clock = clock
-        # A picture of 64 megapixels takes about 200 MB while it is decoded.
+        # A JPEG of 64 megapixels takes some 450 MB while it is decoded.
         self._decoding = asyncio.Semaphore(1)
 
     async def take(self, requests: AsyncIterator[pb.ImportTaskRequest]) -> pb.ImportTaskResponse:

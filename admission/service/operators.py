@@ -103,6 +103,8 @@ def _event_query(request: pb.WatchEventsRequest) -> EventQuery:
     task_id = convert.task_id(request.task_id)
     if request.task_id and task_id is None:
         raise invalid(Violation(field="task_id", message="is no id of a task"))
+    if request.lane_id and not convert.may_be_lane(request.lane_id):
+        raise invalid(Violation(field="lane_id", message="is no name of a lane"))
     return EventQuery(
         after=request.after_sequence,
         limit=EVENTS_AT_ONCE,

@@ -22,7 +22,7 @@ from admission.store.schema import EVENTS, LANES, LEARNED, POLICIES, TASK_COUNTS
 Place = tuple[str, str]
 """A model and a state."""
 
-# Rows of one statement: powers of two, so that any number of rows takes few statements of few shapes. A row has at most 27 values;
+# Rows of one statement: powers of two, so that any number of rows takes few statements of few shapes. A row has at most 28 values;
 # SQLite takes 32,766 in a statement, PostgreSQL 65,535.
 _LARGEST = 128
 _SIZES = tuple(2**power for power in range(_LARGEST.bit_length()))

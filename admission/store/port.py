@@ -30,8 +30,8 @@ class Batch:
     """One transaction: all of it is stored, or nothing. Held tasks are never in it.
 
     Attributes:
-        tasks: by id. What a task was accepted with (owner, request_id, fingerprint, model, mode, parameters, tokens, created_at) stays as
-            it was first stored; everything else is replaced.
+        tasks: by id. What a task was accepted with (owner, request_id, fingerprint, model, mode, parameters, tokens, created_at, trace)
+            stays as it was first stored; everything else is replaced.
         lanes, policies, learned: replaced whole, by id; what was learned by its place.
         events: numbered by the store, in this order, behind every event that is stored already.
         deleted: removed with their events; what the batch says of them beside that is not stored.

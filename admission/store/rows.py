@@ -44,6 +44,7 @@ ENDED = tuple(sorted(state.value for state in TERMINAL))
 # What a task was accepted with comes first: it is written once. The rest is replaced by every write.
 FIXED_TASK_COLUMNS = (
     "task_id", "owner", "request_id", "fingerprint", "model", "mode", "parameters", "width", "height", "tokens", "created_at",
+    "trace",
 )  # fmt: skip
 CHANGING_TASK_COLUMNS = (
     "state", "updated_at", "queued_at", "leased_at", "attempt", "lost_lanes", "lane_mode", "fallback_reason", "lane_id", "boot_id",
@@ -100,6 +101,7 @@ def task_row(task: Task, moment: Moment) -> Row:
         _extent(task.parameters, "height"),
         task.tokens,
         moment(task.created_at),
+        task.trace or None,
         task.state.value,
         moment(task.updated_at),
         None if task.queued_at is None else moment(task.queued_at),
@@ -122,7 +124,7 @@ def task_row(task: Task, moment: Moment) -> Row:
 def task_of(row: Sequence[Any]) -> Task:
     """The task of a row of aware times."""
     (
-        task_id, owner, request_id, fingerprint, model, mode, parameters, _width, _height, tokens, created_at,
+        task_id, owner, request_id, fingerprint, model, mode, parameters, _width, _height, tokens, created_at, trace,
         state, updated_at, queued_at, leased_at, attempt, lost_lanes, lane_mode, fallback_reason, lane_id, boot_id,
         is_withdrawn, progress, stage, stage_detail, failure, result,
     ) = row  # fmt: skip
@@ -152,6 +154,7 @@ def task_of(row: Sequence[Any]) -> Task:
         stage_detail=stage_detail,
         failure=None if failure is None else _failure_of(_of_json(failure)),
         result=None if result is None else Result(**_of_json(result)),
+        trace=trace or "",
     )
 
 

@@ -79,6 +79,8 @@ TASKS = Table(
     Column("height", Integer, nullable=False),
     Column("tokens", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # NULL: it was asked for without a trace.
+    Column("trace", Text),
     Column("state", Text, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("queued_at", UtcDateTime),

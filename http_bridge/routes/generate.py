@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from http_bridge.auth import Caller, GeneratingCallerDependency, KeyCallerDependency
+from http_bridge.auth import Caller, GeneratingCallerDependency, KeyCallerDependency, sharer
 from http_bridge.bodies import Pace, read_body
 from http_bridge.context import Bridge, bridge_of
 from http_bridge.errors import HttpError
@@ -19,6 +19,8 @@ from http_bridge.intake import ImageAsked, take_in
 from http_bridge.request_schema import request_body
 from http_bridge.schemas import AcceptedReply
 from runtime.errors import ErrorCode, ServiceError
+from runtime.traces import names
+from runtime.traces.current import annotate
 from runtime.wire import request_to_message
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ async def generate_direct(request: Request, caller: KeyCallerDependency, key: Id
 async def _submit(request: Request, caller: Caller, key: str) -> AcceptedReply:
     bridge = bridge_of(request)
     async with AsyncExitStack() as held:
-        wanted = await _wanted(request, bridge, held)
+        wanted = await _wanted(request, bridge, held, sharer(request, caller))
         if isinstance(wanted, bytearray):
             assert bridge.images is not None  # noqa: S101 - for the type checker: without them no image is taken in
             return await _accepted(request, bridge, bridge.images.generate(wanted, caller.owner, key))
@@ -59,24 +61,25 @@ async def _submit(request: Request, caller: Caller, key: str) -> AcceptedReply:
         task = await _accepted(request, bridge, bridge.client.submit_task(wanted, caller.owner, key))
     except ServiceError as error:
         raise named_as_header(error) from error
+    annotate(names.TASK, task.task_id)
     return AcceptedReply(task_id=task.task_id, status="pending")
 
 
-async def _wanted(request: Request, bridge: Bridge, held: AsyncExitStack) -> GenerationRequest | bytearray:
+async def _wanted(request: Request, bridge: Bridge, held: AsyncExitStack, name: str) -> GenerationRequest | bytearray:
     """What the body asks for: a video, or the body itself where it asks for an image.
 
     A video's body, its images and their place in memory are not kept while the request is held. An image's body changes from a place of
     videos to one of images, which is kept until it is sent: a slow image server takes no place from videos.
     """
     limits = bridge.settings
-    async with bridge.large_bodies.room() as room:
+    async with bridge.large_bodies.room(name) as room:
         pace = Pace(limits.min_body_rate_bytes_s) if limits.min_body_rate_bytes_s else None
         body = await read_body(request, room, limit_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s, pace=pace)
-        wanted = await take_in(bridge, body)
+        wanted = await take_in(bridge, body, name)
         if not isinstance(wanted, ImageAsked):
             return request_to_message(wanted)
         assert bridge.images is not None  # noqa: S101 - for the type checker, as above
-        await (await held.enter_async_context(bridge.images.large_bodies.room())).ensure(len(body))
+        await (await held.enter_async_context(bridge.images.large_bodies.room(name))).ensure(len(body))
         return body
 
 

@@ -7,8 +7,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+import structlog
 from fastapi.sse import EventSourceResponse, format_sse_event
 
+from http_bridge.addresses import client_subscriber
 from http_bridge.errors import HttpError
 from http_bridge.event_format import END_SUFFIX, HEARTBEAT
 from http_bridge.event_stream import HEADERS, until_gone
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from http_bridge.event_stream import EventStreams, Reader
     from http_bridge.schemas import EndReason
+
+_LOG = structlog.get_logger()
 
 # As for videos.
 _RETRY_MS = 3000
@@ -43,7 +47,7 @@ class ImageEventsReply(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends until there is nothing more to send, or nobody to send it to."""
-        with self._streams.place(self._owner) as reader:
+        with self._streams.place(self._owner, client_subscriber(scope)) as reader:
             newest = _Newest()
             reader.wakes(newest.news)
             tasks = (
@@ -121,9 +125,12 @@ class _Newest:
                     self.news.set()
         except (HttpError, ServiceError) as error:
             self.failure = error
+        except Exception:
+            # A bug. The reader is told nothing false: its stream ends, and it comes again.
+            _LOG.exception("image_events_failed")
         finally:
             if self.failure is None:
-                # Nobody waits for more: the last state was terminal, the reader left, or this is a bug that the log has.
+                # Nobody waits for more: the last state was terminal, the reader left, or the log says why.
                 self.failure = HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The task cannot be watched now.")
             self.news.set()
 

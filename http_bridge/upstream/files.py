@@ -95,7 +95,10 @@ def _head_only(status: int, headers: Mapping[str, str]) -> Response:
 
 
 def _headers(opened: OpenedReply, file_name: str, disposition: str) -> dict[str, str]:
-    headers = {name: value for name in _TOLD if (value := opened.header(name)) is not None and value.isascii()}
+    headers = {name: value for name in _TOLD if (value := opened.header(name)) is not None and value.isascii() and value.isprintable()}
+    if opened.header("Transfer-Encoding") is not None:
+        # Then the length of the body is told by the transfer alone, whatever this says (RFC 9112, 6.3).
+        headers.pop("Content-Length", None)
     if opened.status != 206:
         headers.pop("Content-Range", None)
     if opened.status == 304:

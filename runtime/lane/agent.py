@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from runtime.lane.worker import Worker
 from runtime.rules.check import check_request
 from runtime.rules.parameters import to_parameters
 from runtime.rules.request import InvalidRequestError
+from runtime.traces.context import TraceContext, parse
+from runtime.traces.current import logged
 from runtime.wire import message_to_raw
 
 if TYPE_CHECKING:
@@ -77,13 +80,19 @@ class Agent:
             worker_settings: what the pipeline's process is for.
             stub: of admission's DispatchService.
             on_change: called when the process's status changed.
-            observer: counts what the worker and the attempts do.
+            observer: is told what the worker and the attempts do.
         """
         self._identity = identity
         self._settings = settings
         self._cancel_grace_s = worker_settings.cancel_grace_s
         self._stub = stub
-        self._worker = Worker(worker_settings, on_change=self._worker_changed, on_progress=self._progressed, on_gpu_free=self._gpu_freed)
+        self._worker = Worker(
+            worker_settings,
+            on_change=self._worker_changed,
+            on_progress=self._progressed,
+            on_gpu_free=self._gpu_freed,
+            on_part=observer.part_ended,
+        )
         self._listener = on_change
         self._observer = observer
         self._state = LaneState()
@@ -94,6 +103,8 @@ class Agent:
         self._is_drained = False
         self._streams = 0
         self._attempts: set[asyncio.Task[None]] = set()
+        # For log lines, from the lease to the acknowledgement.
+        self._trace_ids: dict[Attempt, str] = {}
         self._records: deque[MemoryRecord] = deque(maxlen=_RECORDS_KEPT)
 
     @property
@@ -224,26 +235,37 @@ class Agent:
         for action in actions:
             match action:
                 case StartAttempt(attempt=attempt) if lease is not None:
-                    _log.info("attempt_started", task=attempt.task_id, attempt=attempt.number)
                     task = asyncio.create_task(self._work(attempt, lease), name=f"attempt-{attempt.task_id}-{attempt.number}")
                     self._attempts.add(task)
                     task.add_done_callback(self._attempts.discard)
                 case StopAttempt(attempt=attempt, reason=reason):
-                    _log.info("attempt_stopped", task=attempt.task_id, attempt=attempt.number, reason=reason)
-                    self._worker.cancel(attempt, reason)
+                    with self._logged(attempt):
+                        _log.info("attempt_stopped", task=attempt.task_id, attempt=attempt.number, reason=reason)
+                        self._worker.cancel(attempt, reason)
                 case ForgetOutcome(attempt=attempt):
-                    _log.info("attempt_acknowledged", task=attempt.task_id, attempt=attempt.number)
+                    with self._logged(attempt):
+                        _log.info("attempt_acknowledged", task=attempt.task_id, attempt=attempt.number)
+                    self._trace_ids.pop(attempt, None)
                 case _:
                     pass
 
     async def _work(self, attempt: Attempt, lease: pb.Lease) -> None:
+        context = parse(lease.traceparent, lease.tracestate)
+        if context is not None:
+            self._trace_ids[attempt] = context.trace_id
+        with self._logged(attempt):
+            _log.info("attempt_started", task=attempt.task_id, attempt=attempt.number)
+            self._observer.attempt_started(attempt, lease.request.model, context)
+            await self._worked_on(attempt, lease, context)
+
+    async def _worked_on(self, attempt: Attempt, lease: pb.Lease, context: TraceContext | None) -> None:
         try:
-            outcome = await self._render(attempt, lease)
+            outcome = await self._render(attempt, lease, context)
         except Exception:
             _log.exception("attempt_broken", task=attempt.task_id, attempt=attempt.number)
             outcome = _refused("The lane failed.", "the lane's agent failed")
         self._records.append(outcome.memory)
-        self._observer.attempt_ended(lease.request.model, lease.request.steps, outcome)
+        self._observer.attempt_ended(attempt, lease.request.model, lease.request.steps, outcome)
         code = outcome.failure.code if outcome.failure is not None else "done"
         _log.info("attempt_ended", task=attempt.task_id, attempt=attempt.number, end=code, render_s=outcome.render_s)
         if (change := outcome.memory.residency_change) is not None:
@@ -253,7 +275,7 @@ class Agent:
         self._become(lane.ended(self._state, attempt, outcome))
         self._nudge(urgent=True)
 
-    async def _render(self, attempt: Attempt, lease: pb.Lease) -> Outcome:
+    async def _render(self, attempt: Attempt, lease: pb.Lease, context: TraceContext | None) -> Outcome:
         try:
             request = check_request(message_to_raw(lease.request))
         except InvalidRequestError as error:
@@ -267,6 +289,8 @@ class Agent:
             deadline_s=lease.render_deadline.ToMicroseconds() / 1e6 or _DEFAULT_DEADLINE_S,
             placement=lease.placement,
             predicted_peak_bytes=lease.predicted_peak_bytes,
+            trace_id="" if context is None else context.trace_id,
+            is_timed=context is not None and context.is_sampled and self._observer.wants_parts,
         )
         return await self._worker.render(order)
 
@@ -275,9 +299,14 @@ class Agent:
         self._nudge(urgent=False)
 
     def _gpu_freed(self, attempt: Attempt) -> None:
-        _log.info("gpu_freed", task=attempt.task_id, attempt=attempt.number)
+        with self._logged(attempt):
+            _log.info("gpu_freed", task=attempt.task_id, attempt=attempt.number)
         self._become(lane.freed(self._state, attempt))
         self._nudge(urgent=True)
+
+    def _logged(self, attempt: Attempt) -> AbstractContextManager[None]:
+        """Log lines within the block have the trace of the attempt's task."""
+        return logged(self._trace_ids.get(attempt, ""))
 
     def _worker_changed(self) -> None:
         self._nudge(urgent=True)

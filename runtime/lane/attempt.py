@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,6 +16,7 @@ from runtime.lane.finish import Rendered
 from runtime.lane.ladders import Ladders
 from runtime.lane.memory.process import host_rss_bytes
 from runtime.lane.outcome import Failure, Outcome
+from runtime.lane.parts import Part
 from runtime.lane.raised import cause_of_load, drop_frames, has_run_out
 from runtime.lane.recorder import MemoryRecorder
 from runtime.lane.recovery import MAX_TRIES, first_choice, limits_now, next_choice
@@ -24,10 +27,12 @@ from runtime.lane.start_failure import reason_of
 from runtime.rules.effective import effective
 from runtime.rules.parameters import from_parameters
 from runtime.rules.request import GenerationRequest
+from runtime.traces.current import logged
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from PIL.Image import Image
 
     from runtime.fit.predict import Choice
     from runtime.lane.memory.port import DeviceMemory
@@ -74,6 +79,10 @@ class AttemptRunner:
 
     def render(self, order: Render) -> Rendered | RenderEnded | ReplacementNeeded:
         """Takes an attempt as far as it needs the GPU, and takes its memory record; raises nothing that a pipeline may raise."""
+        with logged(order.trace_id):
+            return self._rendered(order)
+
+    def _rendered(self, order: Render) -> Rendered | RenderEnded | ReplacementNeeded:
         run = Run(order, self._memory, self._callbacks)
         rss_before_bytes = host_rss_bytes()
         try:
@@ -108,8 +117,7 @@ class AttemptRunner:
                 return None, None, failure
 
     def _render(self, run: Run, request: GenerationRequest) -> npt.NDArray[np.uint8]:
-        released = run.order.released if run.change is None else None
-        run.change = self._resident.ensure(request.model, run.on_stage, released) or run.change
+        self._load(run, request.model)
         run.check()
         run.on_loaded()
         if request.mode == "t2v":
@@ -117,7 +125,7 @@ class AttemptRunner:
         frames = self._resident.pipeline.render(
             RenderJob(
                 request=request,
-                images=self._files.images(request, run.check),
+                images=self._images(run, request),
                 placement=run.placement,
                 on_phase=run.on_phase,
                 on_step=run.on_step,
@@ -132,6 +140,22 @@ class AttemptRunner:
             raise FrameShapeError(msg)
         run.rendered()
         return frames
+
+    def _load(self, run: Run, model: str) -> None:
+        released, began_ns = run.order.released if run.change is None else None, time.time_ns()
+        try:
+            change = self._resident.ensure(model, run.on_stage, released)
+        except (LoadError, MemoryNotReturnedError):
+            run.load_failed(began_ns)
+            raise
+        run.loaded(began_ns, change)
+        run.change = change or run.change
+
+    def _images(self, run: Run, request: GenerationRequest) -> Mapping[str, Image]:
+        if not request.images():
+            return {}
+        with run.part(Part.IMAGES, images=len({image.key for image in request.images()})):
+            return self._files.images(request, run.check)
 
     def _first_choice(self, order: Render, request: GenerationRequest) -> Choice:
         """The placement of this process's first try; an earlier process may have run out of memory with a faster one."""

@@ -23,6 +23,7 @@ _EXIT_S = 5.0
 """A process that closed its socket has this long to end by itself."""
 
 _NOT_FOR_CHILDREN = (
+    "WARMLANE_OTLP_HEADERS",
     "WARMLANE_API_KEY",
     "WARMLANE_ADMIN_KEY",
     "WARMLANE_IMAGE_UPSTREAM_KEY",

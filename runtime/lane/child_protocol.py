@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter
 from runtime.fit.cost import DeviceLimits, WorkerMemory
 from runtime.lane.loading import LoadProgress
 from runtime.lane.outcome import MemoryRecord, Outcome, OutOfMemory, Phase
+from runtime.lane.parts import Figure, Part
 from runtime.lane.start_failure import StartCause
 from runtime.lane.state import Attempt
 
@@ -77,6 +78,8 @@ class Render:
         predicted_peak_bytes: for it, by admission; 0: not predicted.
         released: set when this process replaces one that could not free its memory.
         out_of_memory: what happened to the attempt in that process, oldest first; it counts as tries.
+        trace_id: for log lines; empty: the task has no trace.
+        is_timed: `PartEnded` is wanted.
     """
 
     kind: Literal["render"] = "render"
@@ -87,6 +90,8 @@ class Render:
     predicted_peak_bytes: int = 0
     released: Release | None = None
     out_of_memory: tuple[OutOfMemory, ...] = ()
+    trace_id: str = ""
+    is_timed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +180,27 @@ class Progressed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartEnded:
+    """A part of the attempt is over. Told only where it was asked for.
+
+    Attributes:
+        try_number: from 1; another try follows when the memory ran out.
+        began_ns, ended_ns: nanoseconds since 1970.
+        figures: numbers and names of this part, none of them a user's.
+        has_failed: it was left by an error or a cancel.
+    """
+
+    kind: Literal["part_ended"] = "part_ended"
+    attempt: Attempt
+    part: Part
+    try_number: int
+    began_ns: int
+    ended_ns: int
+    figures: dict[str, Figure]
+    has_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GpuFreed:
     """The attempt's frames are in host memory and its part on the GPU is cleaned up and measured; its files are still to be made.
 
@@ -216,7 +242,17 @@ class ReplacementNeeded:
 
 
 Event = (
-    Started | LimitsChanged | ResidentChanged | Loading | LoadFailed | FilesStuck | Progressed | GpuFreed | RenderEnded | ReplacementNeeded
+    Started
+    | LimitsChanged
+    | ResidentChanged
+    | Loading
+    | LoadFailed
+    | FilesStuck
+    | Progressed
+    | PartEnded
+    | GpuFreed
+    | RenderEnded
+    | ReplacementNeeded
 )
 
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])

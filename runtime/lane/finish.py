@@ -15,11 +15,13 @@ from runtime.lane.encode import FORMATS, write_preview, write_video
 from runtime.lane.failures import failure_of
 from runtime.lane.files import AttemptFiles
 from runtime.lane.outcome import Failure, MemoryRecord, Outcome, StoredVideo
+from runtime.lane.parts import Part
 from runtime.lane.raised import drop_frames
 from runtime.lane.renderer import RenderCancelled
 from runtime.lane.run import Run
 from runtime.lane.state import Attempt
 from runtime.rules.request import GenerationRequest
+from runtime.traces.current import logged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,11 +77,12 @@ class Finisher:
     def finish(self, rendered: Rendered) -> RenderEnded:
         """Encodes and stores; raises nothing that these may raise."""
         run, result, failure = rendered.run, None, None
-        try:
-            result = self._stored(rendered)
-        except (RenderCancelled, Exception) as error:
-            failure = failure_of(error)
-            drop_frames(error)
+        with logged(run.order.trace_id):
+            try:
+                result = self._stored(rendered)
+            except (RenderCancelled, Exception) as error:
+                failure = failure_of(error)
+                drop_frames(error)
         return RenderEnded(attempt=rendered.attempt, outcome=_outcome(rendered, result, failure, run))
 
     def _work(self) -> None:
@@ -100,10 +103,13 @@ class Finisher:
         run.begin_files()
         with tempfile.TemporaryDirectory(prefix="warmlane-") as folder:
             video, preview = Path(folder, "video" + form.suffix), Path(folder, "preview.jpg")
-            write_video(rendered.frames, video, output_format=request.output_format, fps=request.fps, on_frame=run.on_frame)
-            write_preview(rendered.frames, preview)
+            with run.part(Part.ENCODE, frames=request.num_frames, format=request.output_format):
+                write_video(rendered.frames, video, output_format=request.output_format, fps=request.fps, on_frame=run.on_frame)
+                write_preview(rendered.frames, preview)
             run.written()
-            stored = self._files.store(run.order.artifact_prefix, video, preview, run.check)
+            with run.part(Part.UPLOAD) as figures:
+                stored = self._files.store(run.order.artifact_prefix, video, preview, run.check)
+                figures["video_bytes"] = stored.size_bytes
         return StoredVideo(
             video_key=stored.video_key,
             media_type=form.media_type,

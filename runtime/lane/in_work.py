@@ -80,6 +80,8 @@ class InWork:
                 predicted_peak_bytes=order.predicted_peak_bytes,
                 released=self.released,
                 out_of_memory=self.out_of_memory,
+                trace_id=order.trace_id,
+                is_timed=order.is_timed,
             )
         )
 

@@ -22,7 +22,8 @@ from runtime.lane.inspection import SERVICE_NAME, InspectionService
 from runtime.lane.metrics.attempts import AttemptMetrics
 from runtime.lane.metrics.catalogue import LaneLabels
 from runtime.lane.metrics.state import LaneCollector
-from runtime.lane.observer import SILENT
+from runtime.lane.observer import SILENT, Both, LaneObserver
+from runtime.lane.spans import AttemptSpans
 from runtime.lane.work import WorkerSettings
 from runtime.logs import configure_logging
 from runtime.metrics.registry import Registry
@@ -31,6 +32,8 @@ from runtime.metrics.server import MetricsServer
 from runtime.process import stop_event
 from runtime.rpc import OVERALL, GrpcServer, create_channel
 from runtime.settings import problems
+from runtime.traces.process import tracing
+from runtime.traces.tracer import Tracer
 
 _log = structlog.get_logger()
 
@@ -64,6 +67,13 @@ def run_lane(read_settings: Callable[[], LaneSettings], *, models: tuple[str, ..
 async def serve(settings: LaneSettings, identity: LaneIdentity) -> None:
     """Serves until a stop signal; raises what goes wrong inside the lane, so that its supervisor starts it anew."""
     stop = stop_event()
+    # Outside all else: what is written in the last moments is sent too.
+    async with tracing(settings, service=settings.lane_id) as tracer:
+        await _serve(settings, identity, tracer, stop)
+    _log.info("lane_stopped")
+
+
+async def _serve(settings: LaneSettings, identity: LaneIdentity, tracer: Tracer, stop: asyncio.Event) -> None:
     changed = asyncio.Event()
     registry = Registry(settings.lane_id)
     labels = LaneLabels(settings.lane_id, "dedicated" if identity.is_dedicated else "degraded_shared")
@@ -80,7 +90,7 @@ async def serve(settings: LaneSettings, identity: LaneIdentity) -> None:
             _worker_settings(settings, identity),
             DispatchServiceStub(channel),
             changed.set,
-            AttemptMetrics(registry, labels, identity.models) if is_counted else SILENT,
+            _observer(registry, labels, identity, tracer, is_counted=is_counted),
         )
         registry.register(LaneCollector(agent, labels))
         service = InspectionService(agent, datetime.now(UTC))
@@ -104,7 +114,11 @@ async def serve(settings: LaneSettings, identity: LaneIdentity) -> None:
         finally:
             await _end(running, health, stopping)
             await server.stop(_SERVER_GRACE_S)
-        _log.info("lane_stopped")
+
+
+def _observer(registry: Registry, labels: LaneLabels, identity: LaneIdentity, tracer: Tracer, *, is_counted: bool) -> LaneObserver:
+    counting = AttemptMetrics(registry, labels, identity.models) if is_counted else SILENT
+    return Both(counting, AttemptSpans(tracer, identity.lane_id)) if tracer.is_on else counting
 
 
 async def _tell_health(agent: Agent, server: GrpcServer, changed: asyncio.Event) -> None:

@@ -40,7 +40,8 @@ class MemoryRecorder:
         """
         started_s = time.monotonic()
         try:
-            run.end_phase()
+            # What is open still was left by an error.
+            run.end_phase(has_failed=has_failed)
             self._memory.cleanup()
             figures = self._memory.figures()
             drift_bytes = self._drift_bytes(run, model, has_failed=has_failed)

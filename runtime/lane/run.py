@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime.fit.placement import BY_NAME, MemoryPhase, Placement
-from runtime.lane.child_protocol import Progressed, Render
+from runtime.lane.child_protocol import PartEnded, Progressed, Render
 from runtime.lane.outcome import OutOfMemory, Phase, PhasePeak, ResidencyChange
+from runtime.lane.parts import OF_PHASE, Figure, Part
 from runtime.lane.renderer import RenderCancelled
 
 if TYPE_CHECKING:
@@ -27,11 +29,11 @@ class Callbacks:
 
     Attributes:
         is_cancelled: whether this attempt shall end; asked at every step, block and frame.
-        tell: passes progress on.
+        tell: passes progress and the ends of parts on.
     """
 
     is_cancelled: Callable[[Render], bool]
-    tell: Callable[[Progressed], None]
+    tell: Callable[[Progressed | PartEnded], None]
 
 
 class Run:
@@ -69,6 +71,10 @@ class Run:
         self._first_step_s: float | None = None
         self._last_step_s: float | None = None
         self._steps_between = 0
+        self._tries = len(self.out_of_memory)
+        # Since when the phase and the step in work are: None while none is.
+        self._phase_since_ns: int | None = None
+        self._step_since_ns: int | None = None
 
     @property
     def phase_peaks(self) -> tuple[PhasePeak, ...]:
@@ -82,11 +88,13 @@ class Run:
         self._phase_peaks.clear()
         self._first_step_s = self._last_step_s = None
         self._steps_between = 0
+        self._tries += 1
         self._memory.reset_peaks()
 
-    def end_phase(self) -> None:
-        """Keeps the peaks of the phase in work, and begins to count anew."""
+    def end_phase(self, *, has_failed: bool = False) -> None:
+        """Keeps the peaks of the phase in work, and begins to count anew. `has_failed`: an error or a cancel ended it."""
         figures = self._memory.figures()
+        self._tell_phase(figures.peak_allocated_bytes, has_failed=has_failed)
         self.peak_allocated_bytes = _highest(self.peak_allocated_bytes, figures.peak_allocated_bytes)
         self.peak_reserved_bytes = _highest(self.peak_reserved_bytes, figures.peak_reserved_bytes)
         if figures.peak_allocated_bytes is not None and self.memory_phase is not MemoryPhase.LOAD:
@@ -107,7 +115,7 @@ class Run:
         peak_bytes = self._memory.figures().peak_allocated_bytes or 0
         ran_out = OutOfMemory(phase=self.memory_phase, placement=self.placement.name, peak_bytes=peak_bytes, budget_bytes=budget_bytes)
         self.out_of_memory.append(ran_out)
-        self.end_phase()
+        self.end_phase(has_failed=True)
         return ran_out
 
     def check(self) -> None:
@@ -127,6 +135,7 @@ class Run:
         """A phase of the render begins: the one before it has its peak now."""
         self.end_phase()
         self.memory_phase = phase
+        self._phase_since_ns = self._step_since_ns = time.time_ns()
         self.check()
 
     def on_step(self, step: int, steps: int) -> None:
@@ -138,6 +147,7 @@ class Run:
         else:
             self._steps_between += 1
         self._last_step_s = now_s
+        self._tell_step(step, steps)
         self._send(Phase.INFERENCE, _DENOISED * step // steps, f"step {step} of {steps}" + self._again())
         self.check()
 
@@ -171,6 +181,73 @@ class Run:
         if self._first_step_s is None or self._last_step_s is None or self._steps_between == 0:
             return None
         return (self._last_step_s - self._first_step_s) * (self._steps_between + 1) / self._steps_between
+
+    @contextmanager
+    def part(self, part: Part, **figures: Figure) -> Iterator[dict[str, Figure]]:
+        """The block is a part of the attempt: told when it is over. What it gives takes figures that are known only then."""
+        began_ns, has_failed = time.time_ns(), True
+        try:
+            yield figures
+            has_failed = False
+        finally:
+            self._tell_part(part, began_ns, figures, has_failed=has_failed)
+
+    def loaded(self, began_ns: int, change: ResidencyChange | None) -> None:
+        """The model was made resident since then; nothing is told when it was there already."""
+        if change is None:
+            return
+        figures: dict[str, Figure] = {
+            "loaded_model": change.loaded_model,
+            "loaded_bytes": change.loaded_bytes,
+            "source": "host" if change.from_host else "disk",
+            "load_s": change.load_s,
+            "process_replaced": change.process_replaced,
+        }
+        if change.released_model:
+            figures |= {
+                "released_model": change.released_model,
+                "released_bytes": change.released_bytes,
+                "residue_bytes": change.residue_bytes,
+                "release_s": change.release_s,
+            }
+        self._tell_part(Part.SWITCH if change.released_model else Part.LOAD, began_ns, figures)
+
+    def load_failed(self, began_ns: int) -> None:
+        """The model could not be made resident."""
+        self._tell_part(Part.LOAD, began_ns, {}, has_failed=True)
+
+    def _tell_phase(self, peak_bytes: int | None, *, has_failed: bool) -> None:
+        began_ns, self._phase_since_ns = self._phase_since_ns, None
+        if began_ns is None:
+            return
+        figures: dict[str, Figure] = {"placement": self.placement.name}
+        if peak_bytes is not None:
+            figures["peak_bytes"] = peak_bytes
+        self._tell_part(OF_PHASE[self.memory_phase], began_ns, figures, has_failed=has_failed)
+
+    def _tell_step(self, step: int, steps: int) -> None:
+        # The next one begins where this one ends.
+        ended_ns = time.time_ns()
+        began_ns, self._step_since_ns = self._step_since_ns, ended_ns
+        if began_ns is not None and self._phase_since_ns is not None:
+            self._tell_part(Part.STEP, began_ns, {"step": step, "steps": steps}, ended_ns=ended_ns)
+
+    def _tell_part(
+        self, part: Part, began_ns: int, figures: dict[str, Figure], *, ended_ns: int | None = None, has_failed: bool = False
+    ) -> None:
+        order = self.order
+        if order.is_timed:
+            self._callbacks.tell(
+                PartEnded(
+                    attempt=order.attempt,
+                    part=part,
+                    try_number=max(1, self._tries),
+                    began_ns=began_ns,
+                    ended_ns=time.time_ns() if ended_ns is None else ended_ns,
+                    figures=figures,
+                    has_failed=has_failed,
+                )
+            )
 
     def _again(self) -> str:
         return " (again, with less GPU memory)" if self.out_of_memory else ""

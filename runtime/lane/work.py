@@ -84,6 +84,8 @@ class Order:
         deadline_s: it may take this long from now on.
         placement: that admission named; empty: the lane chooses.
         predicted_peak_bytes: for it, by admission; 0: not predicted.
+        trace_id: for log lines; empty: none.
+        is_timed: the ends of its parts are wanted.
     """
 
     attempt: Attempt
@@ -92,3 +94,5 @@ class Order:
     deadline_s: float
     placement: str = ""
     predicted_peak_bytes: int = 0
+    trace_id: str = ""
+    is_timed: bool = False

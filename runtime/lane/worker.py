@@ -22,6 +22,7 @@ from runtime.lane.child_protocol import (
     LimitsChanged,
     LoadFailed,
     Loading,
+    PartEnded,
     Progressed,
     RenderEnded,
     ReplacementNeeded,
@@ -38,6 +39,7 @@ from runtime.lane.start_failure import StartCause
 from runtime.lane.state import Attempt, StopReason
 from runtime.lane.streak import Streak, told_end
 from runtime.lane.work import Order, WorkerSettings, WorkerStatus
+from runtime.traces.current import logged
 
 _log = structlog.get_logger()
 
@@ -66,6 +68,7 @@ class Worker:
         on_change: Callable[[], None],
         on_progress: Callable[[Attempt, Phase, int, str], None],
         on_gpu_free: Callable[[Attempt], None],
+        on_part: Callable[[PartEnded], None] = lambda _part: None,
     ) -> None:
         """Starts nothing yet.
 
@@ -74,11 +77,13 @@ class Worker:
             on_change: called when `status` changed.
             on_progress: called with the attempt, its phase, its progress (0 to 99) and a short sentence.
             on_gpu_free: called when the attempt needs the GPU no more; from then on `render` takes another.
+            on_part: called when a part of an attempt is over that is timed.
         """
         self._settings = settings
         self._on_change = on_change
         self._on_progress = on_progress
         self._on_gpu_free = on_gpu_free
+        self._on_part = on_part
         self._status = WorkerStatus()
         self._child: ChildProcess | None = None
         self._leaving: ChildProcess | None = None
@@ -196,12 +201,8 @@ class Worker:
 
     def _take(self, event: Event) -> None:
         match event:
-            case Started():
-                self._update(device=event.device, memory=event.memory, **self._warmth(""))
-            case LimitsChanged():
-                self._limit(event)
-            case ResidentChanged():
-                self._update(resident_model=event.model, **self._warmth(event.model))
+            case Started() | LimitsChanged() | ResidentChanged():
+                self._learn(event)
             case Loading():
                 self._load(event.progress)
             case LoadFailed():
@@ -211,6 +212,8 @@ class Worker:
                 self._update(object_store_failure=event.reason)
             case Progressed():
                 self._progress(event)
+            case PartEnded():
+                self._on_part(event)
             case GpuFreed():
                 self._free(event)
             case RenderEnded():
@@ -223,9 +226,17 @@ class Worker:
             case _:
                 assert_never(event)
 
-    def _limit(self, event: LimitsChanged) -> None:
-        if self._status.memory is not None:
-            self._update(memory=replace(self._status.memory, limits=event.limits))
+    def _learn(self, event: Started | LimitsChanged | ResidentChanged) -> None:
+        match event:
+            case Started():
+                self._update(device=event.device, memory=event.memory, **self._warmth(""))
+            case LimitsChanged():
+                if self._status.memory is not None:
+                    self._update(memory=replace(self._status.memory, limits=event.limits))
+            case ResidentChanged():
+                self._update(resident_model=event.model, **self._warmth(event.model))
+            case _:
+                assert_never(event)
 
     def _hand_on(self, event: ReplacementNeeded) -> None:
         """The attempt goes on in the next process, which is told what this one knows."""
@@ -305,7 +316,8 @@ class Worker:
             asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._kill_if_stuck, current)
             return
         current.is_killed = True
-        _log.warning("pipeline_killed", task=current.order.attempt.task_id, attempt=current.order.attempt.number, reason=current.stop)
+        with logged(current.order.trace_id):
+            _log.warning("pipeline_killed", task=current.order.attempt.task_id, attempt=current.order.attempt.number, reason=current.stop)
         current.sent_to.kill()
 
     def _is_spared(self, current: InWork) -> bool:

@@ -27,6 +27,7 @@ from admission.service.errors import translate
 from admission.service.mount import services
 from admission.service.recycling import STREAM_LIFE_S
 from admission.store.memory import MemoryStore
+from admission.store.sql import SqlStore
 from runtime.errors import ServiceError
 from runtime.objects import open_object_store
 from runtime.rpc import GrpcServer, create_channel
@@ -72,7 +73,7 @@ async def admission_stack(
     folder: Path,
     *,
     stream_life_s: float = STREAM_LIFE_S,
-    store: MemoryStore | None = None,
+    store: MemoryStore | SqlStore | None = None,
     port: int = 0,
     objects: ObjectStore | None = None,
 ) -> AsyncIterator[Stack]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from runtime.fit.cost import ModelLadder
 from runtime.lane.attempt import AttemptRunner
-from runtime.lane.child_protocol import Progressed, Render, RenderEnded, ReplacementNeeded
+from runtime.lane.child_protocol import PartEnded, Progressed, Render, RenderEnded, ReplacementNeeded
 from runtime.lane.files import AttemptFiles
 from runtime.lane.finish import Finisher, Rendered
 from runtime.lane.ladders import Ladders
@@ -83,6 +83,7 @@ class Bench:
         """Sets it up."""
         self.memory = FakeMemory()
         self.told: list[Progressed] = []
+        self.parts: list[PartEnded] = []
         self.is_cancelled = False
         settings = LoadSettings(profile="tiny", models_dir=folder, memory=self.memory)
         self.pipeline = OnePipeline(behaviour)
@@ -90,9 +91,15 @@ class Bench:
         resident = ResidentSet(self.pipeline, settings, ladders, lambda model: None)
         files = self.files = AttemptFiles(open_object_store((folder / "store").as_uri()), pause_s=0)
         self.finisher = Finisher(files, tell=lambda ended: None)
-        callbacks = Callbacks(is_cancelled=lambda order: self.is_cancelled, tell=self.told.append)
+        callbacks = Callbacks(is_cancelled=lambda order: self.is_cancelled, tell=self._tell)
         self.runner = AttemptRunner(resident, ladders, self.memory, files, callbacks)
         self.order = Render(attempt=Attempt(task_id="a", number=1), parameters={}, artifact_prefix="results/a/1/")
+
+    def _tell(self, event: Progressed | PartEnded) -> None:
+        if isinstance(event, PartEnded):
+            self.parts.append(event)
+        else:
+            self.told.append(event)
 
     def run(self, **changes: object) -> Outcome:
         """Runs one attempt of a small clip; `changes` are parameters."""

@@ -153,6 +153,7 @@ def tasks(draw: st.DrawFn, states: st.SearchStrategy[TaskState] | None = None) -
             stage_detail=texts(),
             failure=st.none() | failures,
             result=st.none() | results(),
+            trace=texts(),
         )
     )
 

@@ -8,8 +8,9 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -273,16 +274,22 @@ async def test_reply_is_whole_when_its_reader_is_slow_but_takes_something(tmp_pa
     assert time.monotonic() - started_s > patience_s * 1.5
 
 
-async def test_https_is_served_when_a_certificate_is_configured(tmp_path: Path) -> None:
+def _certificate(folder: Path) -> tuple[dict[str, Any], ssl.SSLContext]:
+    """Settings of a server with a certificate for this machine, and what a client trusts it with."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
-    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    chain, key = folder / "chain.pem", folder / "key.pem"
     for blob in certificate.cert_chain_pems:
         blob.write_to_path(chain, append=True)
     certificate.private_key_pem.write_to_path(key)
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    async with served_bridge(tmp_path / "objects", http_tls_cert_file=chain, http_tls_key_file=key) as bridge:
+    return {"http_tls_cert_file": chain, "http_tls_key_file": key}, context
+
+
+async def test_https_is_served_when_a_certificate_is_configured(tmp_path: Path) -> None:
+    files, context = _certificate(tmp_path)
+    async with served_bridge(tmp_path / "objects", **files) as bridge:
         assert bridge.server is not None
         bridge.add_done_task(bytes(1000))
         async with httpx.AsyncClient(verify=context, base_url=f"https://127.0.0.1:{bridge.server.port}") as https:
@@ -293,11 +300,38 @@ async def test_https_is_served_when_a_certificate_is_configured(tmp_path: Path) 
             await bridge.http.get("/health")
 
 
-async def test_request_of_a_client_that_left_is_given_up_when_its_connection_breaks(hasty: BridgeUnderTest) -> None:
+async def test_connections_without_a_handshake_count_when_tls_is_spoken(tmp_path: Path) -> None:
+    # They counted nowhere: whoever opened some thousands took every file that the process may open.
+    files, context = _certificate(tmp_path)
+    async with served_bridge(tmp_path / "objects", max_connections=3, **files) as bridge, AsyncExitStack() as opened:
+        assert bridge.server is not None
+        silent = [await opened.enter_async_context(_connected(bridge)) for _ in range(3)]
+        await _until(lambda: _open(bridge) == 3)
+        async with _connected(bridge) as (reader, _):
+            assert await reader.read() == b""
+        # Nonsense, and a client that leaves, free their places.
+        silent[0][1].write(b"GET /health HTTP/1.1\r\n\r\n")
+        await silent[0][0].read()
+        for _, writer in silent[1:]:
+            writer.close()
+        await _until(lambda: _open(bridge) == 0)
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", bridge.server.port, ssl=context)
+            # Together with the end of the handshake.
+            writer.write(HEALTH)
+            assert (await _reply(reader))[0] == 200
+            writer.close()
+        await _until(lambda: _open(bridge) == 0)
+
+
+# With another request behind it, the one in work did not hear that its client was gone: its held place stayed taken, a stream open.
+@pytest.mark.parametrize("behind", [b"", HEALTH, HEALTH * 3], ids=["alone", "one behind it", "three behind it"])
+async def test_request_of_a_client_that_left_is_given_up_when_its_connection_breaks(hasty: BridgeUnderTest, behind: bytes) -> None:
     hasty.admission.hold = asyncio.Event()
     body = json.dumps({"model": "anisora", "prompt": "a lake"}).encode()
     async with _connected(hasty) as (_, writer):
-        writer.write(b"POST /generate HTTP/1.1\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s" % (KEY.encode(), len(body), body))
+        head = b"POST /generate HTTP/1.1\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n" % (KEY.encode(), len(body))
+        writer.write(head + body + behind)
         async with asyncio.timeout(5):
             await hasty.admission.holding.wait()
         # A held request is not cut by the time for heads.

@@ -159,3 +159,24 @@ async def test_polling_ends_when_the_reader_of_events_leaves(tmp_path: Path, ups
         while len(streams):  # noqa: ASYNC110 - the bridge tells nobody
             await asyncio.sleep(0.01)
         assert not [task for task in asyncio.all_tasks() if task.get_name() == "poll-image"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"Content-Length: 30\r\nTransfer-Encoding: chunked\r\n", b'ETag: "\x01"\r\nTransfer-Encoding: chunked\r\n'],
+    ids=["two lengths", "a header that cannot be sent"],
+)
+async def test_file_is_whole_when_the_upstreams_headers_are_not_sound(tmp_path: Path, head: bytes) -> None:
+    # The first broke the client's connection behind a good file, the second before it began.
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nConnection: close\r\n%s\r\n5\r\nabcde\r\n0\r\n\r\n" % head)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with served_bridge(tmp_path / "objects", image_upstream_url=url) as bridge:
+            reply = await bridge.http.get("/results/image-a1", headers=WITH_KEY)
+            assert (reply.status_code, reply.content) == (200, b"abcde")
+            assert not {"etag", "content-length"} & set(reply.headers)

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import GaugeMetricFamily
 
+    from runtime.lane.child_protocol import PartEnded
     from runtime.lane.metrics.catalogue import LaneLabels
     from runtime.lane.outcome import MemoryRecord, Outcome, ResidencyChange
+    from runtime.lane.state import Attempt
     from runtime.lane.work import WorkerStatus
     from runtime.metrics.definition import Definition
+    from runtime.traces.context import TraceContext
 
 DONE = "done"
 _UNKNOWN = "unknown"
@@ -54,7 +57,18 @@ class AttemptMetrics:
             self._observe(catalogue.COLD_START, self._clock() - self._started_s)
             self._started_s = None
 
-    def attempt_ended(self, model: str, steps: int, outcome: Outcome) -> None:
+    @property
+    def wants_parts(self) -> bool:
+        """See `LaneObserver`. The times of an attempt stand in its outcome."""
+        return False
+
+    def attempt_started(self, attempt: Attempt, model: str, context: TraceContext | None) -> None:
+        """See `LaneObserver`. Attempts are counted when they end."""
+
+    def part_ended(self, event: PartEnded) -> None:
+        """See `LaneObserver`."""
+
+    def attempt_ended(self, attempt: Attempt, model: str, steps: int, outcome: Outcome) -> None:
         """See `LaneObserver`."""
         model = model if model in self._models else _UNKNOWN
         self._count(catalogue.ATTEMPTS, model, DONE if outcome.failure is None else outcome.failure.code)

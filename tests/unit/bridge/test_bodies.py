@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import MutableMapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -131,3 +132,16 @@ async def test_small_body_may_come_slowly_when_it_keeps_nobody_waiting() -> None
     async with LargeBodies(1).room() as room:
         body = Body(MIB)
         assert len(await read_body(body.request, room, limit_bytes=64 * MIB, timeout_s=5, pace=Pace(10**12, window_s=0))) == MIB
+
+
+async def test_body_is_read_when_somebody_else_holds_all_that_one_may() -> None:
+    # Four bodies that came at the least rate held every place for two minutes, and everyone else's large requests were refused meanwhile.
+    bodies = LargeBodies(4, wait_s=0.01)
+    async with AsyncExitStack() as slow:
+        for _ in range(2):
+            await (await slow.enter_async_context(bodies.room("192.0.2.1"))).ensure(2 * MIB)
+        with pytest.raises(HttpError):
+            await (await slow.enter_async_context(bodies.room("192.0.2.1"))).ensure(2 * MIB)
+        for name in ("192.0.2.2", ""):
+            async with bodies.room(name) as room:
+                await room.ensure(2 * MIB)

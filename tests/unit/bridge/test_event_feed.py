@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, MutableMapping
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -310,3 +311,20 @@ async def test_key_has_no_limit_of_its_own_and_a_session_has() -> None:
     with streams.place("session:s"), pytest.raises(HttpError) as many, streams.place("session:s"):
         pass
     assert (many.value.status, many.value.headers["Retry-After"]) == (429, "30")
+
+
+async def test_sessions_of_one_address_do_not_take_every_stream_when_there_are_ever_new_ones() -> None:
+    # Twenty sessions a minute, each with its streams, took all of them; behind a proxy nothing else counted by address.
+    streams = EventStreams(most=9, most_of_session=2, most_of_address=3)
+    with ExitStack() as opened:
+        for session in ("a", "a", "b"):
+            opened.enter_context(streams.place(f"session:{session}", "192.0.2.1"))
+        for session in ("a", "c"):
+            with pytest.raises(HttpError) as many, streams.place(f"session:{session}", "192.0.2.1"):
+                pass
+            assert many.value.status == 429
+        for owner, address in (("session:d", "192.0.2.2"), ("key", "192.0.2.1")):
+            with streams.place(owner, address):
+                pass
+    with streams.place("session:c", "192.0.2.1"):
+        assert len(streams) == 1

@@ -23,11 +23,13 @@ from runtime.lane.outcome import (
     StoredVideo,
     unmeasured,
 )
+from runtime.lane.state import Attempt
 from runtime.lane.work import WorkerStatus
 from runtime.metrics.registry import Registry
 from tests.harness.metrics import Page, page_of
 
 LABELS = LaneLabels("degraded-pool", "degraded_shared")
+ATTEMPT = Attempt(task_id="0" * 32, number=1)
 RECORD = MemoryRecord(
     measured_at=datetime(2026, 1, 1, tzinfo=UTC),
     device="cuda:0",
@@ -89,7 +91,7 @@ def counted() -> Counted:
 
 
 def test_what_was_made_is_counted_when_an_attempt_is_done(counted: Counted) -> None:
-    counted.metrics.attempt_ended("anisora", 8, DONE)
+    counted.metrics.attempt_ended(ATTEMPT, "anisora", 8, DONE)
     page = counted.page()
     assert page.value("lane_attempts_total", model="anisora", code="done", lane="degraded-pool", lane_mode="degraded_shared") == 1
     assert page.value("lane_frames_total", model="anisora") == 17
@@ -102,7 +104,7 @@ def test_what_was_made_is_counted_when_an_attempt_is_done(counted: Counted) -> N
 
 
 def test_every_figure_of_the_record_is_told_when_it_was_measured(counted: Counted) -> None:
-    counted.metrics.attempt_ended("anisora", 8, DONE)
+    counted.metrics.attempt_ended(ATTEMPT, "anisora", 8, DONE)
     page = counted.page()
     told = {name: page.value(f"lane_{name}_bytes") for name in ("allocated", "reserved", "peak_allocated", "peak_reserved", "driver_free")}
     assert told == {"allocated": 11, "reserved": 12, "peak_allocated": 13, "peak_reserved": 14, "driver_free": 15}
@@ -116,8 +118,8 @@ def test_every_figure_of_the_record_is_told_when_it_was_measured(counted: Counte
 
 
 def test_only_the_last_attempt_is_told_when_the_pool_changed_its_model(counted: Counted) -> None:
-    counted.metrics.attempt_ended("anisora", 8, DONE)
-    counted.metrics.attempt_ended("phr00t", 4, replace(DONE, memory=replace(RECORD, allocated_bytes=21, placement="resident")))
+    counted.metrics.attempt_ended(ATTEMPT, "anisora", 8, DONE)
+    counted.metrics.attempt_ended(ATTEMPT, "phr00t", 4, replace(DONE, memory=replace(RECORD, allocated_bytes=21, placement="resident")))
     page = counted.page()
     assert page.value("lane_allocated_bytes") == 21
     assert page.value("lane_measured_peak_bytes", model="phr00t", placement="resident") == 980
@@ -125,9 +127,9 @@ def test_only_the_last_attempt_is_told_when_the_pool_changed_its_model(counted: 
 
 
 def test_figures_stay_those_of_the_last_measured_one_when_an_attempt_left_none(counted: Counted) -> None:
-    counted.metrics.attempt_ended("anisora", 8, DONE)
+    counted.metrics.attempt_ended(ATTEMPT, "anisora", 8, DONE)
     lost = Failure(code=FailureCode.LANE_LOST, message="Lost.")
-    counted.metrics.attempt_ended("anisora", 8, Outcome(memory=unmeasured("it died"), failure=lost))
+    counted.metrics.attempt_ended(ATTEMPT, "anisora", 8, Outcome(memory=unmeasured("it died"), failure=lost))
     page = counted.page()
     assert page.value("lane_allocated_bytes") == 11
     assert page.value("lane_attempts_total", model="anisora", code="lane_lost") == 1
@@ -135,7 +137,9 @@ def test_figures_stay_those_of_the_last_measured_one_when_an_attempt_left_none(c
 
 def test_figures_are_absent_when_the_device_cannot_tell(counted: Counted) -> None:
     assert counted.page().value("lane_residue_bytes") is None
-    counted.metrics.attempt_ended("anisora", 8, replace(DONE, memory=MemoryRecord(measured_at=RECORD.measured_at, host_rss_after_bytes=17)))
+    counted.metrics.attempt_ended(
+        ATTEMPT, "anisora", 8, replace(DONE, memory=MemoryRecord(measured_at=RECORD.measured_at, host_rss_after_bytes=17))
+    )
     page = counted.page()
     assert page.value("lane_host_resident_memory_bytes") == 17
     assert [page.value(name) for name in ("lane_allocated_bytes", "lane_driver_free_bytes", "lane_predicted_peak_bytes")] == [None] * 3
@@ -145,7 +149,7 @@ def test_figures_are_absent_when_the_device_cannot_tell(counted: Counted) -> Non
 def test_memory_that_ran_out_is_counted_by_phase_when_the_second_try_did_it(counted: Counted) -> None:
     assert counted.page().value("lane_out_of_memory_total", model="anisora", phase="decode") == 0
     ran_out = (OutOfMemory(phase="denoise", placement="resident"), OutOfMemory(phase="decode", placement="streamed"))
-    counted.metrics.attempt_ended("anisora", 8, replace(DONE, memory=replace(RECORD, out_of_memory=ran_out)))
+    counted.metrics.attempt_ended(ATTEMPT, "anisora", 8, replace(DONE, memory=replace(RECORD, out_of_memory=ran_out)))
     page = counted.page()
     assert page.value("lane_out_of_memory_total", model="anisora", phase="denoise") == 1
     assert page.value("lane_out_of_memory_total", model="anisora", phase="decode") == 1
@@ -154,7 +158,7 @@ def test_memory_that_ran_out_is_counted_by_phase_when_the_second_try_did_it(coun
 
 @pytest.mark.parametrize("code", FailureCode)
 def test_nothing_was_made_when_an_attempt_fails(counted: Counted, code: FailureCode) -> None:
-    counted.metrics.attempt_ended("phr00t", 4, Outcome(memory=RECORD, failure=Failure(code=code, message="No.")))
+    counted.metrics.attempt_ended(ATTEMPT, "phr00t", 4, Outcome(memory=RECORD, failure=Failure(code=code, message="No.")))
     page = counted.page()
     assert page.value("lane_attempts_total", model="phr00t", code=code) == 1
     assert page.total("lane_attempts_total") == 1
@@ -197,7 +201,7 @@ def test_nothing_was_made_when_an_attempt_fails(counted: Counted, code: FailureC
 def test_switch_is_counted_with_its_reason_when_one_preceded_the_attempt(
     counted: Counted, change: ResidencyChange, reason: str, source: str
 ) -> None:
-    counted.metrics.attempt_ended("phr00t", 4, replace(DONE, memory=replace(RECORD, residency_change=change)))
+    counted.metrics.attempt_ended(ATTEMPT, "phr00t", 4, replace(DONE, memory=replace(RECORD, residency_change=change)))
     page = counted.page()
     assert page.value("lane_switches_total", model="phr00t", reason=reason) == 1
     assert page.total("lane_switches_total") == 1
@@ -211,15 +215,15 @@ def test_switch_is_counted_with_its_reason_when_one_preceded_the_attempt(
 
 def test_residue_stays_when_the_next_attempt_needs_no_switch(counted: Counted) -> None:
     change = ResidencyChange(loaded_model="phr00t", loaded_bytes=50, load_s=3.0, residue_bytes=7)
-    counted.metrics.attempt_ended("phr00t", 4, replace(DONE, memory=replace(RECORD, residency_change=change)))
-    counted.metrics.attempt_ended("phr00t", 4, DONE)
+    counted.metrics.attempt_ended(ATTEMPT, "phr00t", 4, replace(DONE, memory=replace(RECORD, residency_change=change)))
+    counted.metrics.attempt_ended(ATTEMPT, "phr00t", 4, DONE)
     assert counted.page().value("lane_residue_bytes") == 7
 
 
 def test_model_is_unknown_when_the_lane_does_not_have_it(counted: Counted) -> None:
     refused = Failure(code=FailureCode.RENDER_FAILED, message="No.")
     for number in range(3):
-        counted.metrics.attempt_ended(f"made up {number}", 0, Outcome(memory=unmeasured("nothing ran"), failure=refused))
+        counted.metrics.attempt_ended(ATTEMPT, f"made up {number}", 0, Outcome(memory=unmeasured("nothing ran"), failure=refused))
     page = counted.page()
     assert page.value("lane_attempts_total", model="unknown", code="render_failed") == 3
     assert "made up" not in page.text

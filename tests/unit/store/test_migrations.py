@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -33,13 +34,20 @@ UNION ALL
 SELECT table_name || '.' || column_name, concat_ws(' ', data_type, is_nullable, column_default, collation_name)
 FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
 """
+_ADDED_COLUMN = re.compile(r", (?=\w+ (?:TEXT|INTEGER|BIGINT|DATETIME|BOOLEAN)\b)")
 
 
 def definitions(engine: Engine) -> dict[str, str]:
     """Every table and index as the engine keeps it, white space and the order of lines put aside."""
     with engine.connect() as connection:
         found = connection.execute(text(SQLITE if engine.dialect.name == "sqlite" else POSTGRESQL))
-        return {name: "\n".join(sorted(line.strip(" ,\t") for line in sql.splitlines())) for name, sql in found}
+        return {name: _sorted_lines(sql) for name, sql in found}
+
+
+def _sorted_lines(definition: str) -> str:
+    # A column that was added stands in the line of the one before it.
+    lines = _ADDED_COLUMN.sub(",\n", definition).splitlines()
+    return "\n".join(sorted(line.strip(" ,\t") for line in lines))
 
 
 # It cannot compare indexes in descending order on SQLite, and says so; the next test does.
@@ -192,8 +200,9 @@ FILLS: dict[str, Callable[[Connection], None]] = {
     "0002": fill_0002,
     # What the third release added is empty here, as it was for whoever came from the second.
     "0003": fill_0002,
-    # As what the fourth added.
+    # As what the fourth and the fifth added.
     "0004": fill_0002,
+    "0005": fill_0002,
 }
 
 

@@ -84,6 +84,10 @@ def ca(tmp_path: Path) -> Authority:
         (bridge_main, {"tls_client_cert_file": "/a.pem", "tls_client_key_file": "/a.key"}, "needs WARMLANE_TLS_CA_FILE"),
         (bridge_main, {"tls_ca_file": "/nowhere.pem"}, "/nowhere.pem cannot be read: No such file or directory"),
         (lane_main, {"tls_ca_file": "/"}, "/ cannot be read: Is a directory"),
+        # These ended with a traceback.
+        (bridge_main, {"http_tls_cert_file": "/no.pem", "http_tls_key_file": "/no.key"}, "/no.pem cannot be read: No such file"),
+        (bridge_main, {"trusted_proxies": "10.0.0.1"}, 'field "trusted_proxies" from source "EnvSettingsSource"; write it as JSON'),
+        (bridge_main, {"image_upstream_url": "http://images:99999"}, "WARMLANE_IMAGE_UPSTREAM_URL: Port out of range 0-65535"),
     ],
 )
 def test_process_ends_with_one_line_when_a_setting_is_wrong(
@@ -131,12 +135,13 @@ def test_process_says_what_is_missing_when_it_shall_listen_beyond_loopback(say: 
 
 def test_empty_values_are_none_when_a_file_of_settings_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE", "TLS_CA_FILE", "TLS_CLIENT_CERT_FILE", "TLS_CLIENT_KEY_FILE")
-    for name in (*names, "TLS_SERVER_NAME", *(f"{role}_TOKEN".upper() for role in Role)):
+    for name in (*names, "HTTP_TLS_CERT_FILE", "HTTP_TLS_KEY_FILE", "TLS_SERVER_NAME", *(f"{role}_TOKEN".upper() for role in Role)):
         monkeypatch.setenv(f"WARMLANE_{name}", "")
     server = AdmissionSettings().server_credentials()
     assert (server.files, server.tokens) == (None, {})
     for caller in (BridgeSettings().admission_credentials(), LaneSettings().admission_credentials()):
         assert (caller.files, caller.token) == (None, "")
+    assert BridgeSettings().http_tls_cert_file is None
 
 
 def test_one_file_of_settings_serves_every_process_when_they_share_it(monkeypatch: pytest.MonkeyPatch, ca: Authority) -> None:

@@ -437,6 +437,8 @@ class Lease(_message.Message):
     LEASED_AT_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
     PREDICTED_PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACESTATE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -449,6 +451,13 @@ class Lease(_message.Message):
     """
     predicted_peak_bytes: _builtins.int
     """The predicted peak with it, corrected by what was measured before; 0: not predicted."""
+    traceparent: _builtins.str
+    """W3C context of the task's trace, as the header of this name: the span that accepted the task. Empty: the task has no trace.
+    Spans of the lane go below the attempt's, which admission writes when it is over. Its id is the first 8 bytes of the SHA-256 of trace id
+    (hex), task id and attempt (decimal), joined by NUL.
+    """
+    tracestate: _builtins.str
+    """The context's `tracestate`; often empty."""
     @_builtins.property
     def request(self) -> _generation_pb2.GenerationRequest:
         """What to render; every value set."""
@@ -472,10 +481,12 @@ class Lease(_message.Message):
         leased_at: _timestamp_pb2.Timestamp | None = ...,
         placement: _builtins.str = ...,
         predicted_peak_bytes: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
+        tracestate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leased_at", b"leased_at", "render_deadline", b"render_deadline", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_prefix", b"artifact_prefix", "attempt", b"attempt", "leased_at", b"leased_at", "placement", b"placement", "predicted_peak_bytes", b"predicted_peak_bytes", "render_deadline", b"render_deadline", "request", b"request", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_prefix", b"artifact_prefix", "attempt", b"attempt", "leased_at", b"leased_at", "placement", b"placement", "predicted_peak_bytes", b"predicted_peak_bytes", "render_deadline", b"render_deadline", "request", b"request", "task_id", b"task_id", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,27 @@
+"""Texts that others send for people to read, as they may be stored and shown."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_KEPT = frozenset("\n\t")
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def told(text: str, longest: int) -> str:
+    """At most so many characters, without control characters: a database may refuse some (no engine but SQLite takes a NUL), and terminals
+    obey others. A call is not refused, or left out of the log, for one."""
+    text = text[:longest]
+    if text.isprintable():
+        # Nearly all are.
+        return text
+    return "".join(_REPLACEMENT if _is_control(character) else character for character in text)
+
+
+def is_name(text: str, longest: int) -> bool:
+    """Whether it may name something: not empty, not too long, printable."""
+    return 0 < len(text) <= longest and text.isprintable()
+
+
+def _is_control(character: str) -> bool:
+    return character not in _KEPT and unicodedata.category(character) == "Cc"

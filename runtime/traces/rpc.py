@@ -1,0 +1,149 @@
+"""Traces of gRPC: who serves writes a span of the call, who calls passes the context on as metadata."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+import grpc
+import grpc.aio
+
+from runtime.token_channel import CarryingChannel
+from runtime.traces import names
+from runtime.traces.context import TraceContext, parse
+from runtime.traces.current import OpenSpan, current, enter
+from runtime.traces.tracer import Kind, Span, Tracer
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+PARENT = "traceparent"
+STATE = "tracestate"
+
+
+class ServedContext(Protocol):
+    """The part of a handler's context that traces need."""
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
+        """What came with the call."""
+        ...
+
+    def code(self) -> grpc.StatusCode | None:
+        """The status that it was aborted with; None: it was not."""
+        ...
+
+
+Call = Callable[[object, ServedContext], Awaitable[object]]
+Stream = Callable[[object, ServedContext], AsyncIterator[object]]
+
+
+class RpcTraces:
+    """Spans of the calls that a server answers: of those that bring a context, and of `roots` always.
+
+    The others are mostly questions that are asked again and again; a trace of each would say nothing.
+    """
+
+    def __init__(self, tracer: Tracer, *, roots: Collection[str] = ()) -> None:
+        """Writes by this tracer. `roots`: methods (`/package.Service/Method`) with which a trace may begin."""
+        self._tracer = tracer
+        self._roots = frozenset(roots)
+
+    def call(self, handler: Call, method: str) -> Call:
+        """The handler of a single answer, with a span for each call."""
+
+        async def call(request: object, context: ServedContext) -> object:
+            opened = self._open(context, method)
+            if opened is None:
+                return await handler(request, context)
+            began_ns, status = time.time_ns(), grpc.StatusCode.OK
+            try:
+                return await handler(request, context)
+            except BaseException:
+                status = context.code() or grpc.StatusCode.CANCELLED
+                raise
+            finally:
+                self._write(*opened, method, began_ns, status)
+
+        return call
+
+    def stream(self, handler: Stream, method: str) -> Stream:
+        """The handler of many answers, with a span for each call; it is over when the stream is."""
+
+        async def stream(request: object, context: ServedContext) -> AsyncIterator[object]:
+            opened = self._open(context, method)
+            began_ns, status = time.time_ns(), grpc.StatusCode.OK
+            answers = handler(request, context)
+            try:
+                async for answer in answers:
+                    yield answer
+            except BaseException:
+                status = context.code() or grpc.StatusCode.CANCELLED
+                raise
+            finally:
+                if opened is not None:
+                    self._write(*opened, method, began_ns, status)
+                await answers.aclose()  # type: ignore[attr-defined]
+
+        return stream
+
+    def _open(self, context: ServedContext, method: str) -> tuple[OpenSpan, str] | None:
+        """The span of a call, and its parent's id; from now on it is the current one. None: the call gets none."""
+        parent = _context_of(context.invocation_metadata() or ())
+        if parent is None and method not in self._roots:
+            return None
+        opened = OpenSpan(context=self._tracer.begin(parent))
+        # grpc.aio serves each call in a task of its own, and a span ends with its call.
+        enter(opened)
+        return opened, "" if parent is None else parent.span_id
+
+    def _write(self, opened: OpenSpan, parent_id: str, method: str, began_ns: int, status: grpc.StatusCode) -> None:
+        if not opened.context.is_sampled:
+            return
+        attributes, is_ok = opened.attributes, status is grpc.StatusCode.OK
+        attributes[names.RPC_SYSTEM] = "grpc"
+        attributes[names.RPC_STATUS] = "OK" if is_ok else status.name
+        is_failed = not is_ok and status in _FAULTS
+        # In their order: naming them takes as long as all else here.
+        self._tracer.write(Span(method[1:], opened.context, parent_id, began_ns, time.time_ns(), attributes, Kind.SERVER, is_failed))
+
+
+# Those that say that the server failed, not that the caller asked for what it cannot have (OpenTelemetry's list).
+_FAULTS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+
+
+class TraceChannel(CarryingChannel):
+    """Passes everything on to the channel that it owns; calls that are made while a span is open carry its context."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        """Owns the channel from now on."""
+        super().__init__(channel, _metadata)
+
+
+def _metadata() -> grpc.aio.Metadata | None:
+    context = current()
+    if context is None:
+        return None
+    if context.state:
+        return grpc.aio.Metadata((PARENT, context.traceparent), (STATE, context.state))
+    return grpc.aio.Metadata((PARENT, context.traceparent))
+
+
+def _context_of(metadata: Iterable[tuple[str, str | bytes]]) -> TraceContext | None:
+    """Of two `traceparent` gRPC itself gives us one; several `tracestate` are one list, says the standard."""
+    parent, state = "", ""
+    for key, value in metadata:
+        if key == PARENT and isinstance(value, str):
+            parent = value
+        elif key == STATE and isinstance(value, str):
+            state = f"{state},{value}" if state else value
+    return parse(parent, state) if parent else None
