@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LIFE_S = 600.0
 """Then the console comes again by itself, and is let in again, or not any more: another bridge may have ended its session."""
 
+# A console whose time is over comes again at once; the first snapshot says that later ones need not hurry so.
+_AGAIN_MS = 200
+
 MOST_CONSOLES = 64
 """Of one bridge: all admins together."""
 
@@ -119,3 +122,5 @@ class ConsoleReply(EventSourceResponse):
                     yield format_sse_event(event="events", data_str=piece.events.model_dump_json(), id=str(piece.last_sequence))
                 elif not news.is_set() and not await clock.wait(news, min(streams.pace.heartbeat_s, left_s)):
                     yield HEARTBEAT
+            if not reader.has_left:
+                yield format_sse_event(comment="come again", retry=_AGAIN_MS)

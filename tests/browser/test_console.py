@@ -70,6 +70,7 @@ def test_key_opens_the_console_and_is_kept_nowhere(stack: Stack, chromium: Brows
         assert not opened.page.locator("#state").is_visible()
 
 
+@pytest.mark.long
 def test_wrong_key_is_refused_with_what_to_do(stack: Stack, chromium: Browser) -> None:
     with console_page(chromium, stack.http_url) as opened:
         opened.page.get_by_label("Admin key").fill("not the key of this server")
@@ -145,6 +146,7 @@ def test_lane_is_drained_and_resumed_only_when_that_is_confirmed(stack: Stack, c
     assert {"admin_console", "admin_drain", "admin_resume"} <= {entry["action"] for entry in logs}
 
 
+@pytest.mark.long
 def test_model_goes_to_the_pool_and_back_when_that_is_confirmed(stack: Stack, console: ConsolePage) -> None:
     console.page.get_by_role("button", name=f"Send to the pool: {_MODEL}").click()
     console.confirm("Send to the pool")
@@ -172,6 +174,7 @@ def test_console_comes_back_by_itself_when_the_bridge_restarts(stack: Stack, chr
         assert [error for error in console.watched.errors if "ERR_" not in error] == []
 
 
+@pytest.mark.long
 def test_console_asks_for_the_key_when_its_session_was_ended_elsewhere(stack: Stack, chromium: Browser) -> None:
     with console_page(chromium, stack.http_url) as console:
         console.sign_in(stack.admin_key)
@@ -185,8 +188,12 @@ def test_console_asks_for_the_key_when_its_session_was_ended_elsewhere(stack: St
 
 @pytest.mark.parametrize(
     "look",
-    [{"color_scheme": "light"}, {"color_scheme": "dark"}, {"viewport": PHONE}, {"viewport": PHONE, "color_scheme": "dark"}],
-    ids=["light", "dark", "phone", "phone, dark"],
+    [
+        pytest.param({"color_scheme": "light"}, id="light"),
+        pytest.param({"color_scheme": "dark"}, id="dark", marks=pytest.mark.long),
+        pytest.param({"viewport": PHONE}, id="phone", marks=pytest.mark.long),
+        pytest.param({"viewport": PHONE, "color_scheme": "dark"}, id="phone, dark"),
+    ],
 )
 def test_nothing_keeps_anybody_out_when_the_page_is_looked_at(
     stack: Stack, chromium: Browser, session: StorageState, look: dict[str, Any]
