@@ -99,7 +99,7 @@ async def drain(
 async def fallback(
     request: Request,
     attempted: Annotated[AdminAttempt, attempt("admin_fallback")],
-    model: Annotated[str, Path(description="As `diagnostics` names it.")],
+    model: Annotated[str, Path(description="As `diagnostics` names it.", json_schema_extra={"enum": list(MODELS)})],
 ) -> FallbackReply:
     """Sends the model's requests to the degraded pool (`admin_fallback_on` in the audit log), or no longer (`admin_fallback_off`).
 
