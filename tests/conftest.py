@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
@@ -28,6 +29,34 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A ready stack with every process, tiny profile. A test that kills a process leaves the stack ready again."""
     with Stack(tmp_path_factory.mktemp("stack")) as running:
         yield running
+
+
+# Of a test with many cases the short suite takes every so many, the first always; `-m "long or not long"` and naming a test take all.
+_THINNED = {
+    "tests/contract_http/": 2,
+    "tests/unit/memory/": 2,
+    "tests/unit/pipelines/": 3,
+    "tests/unit/prepare/": 3,
+    "tests/unit/wan/": 2,
+}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Makes the short suite short."""
+    if config.option.markexpr != "not long" or any("::" in argument for argument in config.args):
+        return
+    cases: dict[str, int] = defaultdict(int)
+    left_out: list[pytest.Item] = []
+    for item in items:
+        every = next((every for folder, every in _THINNED.items() if item.nodeid.startswith(folder)), 1)
+        name = item.nodeid.partition("[")[0]
+        if cases[name] % every:
+            left_out.append(item)
+        cases[name] += 1
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        out = set(left_out)
+        items[:] = [item for item in items if item not in out]
 
 
 # Tests that mostly wait; they run beside the others, not after them.

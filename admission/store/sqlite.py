@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import datetime
 from pathlib import Path
+from sqlite3 import OperationalError
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -18,6 +20,9 @@ FORM = "sqlite:///path/to/file.db"
 _CACHE_KIB = 16 * 1024
 # Statements that the driver keeps compiled: those of a write come in several sizes.
 _STATEMENTS = 256
+# For the change of a new file's journal mode, while other processes open it too.
+_MODE_PATIENCE_S = 5.0
+_MODE_PAUSE_S = 0.02
 
 
 class SqliteBackend:
@@ -87,7 +92,17 @@ def driver_begin(connection: Connection, begin: str) -> None:
 
 def _configure_writer(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     # The journal mode is a property of the file and stays; the others are of the connection.
-    _configure(connection, "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+    until_s = time.monotonic() + _MODE_PATIENCE_S
+    while True:
+        try:
+            _configure(connection, "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+        except OperationalError:
+            # Another process opens the new file at this moment: for the change of mode SQLite says so without waiting.
+            if time.monotonic() >= until_s:
+                raise
+            time.sleep(_MODE_PAUSE_S)
+        else:
+            return
 
 
 def _configure_reader(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -31,6 +31,7 @@ def test_switch_is_recorded_when_the_pool_changes_its_model(pool_stack: Stack, p
     assert change.residue_bytes == 0
 
 
+@pytest.mark.long
 def test_same_request_gives_the_same_bytes_on_the_pool_and_on_the_dedicated_lane(frontend: Frontend, pool_frontend: Frontend) -> None:
     body = {"model": "anisora", "prompt": "a bridge", "width": 256, "height": 256, "num_frames": 9, "seed": 4}
     assert frontend.render(**body)[1] == pool_frontend.render(**body)[1]

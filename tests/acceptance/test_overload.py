@@ -17,6 +17,9 @@ import pytest
 from tests.harness.callers import ACCEPTED, Answer, DepthWatch, GrpcCaller, HttpCaller, percentile
 from tests.harness.light_stack import ADMISSION, HTTP_BRIDGE, LightStack
 
+# A minute of waiting: `make test` has tests/integration/test_incidents.py and the virtual time of the simulation for this.
+pytestmark = pytest.mark.long
+
 _CALLERS, _PLACES = 60, 25
 _POOL = "degraded-pool"
 # Renders until the test ends.

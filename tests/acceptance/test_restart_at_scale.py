@@ -57,6 +57,7 @@ def _figures(taken: list[float]) -> str:
     return ", ".join(f"{seconds:.2f}" for seconds in taken)
 
 
+@pytest.mark.long
 async def test_admission_serves_within_seconds_when_10000_tasks_are_unfinished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stack = LightStack(tmp_path, processes=(ADMISSION,))
     await store_unfinished(stack.database, _UNFINISHED)

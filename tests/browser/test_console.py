@@ -161,6 +161,7 @@ def test_model_goes_to_the_pool_and_back_when_that_is_confirmed(stack: Stack, co
     console.wait_for_badge(_MODEL, "its own lanes")
 
 
+@pytest.mark.long
 def test_console_comes_back_by_itself_when_the_bridge_restarts(stack: Stack, chromium: Browser, session: StorageState) -> None:
     with console_page(chromium, stack.http_url, storage_state=session) as console:
         console.wait_until_live()

@@ -83,6 +83,7 @@ async def _full_disk(stack: LightStack, disk: SmallDisk, caller: GrpcCaller) -> 
     assert stack.unexpected_exits() == ()
 
 
+@pytest.mark.long
 async def test_admission_serves_what_it_had_accepted_when_it_was_killed_on_a_full_disk(tmp_path: Path) -> None:
     with SmallDisk(tmp_path / "disk") as disk:
         stack = LightStack(tmp_path / "stack", processes=(ADMISSION, _LANE), database=disk.folder / "admission.db")

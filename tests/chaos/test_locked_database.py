@@ -18,6 +18,7 @@ _LANE = "lane-anisora"
 _LOCKED_S = 13.0
 
 
+@pytest.mark.long
 async def test_nothing_is_accepted_before_it_is_stored_when_the_database_is_locked(tmp_path: Path) -> None:
     stack = LightStack(tmp_path, processes=(ADMISSION, _LANE))
     try:

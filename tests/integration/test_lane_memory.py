@@ -210,6 +210,7 @@ async def test_no_peak_is_over_the_budget_and_nothing_is_left_when_models_altern
     check_alternation(outcomes, tight_bytes)
 
 
+@pytest.mark.long
 async def test_the_same_requests_do_not_pass_when_a_release_keeps_the_weights(tmp_path: Path, models: Path, tight_bytes: int) -> None:
     async with running_pool(tmp_path, models, budget=tight_bytes, catalog="tests.harness.meddled_catalog:keeping") as pool:
         outcomes = await alternate(pool, 2)

@@ -69,7 +69,7 @@ FAULTS = (
     Fault("retirement_ignored", fitting.retirement_ignored, "room for it", seed=15),
     Fault("corrections_ignored", fitting.corrections_ignored, "room for it"),
     Fault("lease_without_placement", fitting.lease_without_placement, "without a placement"),
-    Fault("duplicate_not_joined", answers.duplicate_not_joined, "idempotency key", seed=73),
+    Fault("duplicate_not_joined", answers.duplicate_not_joined, "idempotency key", seed=145),
     Fault("duplicate_not_looked_up", answers.duplicate_not_looked_up, "idempotency key", seed=10),
     Fault("other_body_accepted", answers.other_body_accepted, "was asked", seed=10),
     Fault("event_skipped", answers.event_skipped, "saw events", seed=40),
