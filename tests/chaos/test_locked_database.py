@@ -8,6 +8,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from warmlane.admission.v1 import task_pb2
 
 from tests.harness.callers import ACCEPTED, Answer, GrpcCaller
