@@ -33,7 +33,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 # Of a test with many cases the short suite takes every so many, the first always; `-m "long or not long"` and naming a test take all.
 _THINNED = {
+    "tests/acceptance/test_kills.py": 2,
+    "tests/acceptance/test_renders.py": 2,
     "tests/contract_http/": 2,
+    "tests/simulation/test_planted_faults.py": 3,
     "tests/unit/memory/": 2,
     "tests/unit/pipelines/": 3,
     "tests/unit/prepare/": 3,
@@ -65,7 +68,7 @@ _ON_THE_STACK = ("tests/acceptance/", "tests/browser/")
 
 
 class Grouped(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not followed by mypy
-    """With `-n 2 --dist loadscope`: one worker for the tests of the running stack, one for those that wait, then both file by file.
+    """With `--dist loadscope`: one worker for the tests of the running stack, one for those that wait, then all file by file.
 
     xdist's own groups do nothing: xdist 3.8 writes a group into an attribute that pytest 9 does not read any more.
     """

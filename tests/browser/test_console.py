@@ -108,6 +108,7 @@ def test_lanes_queues_tasks_and_events_are_shown_while_they_change(
     keep_screenshot(console.page, "console.png")
 
 
+@pytest.mark.long
 def test_fallback_and_recovery_are_shown_when_a_lane_is_killed(stack: Stack, console: ConsolePage) -> None:
     console.wait_for_badge(_LANE, "ready")
     before = console.page.locator("#timeline-table tbody tr").count()

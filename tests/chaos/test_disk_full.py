@@ -108,6 +108,7 @@ async def test_admission_serves_what_it_had_accepted_when_it_was_killed_on_a_ful
             await asyncio.to_thread(stack.stop)
 
 
+@pytest.mark.long
 async def test_uploads_are_refused_and_a_render_is_stored_later_when_the_object_store_was_full(tmp_path: Path) -> None:
     with SmallDisk(tmp_path / "disk") as disk:
         stack = LightStack(tmp_path / "stack", processes=(ADMISSION, _LANE, HTTP_BRIDGE), objects=disk.folder)
