@@ -142,23 +142,12 @@ class EventStreamReply(EventSourceResponse):
                 reader.wakes(feed.news)
                 async with feed:
                     await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                    is_whole = await self._send_all(feed, reader, send)
+                    is_whole = await send_all(self._chunks(feed, reader), send, within_s=self._streams.pace.write_s)
             finally:
                 leaving.cancel()
                 await asyncio.gather(leaving, return_exceptions=True)
         if is_whole:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _send_all(self, feed: Feed, reader: Reader, send: Send) -> bool:
-        """Whether the reader kept up. One that did not cannot be told anything more; the server then closes its connection."""
-        async with aclosing(self._chunks(feed, reader)) as chunks:
-            async for chunk in chunks:
-                try:
-                    async with asyncio.timeout(self._streams.pace.write_s):
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                except TimeoutError:
-                    return False
-        return True
 
     async def _chunks(self, feed: Feed, reader: Reader) -> AsyncGenerator[bytes, None]:
         while not reader.has_left:
@@ -176,6 +165,19 @@ class EventStreamReply(EventSourceResponse):
                 return
             elif not await self._streams.clock.wait(feed.news, self._streams.pace.heartbeat_s):
                 yield HEARTBEAT
+
+
+async def send_all(chunks: AsyncGenerator[bytes, None], send: Send, *, within_s: float) -> bool:
+    """Whether the reader kept up, with `within_s` for each chunk. One that did not cannot be told anything more; the server then closes its
+    connection. The chunks have ended when this returns."""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            try:
+                async with asyncio.timeout(within_s):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except TimeoutError:
+                return False
+    return True
 
 
 async def until_gone(receive: Receive, reader: Reader) -> None:

@@ -100,6 +100,7 @@ def _configure_writer(connection: DBAPIConnection, _entry: ConnectionPoolEntry) 
             # Another process opens the new file at this moment: for the change of mode SQLite says so without waiting.
             if time.monotonic() >= until_s:
                 raise
+            # In the store's own thread: connections are made there.
             time.sleep(_MODE_PAUSE_S)
         else:
             return

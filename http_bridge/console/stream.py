@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fastapi.sse import EventSourceResponse, format_sse_event
@@ -14,7 +14,7 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from http_bridge.console.overview import Overview, State
 from http_bridge.console.tail import Tail
 from http_bridge.event_format import HEARTBEAT, RETRY_MS
-from http_bridge.event_stream import HEADERS, EventStreams, Reader, until_gone
+from http_bridge.event_stream import HEADERS, EventStreams, Reader, send_all, until_gone
 from http_bridge.schemas_console import ConsoleAway
 
 if TYPE_CHECKING:
@@ -85,23 +85,12 @@ class ConsoleReply(EventSourceResponse):
             leaving = asyncio.create_task(until_gone(receive, reader), name="watch-client")
             try:
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                async with aclosing(self._chunks(reader)) as chunks:
-                    is_whole = await self._send_all(chunks, send)
+                is_whole = await send_all(self._chunks(reader), send, within_s=self._consoles.streams.pace.write_s)
             finally:
                 leaving.cancel()
                 await asyncio.gather(leaving, return_exceptions=True)
         if is_whole:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _send_all(self, chunks: AsyncIterator[bytes], send: Send) -> bool:
-        """Whether the console kept up; the connection of one that did not is closed."""
-        async for chunk in chunks:
-            try:
-                async with asyncio.timeout(self._consoles.streams.pace.write_s):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            except TimeoutError:
-                return False
-        return True
 
     async def _chunks(self, reader: Reader) -> AsyncGenerator[bytes, None]:
         overview, streams = self._consoles.overview, self._consoles.streams

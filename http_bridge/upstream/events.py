@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,8 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 
 from http_bridge.addresses import client_subscriber
 from http_bridge.errors import HttpError
-from http_bridge.event_format import END_SUFFIX, HEARTBEAT
-from http_bridge.event_stream import HEADERS, until_gone
+from http_bridge.event_format import END_SUFFIX, HEARTBEAT, RETRY_MS
+from http_bridge.event_stream import HEADERS, send_all, until_gone
 from http_bridge.schemas import Diagnostics, StatusReply, StreamEnd
 from http_bridge.upstream.watch import ENDED
 from runtime.errors import ErrorCode, ServiceError
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from http_bridge.schemas import EndReason
 
 _LOG = structlog.get_logger()
-
-# As for videos.
-_RETRY_MS = 3000
 
 
 class ImageEventsReply(EventSourceResponse):
@@ -58,8 +55,11 @@ class ImageEventsReply(EventSourceResponse):
                 await newest.news.wait()
                 if newest.state is None and newest.failure is not None:
                     raise newest.failure
+                if reader.has_left and newest.state is None:
+                    # It left while it waited for the first look; where the server stops, it is told so.
+                    raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The task cannot be watched now.")
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                is_whole = await self._send_all(newest, reader, send)
+                is_whole = await send_all(self._chunks(newest, reader), send, within_s=self._streams.pace.write_s)
             finally:
                 for task in tasks:
                     task.cancel()
@@ -67,17 +67,7 @@ class ImageEventsReply(EventSourceResponse):
         if is_whole:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_all(self, newest: _Newest, reader: Reader, send: Send) -> bool:
-        async for chunk in self._chunks(newest, reader):
-            try:
-                async with asyncio.timeout(self._streams.pace.write_s):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            except TimeoutError:
-                # The server closes the connection of a reply that is left unfinished.
-                return False
-        return True
-
-    async def _chunks(self, newest: _Newest, reader: Reader) -> AsyncIterator[bytes]:
+    async def _chunks(self, newest: _Newest, reader: Reader) -> AsyncGenerator[bytes, None]:
         while not reader.has_left:
             newest.news.clear()
             state = newest.take()
@@ -97,7 +87,7 @@ class ImageEventsReply(EventSourceResponse):
         self._sequence += 1
         told, self._told = self._told, state
         shown = state.model_copy(update={"diagnostics": _new_diagnostics(told, state)})
-        retry = _RETRY_MS if told is None else None
+        retry = RETRY_MS if told is None else None
         return format_sse_event(event="status", data_str=shown.model_dump_json(), id=str(self._sequence), retry=retry)
 
     def _end(self, reason: EndReason) -> bytes:
