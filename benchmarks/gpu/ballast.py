@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from benchmarks.gpu.inside import Inside
 from runtime.lane.memory.open import is_out_of_gpu_memory
 from runtime.lane.raised import drop_frames
 
@@ -24,7 +25,12 @@ _SMALLEST_PIECE_BYTES = 64 * 1024
 
 
 class Ballasted:
-    """A catalog whose pipelines find the device full when a phase begins, once, if they are told to."""
+    """A catalog whose pipelines find the device full when a phase begins, once, if they are told to.
+
+    Attributes:
+        phase: the next to find it so; None: none.
+        spared_bytes: left free of the device then. 0: not even the weights of the phase get there; with room for these, its work runs out.
+    """
 
     def __init__(self, catalog: RandomCatalog) -> None:
         """Wraps a catalog."""
@@ -33,6 +39,7 @@ class Ballasted:
         self.ladder = catalog.ladder
         self.read = catalog.read
         self.phase: MemoryPhase | None = None
+        self.spared_bytes = 0
 
     def assemble(self, model: str, weights: HostWeights, settings: LoadSettings, on_stage: Callable[[str], None]) -> Pipeline:
         """The pipeline, with the ballast at hand."""
@@ -46,6 +53,11 @@ class _BallastedPipeline:
         self._memory = memory
         self.weight_bytes = pipeline.weight_bytes
 
+    @property
+    def inside(self) -> Inside:
+        """What the pipeline is made of."""
+        return Inside(self._pipeline)
+
     def render(self, job: RenderJob) -> npt.NDArray[np.uint8]:
         ballast: list[object] = []
 
@@ -53,7 +65,9 @@ class _BallastedPipeline:
             job.on_phase(phase)
             if phase is self._orders.phase:
                 self._orders.phase = None
+                spared = self._memory.allocate(self._orders.spared_bytes) if self._orders.spared_bytes else None
                 ballast.extend(_fill(self._memory))
+                del spared
 
         try:
             return self._pipeline.render(replace(job, on_phase=on_phase))

@@ -18,6 +18,7 @@ from runtime.rules.parameters import to_parameters
 
 if TYPE_CHECKING:
     from benchmarks.gpu.ballast import Ballasted
+    from benchmarks.gpu.inside import Inside
     from runtime.lane.attempt import AttemptRunner
     from runtime.lane.finish import Finisher
     from runtime.lane.ladders import Ladders
@@ -41,12 +42,16 @@ class Plan:
 
     Attributes:
         grid: width, height, frames; the first that time has no room for is where the grid ends.
-        small: of the alternating requests and of the recoveries.
+        mode_sizes: at these every mode is measured.
+        small: of the alternating requests.
+        recovered: of the recoveries; here the VAE takes less when it works tile by tile.
         budget_bytes: memory that the device shall seem to have; 0: its own.
     """
 
     grid: tuple[tuple[int, int, int], ...]
+    mode_sizes: tuple[tuple[int, int, int], ...]
     small: tuple[int, int, int]
+    recovered: tuple[int, int, int]
     budget_bytes: int
     is_tiny: bool = False
 
@@ -56,12 +61,13 @@ def real_plan() -> Plan:
     # In the order of what people ask for, as time may run out.
     sizes, frames = ((832, 480), (1280, 720), (640, 640)), (81, 49, 161)
     grid = tuple((*size, count) for count in frames for size in sizes)
-    return Plan(grid=grid, small=(256, 256, 17), budget_bytes=GPUS["A10G"].total_bytes)
+    return Plan(grid=grid, mode_sizes=grid[:2], small=(256, 256, 17), recovered=(832, 480, 17), budget_bytes=GPUS["A10G"].total_bytes)
 
 
 def tiny_plan() -> Plan:
     """Sizes for a CPU; every placement fits."""
-    return Plan(grid=((256, 256, 9), (256, 256, 17), (320, 256, 17)), small=(256, 256, 9), budget_bytes=_GIB, is_tiny=True)
+    grid, small = ((256, 256, 9), (256, 256, 17), (320, 256, 17)), (256, 256, 9)
+    return Plan(grid=grid, mode_sizes=grid, small=small, recovered=small, budget_bytes=_GIB, is_tiny=True)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,6 +90,13 @@ class Bench:
     ends_s: float
     left_out: list[str] = field(default_factory=list)
     attempts: int = 0
+
+    @property
+    def inside(self) -> Inside:
+        """What the resident pipeline is made of."""
+        pipeline: Any = self.resident.pipeline
+        inside: Inside = pipeline.inside
+        return inside
 
     def has_time(self, what: str, needed_s: float = 0.0) -> bool:
         """Whether there is time for one more; notes what is left out."""
@@ -131,7 +144,10 @@ def request_of(model: str, mode: str, size: tuple[int, int, int], *, seed: int =
         "num_frames": frames,
     }
     picture = {"key": PICTURE_KEY}
-    raw |= {"i2v": {"reference_image": picture}, "first_last_frame": {"first_frame_image": picture, "last_frame_image": picture}}.get(
-        mode, {}
-    )
+    fields: dict[str, dict[str, Any]] = {
+        "i2v": {"reference_image": picture},
+        "first_last_frame": {"first_frame_image": picture, "last_frame_image": picture},
+        "arbitrary_frame": {"arbitrary_frames": [{"image": picture, "frame_index": index} for index in (0, frames // 2, frames - 1)]},
+    }
+    raw |= fields.get(mode, {})
     return effective(check_request(raw), seed=seed)

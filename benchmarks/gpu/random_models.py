@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lane_anisora.pipeline import AnisoraModel
-from lane_phr00t.pipeline import Phr00tModel
+from lane_phr00t.pipeline import Phr00tModel, Phr00tRecipe
 from runtime.fit.ladder import TEXT_ENCODER, ModelParts, build_ladder
 from runtime.fit.traced import TRACED
 from runtime.lane.wan.catalog import WanCatalog
@@ -56,7 +56,14 @@ class RandomCatalog:
         return self._models[model].assemble(model, weights, settings, on_stage)
 
 
-_MODELS = {"anisora": AnisoraModel(), "phr00t": Phr00tModel()}
+class _NewestPhr00t(Phr00tModel):
+    """With the sampler of Mega v12, which keeps the most on the device and takes the most passes."""
+
+    def make_recipe(self, variant: str) -> Phr00tRecipe:
+        return super().make_recipe(variant or "mega-v12")
+
+
+_MODELS = {"anisora": AnisoraModel(), "phr00t": _NewestPhr00t()}
 
 
 class _RandomModel(WanCatalog):
@@ -66,7 +73,7 @@ class _RandomModel(WanCatalog):
         super().__init__(model)
         self._subject = subject
         self._configurations = folder
-        _write_configurations(subject, folder)
+        write_configurations(subject, folder)
 
     def ladder(self, model: str, settings: LoadSettings) -> ModelLadder:
         parts = tuple(part_of(name, layout) for name, layout in self._layouts().items())
@@ -95,7 +102,7 @@ class _RandomModel(WanCatalog):
         return {name: layout_of(name, module, stored_types(name, module, storage)) for name, module in modules.items()}
 
 
-def _write_configurations(subject: Subject, folder: Path) -> None:
+def write_configurations(subject: Subject, folder: Path) -> None:
     build_tokenizer().save_pretrained(folder / "tokenizer")
     for name in subject.parts:
         module = subject.build(name, True)
@@ -107,11 +114,11 @@ def _write_configurations(subject: Subject, folder: Path) -> None:
 
 def _filled(buffer: torch.Tensor, group: GroupLayout, computed: dict[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
     for stored in group.tensors:
-        stored.view(buffer).copy_(computed[stored.name] if stored.name in computed else _random(stored, generator))
+        stored.view(buffer).copy_(computed[stored.name] if stored.name in computed else filled_tensor(stored, generator))
     return buffer
 
 
-def _random(stored: StoredTensor, generator: torch.Generator) -> torch.Tensor:
+def filled_tensor(stored: StoredTensor, generator: torch.Generator) -> torch.Tensor:
     """Matrices are random, scales are one, biases are zero; so the numbers stay finite whatever the depth."""
     device = generator.device
     if len(stored.shape) < 2:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu.bench import Bench, request_of
+from runtime.fit.ladder import TEXT_ENCODER, TRANSFORMERS, VAE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _ALTERNATIONS = 40
+_SWITCHES = 8
 
 
 def measure_alternating(bench: Bench) -> dict[str, Any]:
@@ -45,26 +50,56 @@ def measure_alternating(bench: Bench) -> dict[str, Any]:
 
 
 def measure_copies(bench: Bench) -> dict[str, Any]:
-    """The floor of a switch: the weights of one transformer over the bus, from buffers as the weights have, and back from nothing."""
+    """How fast pinned memory reaches the device: buffers as the weights have, copied one after the other, nothing else going on."""
     memory = bench.memory
     sizes = [1024**2 if bench.plan.is_tiny else 256 * 1024**2] * 8
     sources = memory.host_buffers(sizes)
     target = memory.allocate(sizes[0])
     seconds = []
-    for _ in range(3):
+    for _ in range(5):
         memory.wait()
         started_s = time.monotonic()
         for source in sources:
             memory.finish_copy(memory.begin_copy(source, target))
         memory.wait()
         seconds.append(time.monotonic() - started_s)
-    rate = sum(sizes) / min(seconds)
-    floors = {
-        model: round(
-            max(cost.weights_bytes for rung in bench.ladders.of(model).rungs if rung.placement == "resident" for cost in rung.phases)
-            / rate,
-            4,
+    return {"bytes_per_second": round(sum(sizes) / min(seconds))}
+
+
+def measure_switches(bench: Bench, copies: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """(b): from the order of another model to its weights on the device, against the time in which as many bytes are copied.
+
+    The bytes are those that a render brings before its first step: text encoder, VAE and the first transformer, in the placement that keeps
+    the working part whole. Both models' weights are in host memory before the first one.
+    """
+    models = bench.catalog.models()
+    for model in models:
+        bench.resident.ensure(model, lambda _stage: None)
+    rows = []
+    for index in range(_SWITCHES):
+        model = models[index % len(models)]
+        bench.memory.wait()
+        started_s = time.monotonic()
+        change = bench.resident.ensure(model, lambda _stage: None)
+        assembled_s = time.monotonic()
+        moved_bytes = 0
+        for name in (TEXT_ENCODER, VAE, TRANSFORMERS[0]):
+            with bench.inside.placer.working(name):
+                bench.memory.wait()
+                moved_bytes += sum(group.size_bytes for group in bench.inside.parts[name].groups)
+        ended_s = time.monotonic()
+        copy_s = moved_bytes / copies["bytes_per_second"]
+        rows.append(
+            {
+                "model": model,
+                "bytes": moved_bytes,
+                "release_s": round(change.release_s, 4) if change is not None else None,
+                "load_s": round(change.load_s, 4) if change is not None else None,
+                "weights_s": round(ended_s - assembled_s, 4),
+                "switch_s": round(ended_s - started_s, 4),
+                "copy_s": round(copy_s, 4),
+                "switch_over_copy": round((ended_s - started_s) / copy_s, 3),
+            }
         )
-        for model in bench.catalog.models()
-    }
-    return {"bytes_per_second": round(rate), "transformer_copy_s": floors}
+        bench.memory.cleanup()
+    return rows

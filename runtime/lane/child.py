@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import gc
 import importlib
 import logging
 import os
@@ -147,6 +148,10 @@ def run(commands: Commands) -> int:
         _log.exception("start_failed", cause=error.cause)
         commands.tell(LoadFailed(model=start.warm_model, reason=str(error), cause=error.cause))
         return _LOAD_FAILED_EXIT_CODE
+    # What the libraries made stays for good. Left to the collector it would be looked at in every release and after every render, which
+    # takes longer than all else that these do.
+    gc.collect()
+    gc.freeze()
     commands.tell(Started(device=memory.label, memory=worker_memory))
     resident = ResidentSet(
         catalog,

@@ -100,6 +100,10 @@ class HostWeights(Protocol):
         """Of these, pinned, rounding included."""
         ...
 
+    def forget_networks(self) -> None:
+        """Drops what the last pipeline left for the next one beside the weights; that one then takes longer to assemble."""
+        ...
+
 
 class Pipeline(Protocol):
     """A loaded heavy pipeline. One thread uses it; one exists per process at a time."""

@@ -128,7 +128,7 @@ class ResidentSet:
         if Move.RELEASE in moves:
             teller.stage(f"releasing {self.model}")
             released = self.release()
-        self._lower_floor()
+        self._lower_floor(is_clean=Move.RELEASE in moves)
         started_s = time.monotonic()
         if Move.READ in moves:
             self._guarded(model, lambda: self._shelf.read(self._ladders.weights_of(model), teller))
@@ -159,7 +159,7 @@ class ResidentSet:
             return
         model = self._slot.model
         try:
-            self._release()
+            self._release(keeps_networks=False)
             self._guarded(model, lambda: self._assemble(model, on_stage))
         except BaseException:
             self._on_change("")
@@ -172,7 +172,7 @@ class ResidentSet:
         finally:
             self._shelf.clear()
 
-    def _release(self) -> Release:
+    def _release(self, *, keeps_networks: bool = True) -> Release:
         slot, self._slot = self._slot, None
         if slot is None:
             msg = "no pipeline is resident"
@@ -182,7 +182,13 @@ class ResidentSet:
         has_failed = _has_failed_to_release(slot.pipeline)
         model, weight_bytes = slot.model, slot.weight_bytes
         del slot
+        if not keeps_networks:
+            self._shelf.forget_networks(model)
         residue_bytes = self._residue_bytes()
+        if residue_bytes > self._memory.residue_allowance_bytes:
+            # The networks are kept for the next pipeline; something on the device may hang on them.
+            self._shelf.forget_networks(model)
+            residue_bytes = self._residue_bytes()
         found = Verification(
             is_alive=has_failed or watch() is not None,
             residue_bytes=residue_bytes,
@@ -230,9 +236,10 @@ class ResidentSet:
         is_clean = self._residue_bytes() <= self._memory.residue_allowance_bytes
         raise LoadError(reason, is_clean=is_clean, cause=cause)
 
-    def _lower_floor(self) -> None:
+    def _lower_floor(self, *, is_clean: bool) -> None:
         """Measures before a load; the floor never rises, or a leak below the allowance would pass at every switch."""
-        self._memory.cleanup()
+        if not is_clean:
+            self._memory.cleanup()
         live_bytes = self._memory.live_bytes()
         self._floor_bytes = live_bytes if self._floor_bytes is None else min(self._floor_bytes, live_bytes)
         if self._free_bytes is None:

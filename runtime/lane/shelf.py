@@ -65,10 +65,18 @@ class Shelf:
         if plan.is_mapped:
             self._mapped.add(wanted.model)
 
+    def forget_networks(self, model: str) -> None:
+        """Drops what a released pipeline of the model left beside its weights, if these are here."""
+        if model in self._weights:
+            self._weights[model].forget_networks()
+
     def drop(self, model: str) -> None:
         """Lets the model's weights go, if they are here, and their host memory with them."""
         self._mapped.discard(model)
-        if self._weights.pop(model, None) is not None:
+        weights = self._weights.pop(model, None)
+        if weights is not None:
+            weights.forget_networks()
+            del weights
             self._memory.cleanup()
 
     def clear(self) -> None:

@@ -109,6 +109,9 @@ class FakeWeights:
         self.host_bytes = host_bytes
         self.pinned_bytes = pinned_bytes
 
+    def forget_networks(self) -> None:
+        """There are none."""
+
 
 def flat_ladder(
     model: str, peaks: Sequence[int] = (500, 400, 300, 200, 100), *, host_bytes: int = 100, pinned_bytes: int = 0

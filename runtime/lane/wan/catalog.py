@@ -23,6 +23,7 @@ from runtime.lane.wan.attention import choose_backend, offer_of, set_backend
 from runtime.lane.wan.compiling import can_compile, compile_blocks
 from runtime.lane.wan.components import compute_types, model_folder, silence_libraries
 from runtime.lane.wan.headers import WeightsError
+from runtime.lane.wan.kept import Networks
 from runtime.lane.wan.lean import cast_at_use
 from runtime.lane.wan.loaded import LoadedWanPipeline, Pipes
 from runtime.lane.wan.manifest import variant_of
@@ -130,12 +131,10 @@ class WanCatalog:
             raise TypeError(msg)
         silence_libraries()
         on_stage("assembling the pipeline")
-        modules, types = self._skeletons(weights.folder), compute_types(settings.profile, settings.memory)
-        placed = {name: PlacedPart(name, module, weights.parts[name]) for name, module in modules.items()}
-        for name, module in modules.items():
-            cast_at_use(module, types[name])
-            set_compute(module, torch.device(settings.memory.device), types[name])
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(weights.folder / "tokenizer", local_files_only=True)
+        types = compute_types(settings.profile, settings.memory)
+        purpose = (settings.memory.device, *types.values())
+        networks = weights.networks.take(purpose) or self._make_networks(weights, purpose, torch.device(settings.memory.device), types)
+        placed, tokenizer, modules = dict(networks.parts), networks.tokenizer, networks.modules
         pair = {name: modules.pop(part) for name, part in zip(TRANSFORMERS, TEXT_TO_VIDEO_TRANSFORMERS, strict=True) if part in modules}
         main = self._model.make_pipeline({"tokenizer": tokenizer, **modules})
         text_to_video = self._model.make_text_to_video({"tokenizer": tokenizer, **modules, **pair}) if pair else None
@@ -148,8 +147,21 @@ class WanCatalog:
         if is_compiled:
             compile_blocks(transformers)
         recipe = self._model.make_recipe(variant_of(weights.folder))
-        pipes = Pipes(main=main, text_to_video=text_to_video, is_compiled=is_compiled)
+        # Compiled code is let go of with the networks that it was made for.
+        keep = None if is_compiled else partial(weights.networks.put, networks)
+        pipes = Pipes(main=main, text_to_video=text_to_video, is_compiled=is_compiled, keep=keep)
         return LoadedWanPipeline(pipes, recipe, Placer(settings.memory, placed), settings.memory, weights.embeddings)
+
+    def _make_networks(
+        self, weights: WanWeights, purpose: tuple[object, ...], device: torch.device, types: Mapping[str, torch.dtype]
+    ) -> Networks:
+        modules = self._skeletons(weights.folder)
+        parts = {name: PlacedPart(name, module, weights.parts[name]) for name, module in modules.items()}
+        for name, module in modules.items():
+            cast_at_use(module, types[name])
+            set_compute(module, device, types[name])
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(weights.folder / "tokenizer", local_files_only=True)
+        return Networks(purpose=purpose, parts=parts, tokenizer=tokenizer)
 
     def _folder(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> Path:
         self._check(model)

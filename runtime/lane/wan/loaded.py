@@ -81,11 +81,13 @@ class Pipes:
         main: renders every mode, or every mode but `t2v`.
         text_to_video: renders `t2v`, with `TEXT_TO_VIDEO_TRANSFORMERS`, where the model's folder has these.
         is_compiled: the blocks of their transformers are.
+        keep: called when the pipelines are released: their networks may wait, with their weights, for others; None: they may not.
     """
 
     main: DiffusionPipeline
     text_to_video: DiffusionPipeline | None = None
     is_compiled: bool = False
+    keep: Callable[[], None] | None = None
 
 
 class LoadedWanPipeline:
@@ -107,6 +109,7 @@ class LoadedWanPipeline:
         self._pipe: Any = pipes.main
         self._text_to_video: Any = pipes.text_to_video
         self._is_compiled = pipes.is_compiled
+        self._keep = pipes.keep
         self._embeddings = embeddings
         self._recipe = recipe
         self._placer = placer
@@ -140,7 +143,10 @@ class LoadedWanPipeline:
         """Drops the pipeline and what it has on the device; calling it again does nothing. Cycles go with the next `gc.collect()`."""
         if self._pipe is not None:
             self._pipe = self._text_to_video = None
-            self._placer.release()
+            keep, self._keep = self._keep, None
+            self._placer.release(keeps_weights=keep is not None)
+            if keep is not None:
+                keep()
             if self._is_compiled:
                 forget_compiled()
 

@@ -88,6 +88,11 @@ class PlacedPart:
         """The rest, then the blocks in running order."""
         return (self.rest, *self.blocks)
 
+    def forget(self) -> None:
+        """Takes the weights from the network for good."""
+        for group in self.groups:
+            group.forget()
+
 
 class Placer:
     """Carries out placements, through the device's memory only. One thread uses it."""
@@ -155,12 +160,12 @@ class Placer:
             finally:
                 shift.end()
 
-    def release(self) -> None:
-        """Drops what is on the device and takes the weights from the networks."""
+    def release(self, *, keeps_weights: bool = False) -> None:
+        """Drops what is on the device, and takes the weights from the networks unless these are kept for another pipeline."""
         self._drop_all()
-        for part in self._parts.values():
-            for group in part.groups:
-                group.forget()
+        if not keeps_weights:
+            for part in self._parts.values():
+                part.forget()
         self._parts.clear()
 
     def _drop_all(self) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from runtime.lane.wan.embeddings import EmbeddingCache
 from runtime.lane.wan.headers import FileTensor, WeightsError, check_tensors, locate_tensors
+from runtime.lane.wan.kept import NetworkShelf
 from runtime.lane.wan.parts import GroupLayout, canonical_names, layout_of, state_of
 from runtime.lane.wan.skeleton import computed_buffers
 
@@ -58,6 +59,7 @@ class WanWeights:
         is_mapped: the pieces are parts of files.
         computed_bytes: of mapped weights, what is in host memory all the same (position tables).
         embeddings: of texts, that these weights made.
+        networks: that point at these weights and wait for a pipeline.
     """
 
     folder: Path
@@ -65,6 +67,7 @@ class WanWeights:
     is_mapped: bool
     computed_bytes: int = 0
     embeddings: EmbeddingCache = field(default_factory=EmbeddingCache)
+    networks: NetworkShelf = field(default_factory=NetworkShelf)
 
     @property
     def host_bytes(self) -> int:
@@ -75,6 +78,10 @@ class WanWeights:
     def pinned_bytes(self) -> int:
         """Of the slabs that are pinned."""
         return 0 if self.is_mapped else _storage_bytes(piece for piece in self._pieces() if piece.is_pinned())
+
+    def forget_networks(self) -> None:
+        """Drops the networks that wait for a pipeline."""
+        self.networks.clear()
 
     def _pieces(self) -> Iterator[torch.Tensor]:
         return (piece for groups in self.parts.values() for group in groups for _, piece in group.pieces)

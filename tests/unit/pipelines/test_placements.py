@@ -347,5 +347,8 @@ def test_other_weights_are_refused_when_assembled(models_dir: Path) -> None:
     class Odd:
         host_bytes = pinned_bytes = 0
 
+        def forget_networks(self) -> None:
+            """There are none."""
+
     with pytest.raises(TypeError, match="Odd"):
         catalog_of("phr00t").assemble("phr00t", Odd(), settings(models_dir), lambda _stage: None)
