@@ -102,7 +102,7 @@ def main() -> int:
     parser.add_argument("picture", type=Path, help="PNG, JPEG or WebP, at most 12 MiB")
     parser.add_argument("output", type=Path, help="the video to write")
     parser.add_argument("--prompt", default="the camera moves slowly")
-    parser.add_argument("--frames", type=int, default=17, help="how many: 1, 5, 9, and so on")
+    parser.add_argument("--frames", type=int, default=17, help="how many: 1, 9, 17, and so on")
     parser.add_argument("--address", default="127.0.0.1:50051", help="host:port of admission")
     arguments = parser.parse_args()
     if not arguments.picture.is_file():

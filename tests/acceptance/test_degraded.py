@@ -36,10 +36,10 @@ def _send_to_the_pool(stack: Stack, model: str, *, enabled: bool) -> None:
 
 @pytest.mark.usefixtures("sent_to_the_pool")
 def test_pool_serves_both_and_records_the_switch_when_an_operator_sends_them_there(stack: Stack, frontend: Frontend) -> None:
-    body = {"prompt": "a harbour", "width": 256, "height": 256, "num_frames": 5}
+    body = {"prompt": "a harbour", "width": 256, "height": 256, "num_frames": 9}
     frontend.render(model="phr00t", **body)
     status, content = frontend.render(model="anisora", **body)
-    assert decode(content).frames == 5
+    assert decode(content).frames == 9
     assert (status["lane_mode"], status["fallback_reason"]) == ("degraded_shared", "manual")
     _is_switch(_memory_of(stack, status["task_id"]))
 
