@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -16,16 +16,17 @@ from tests.harness.stack import Stack
 # A second thread of torch or numpy waits for its part by turning round, and takes time from what runs beside.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# What modules and tests make as they are collected stays to the end of the run: looking through it for garbage finds none.
-gc.disable()
 
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
-    """From here on garbage is looked for in what tests made, not among the million objects of the libraries."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is made at collection stays to the end of the run: no look for garbage need go through it, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
