@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 0..99
 
+# Where compiled modules may not be kept, each of the hundreds of processes that tests start would compile Warmlane anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install up test test-all check protos protos-baseline format bench simulate clean
 
 install: $(VENV)/.installed

@@ -37,10 +37,10 @@ def upload(service: AdmissionServiceStub, picture: Path) -> InputImage:
     return service.UploadInput(chunks(), timeout=60).image
 
 
-def submit(service: AdmissionServiceStub, prompt: str, image: InputImage) -> task_pb2.Task:
+def submit(service: AdmissionServiceStub, prompt: str, image: InputImage, num_frames: int) -> task_pb2.Task:
     """Asks for a clip. When it returns, the task is on disk and reaches an end whatever process dies."""
     request = GenerationRequest(
-        model="anisora", mode="i2v", prompt=prompt, width=512, height=512, num_frames=17, seed=7, reference_image=image
+        model="anisora", mode="i2v", prompt=prompt, width=512, height=512, num_frames=num_frames, seed=7, reference_image=image
     )
     # Where no dedicated lane is ready, admission waits up to 30 s for a place in the shared pool before it answers. With a request_id the
     # call may be repeated after a break: it gives the same task, whether or not the first call arrived.
@@ -102,6 +102,7 @@ def main() -> int:
     parser.add_argument("picture", type=Path, help="PNG, JPEG or WebP, at most 12 MiB")
     parser.add_argument("output", type=Path, help="the video to write")
     parser.add_argument("--prompt", default="the camera moves slowly")
+    parser.add_argument("--frames", type=int, default=17, help="how many: 1, 9, 17, and so on")
     parser.add_argument("--address", default="127.0.0.1:50051", help="host:port of admission")
     arguments = parser.parse_args()
     if not arguments.picture.is_file():
@@ -109,7 +110,7 @@ def main() -> int:
     with grpc.insecure_channel(arguments.address) as channel:
         service = AdmissionServiceStub(channel)
         try:
-            accepted = submit(service, arguments.prompt, upload(service, arguments.picture))
+            accepted = submit(service, arguments.prompt, upload(service, arguments.picture), arguments.frames)
             tell(f"accepted as {accepted.task_id}")
             task = watch(service, accepted.task_id)
             if task.state != task_pb2.TASK_STATE_DONE:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from http_bridge.addresses import ClientAddress, TrustedProxies
 from http_bridge.bodies import LargeBodies
@@ -31,6 +32,7 @@ from runtime.traces.tracer import SILENT, Tracer
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+    from starlette.routing import BaseRoute
 
     from http_bridge.client import AdmissionClient
     from http_bridge.config import BridgeSettings
@@ -101,17 +103,23 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.bridge = bridge
-    prefixes = ("", _PROXY_PREFIX)
-    app.router.routes.insert(0, LeanRoutes((generate.router, tasks.router), _BUSY_PATHS, prefixes, leaves=f"/{IMAGE_PREFIX}"))
-    for prefix in prefixes:
-        # Straight into the application: every level of nesting costs a pass over its routes at each request.
-        for module in _ROUTES:
-            app.include_router(module.router, prefix=prefix, responses=_ERRORS, include_in_schema=not prefix)
-        app.include_router(docs_router(prefix))
-    app.include_router(pages_router())
+    # Straight into the application: every level of nesting costs a pass over its routes at each request.
+    app.router.routes.extend(_routes())
     install_handlers(app)
     _surround(app, settings, metrics, tracer)
     return app
+
+
+@cache
+def _routes() -> tuple[BaseRoute, ...]:
+    """Every route. They know nothing of an application and its settings, and FastAPI takes a while over each: made once in a process."""
+    prefixes, made = ("", _PROXY_PREFIX), APIRouter()
+    for prefix in prefixes:
+        for module in _ROUTES:
+            made.include_router(module.router, prefix=prefix, responses=_ERRORS, include_in_schema=not prefix)
+        made.include_router(docs_router(prefix))
+    made.include_router(pages_router())
+    return (LeanRoutes((generate.router, tasks.router), _BUSY_PATHS, prefixes, leaves=f"/{IMAGE_PREFIX}"), *made.routes)
 
 
 def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | None, tracer: Tracer) -> None:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.harness.postgresql import PostgresqlServer, running_server
 from tests.harness.stack import Stack
+
+# A second thread of torch or numpy waits for its part by turning round, and takes time from what runs beside.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is made at collection stays to the end of the run: no look for garbage need go through it, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

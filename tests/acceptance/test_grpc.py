@@ -79,12 +79,14 @@ def test_example_client_uploads_submits_watches_and_reads(stack: Stack, tmp_path
         "examples/grpc_client.py",
         str(tmp_path / "picture.png"),
         str(tmp_path / "clip.mp4"),
+        "--frames",
+        "9",
         "--address",
         stack.grpc_address,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     seen = decode((tmp_path / "clip.mp4").read_bytes())
-    assert (seen.width, seen.height, seen.frames) == (512, 512, 17)
+    assert (seen.width, seen.height, seen.frames) == (512, 512, 9)
 
 
 def test_command_line_renders_to_a_file(stack: Stack, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.harness.http import Frontend
+from tests.harness.http import NO_AUTHORITIES, Frontend
 from tests.harness.stack import Stack
 from tests.harness.video import data_uri, picture
 
@@ -26,7 +26,7 @@ def done(stack: Stack) -> Iterator[str]:
 
 @pytest.mark.parametrize("prefix", ["", "/api"])
 def test_browser_goes_the_whole_way_with_a_session_cookie(stack: Stack, prefix: str) -> None:
-    with httpx.Client(base_url=stack.http_url + prefix, timeout=60.0) as browser:
+    with httpx.Client(verify=NO_AUTHORITIES, base_url=stack.http_url + prefix, timeout=60.0) as browser:
         assert browser.get("/health").json()["status"] == "ok"
         assert browser.get("/models").status_code == 401
         assert browser.post("/auth/session").status_code == 201

@@ -18,7 +18,7 @@ from tests.harness.stack import Stack
 from tests.harness.video import decode
 
 # Long enough on two cores to be killed in the middle of it.
-_CLIP = {"model": "anisora", "prompt": "a train through hills", "width": 320, "height": 320, "num_frames": 33, "seed": 5}
+_CLIP = {"model": "anisora", "prompt": "a train through hills", "width": 288, "height": 288, "num_frames": 33, "seed": 5}
 
 
 def _rendering(frontend: Frontend) -> str:
@@ -77,7 +77,7 @@ def test_no_pipeline_process_is_left_when_a_lane_is_killed(stack: Stack) -> None
 
 def test_task_is_on_disk_before_the_reply_when_admission_dies_right_after_it(stack: Stack, frontend: Frontend) -> None:
     pid = stack.pid("admission")
-    task_id = frontend.generate(**_CLIP)
+    task_id = frontend.generate(**{**_CLIP, "num_frames": 5})
     os.kill(pid, signal.SIGKILL)
     stack.wait_for_restart("admission", pid)
     assert frontend.wait(task_id)["status"] == "done"

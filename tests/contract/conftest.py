@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -24,14 +25,26 @@ def clock() -> FakeClock:
 def postgresql_template(postgresql_server: PostgresqlServer) -> str:
     """A migrated, empty database; its copies are there sooner than it was."""
     url = postgresql_server.create_database()
+    _migrate(url)
+    return postgresql_server.name_of(url)
 
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a file, with nothing of it in another file beside."""
+    path = tmp_path_factory.mktemp("template") / "store.db"
+    _migrate(f"sqlite:///{path}")
+    assert list(path.parent.iterdir()) == [path]
+    return path
+
+
+def _migrate(url: str) -> None:
     async def migrate() -> None:
         store = SqlStore(url)
         await store.open()
         await store.close()
 
     asyncio.run(migrate())
-    return postgresql_server.name_of(url)
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
@@ -40,7 +53,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "memory":
         yield "memory:"
     elif request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'store.db'}"
+        yield f"sqlite:///{shutil.copy(request.getfixturevalue('sqlite_template'), tmp_path / 'store.db')}"
     else:
         # Asked for here, so that the tests of the other stores need no server.
         server: PostgresqlServer = request.getfixturevalue("postgresql_server")

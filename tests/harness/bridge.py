@@ -25,6 +25,7 @@ from http_bridge.config import BridgeSettings
 from http_bridge.server import HttpServer, http_server
 from runtime.submitter import Patience
 from tests.harness.admission_double import AdmissionDouble, admission_double, make_task
+from tests.harness.http import NO_AUTHORITIES
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -140,7 +141,7 @@ async def served_bridge(
         try:
             async with asyncio.timeout(10):
                 await server.listening.wait()
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=20) as http:
+            async with httpx.AsyncClient(verify=NO_AUTHORITIES, base_url=f"http://127.0.0.1:{server.port}", timeout=20) as http:
                 yield BridgeUnderTest(app=app, http=http, admission=double, folder=folder, server=server)
         finally:
             server.should_exit = True

@@ -15,6 +15,7 @@ import httpx
 
 from tests.harness.admission_double import AdmissionDouble, admission_double
 from tests.harness.bridge import KEY
+from tests.harness.http import NO_AUTHORITIES
 
 _START_S = 60.0
 _END_S = 20.0
@@ -76,7 +77,9 @@ async def bridge_process(object_store_url: str, environment: Mapping[str, str] |
             async with asyncio.timeout(_START_S):
                 await serving.wait()
             port = next(int(str(event["port"])) for event in events if event["event"] == "http_serving")
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": KEY}, timeout=60) as http:
+            async with httpx.AsyncClient(
+                verify=NO_AUTHORITIES, base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": KEY}, timeout=60
+            ) as http:
                 yield BridgeProcess(http=http, admission=double, pid=process.pid, port=port, events=events)
         finally:
             if process.returncode is None:

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import httpx
 
+from tests.harness.http import NO_AUTHORITIES
+
 _END_S = 5.0
 _AGAIN_S = 0.1
 _READ_S = 30.0
@@ -29,7 +31,7 @@ class ConsoleWatch:
         self._headers = {"X-Admin-Key": admin_key}
         self._seen: list[frozenset[tuple[str, str]]] = [frozenset()]
         self._is_over = False
-        self._client = httpx.Client(timeout=_READ_S)
+        self._client = httpx.Client(verify=NO_AUTHORITIES, timeout=_READ_S)
         self._thread = threading.Thread(target=self._read, name="console-watch", daemon=True)
 
     def __enter__(self) -> Self:

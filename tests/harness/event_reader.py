@@ -17,6 +17,7 @@ from http_bridge.app import create_app
 from http_bridge.client import AdmissionClient
 from http_bridge.server import http_server
 from tests.harness.bridge import QUICK, WITH_KEY, bridge_settings
+from tests.harness.http import NO_AUTHORITIES
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -126,7 +127,7 @@ async def bridge_on(admission_port: int, folder: Path, **settings: Any) -> Async
         async with asyncio.timeout(PATIENCE_S):
             await server.listening.wait()
         base = f"http://127.0.0.1:{server.port}"
-        async with httpx.AsyncClient(base_url=base, timeout=20, headers=WITH_KEY) as http:
+        async with httpx.AsyncClient(verify=NO_AUTHORITIES, base_url=base, timeout=20, headers=WITH_KEY) as http:
             yield ServedBridge(app=app, http=http, server=server, serving=serving)
     finally:
         app.state.bridge.stopping.set()

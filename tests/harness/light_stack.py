@@ -25,6 +25,7 @@ from warmlane.admission.v1 import operator_service_pb2 as operators
 from warmlane.admission.v1.operator_service_pb2_grpc import OperatorServiceStub
 
 from tests.harness import tied
+from tests.harness.http import fetch
 from tests.harness.light_lane import MODELS
 from tests.harness.stack import API_KEY, StackError
 
@@ -263,7 +264,7 @@ class LightStack:
         try:
             snapshot = self.snapshot()
             if HTTP_BRIDGE in self._processes:
-                httpx.get(f"{self.http_url}/health", timeout=2.0).raise_for_status()
+                fetch("GET", f"{self.http_url}/health").raise_for_status()
         except (grpc.RpcError, httpx.HTTPError):
             return False
         ready = {lane.lane_id for lane in snapshot.lanes if lane.availability == operators.AVAILABILITY_READY}

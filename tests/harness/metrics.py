@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import httpx
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.harness.http import fetch
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -46,7 +47,7 @@ def page_of(registry: CollectorRegistry) -> Page:
 
 def scraped(port: int) -> Page:
     """What the process behind the port answers."""
-    reply = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10.0)
+    reply = fetch("GET", f"http://127.0.0.1:{port}/metrics")
     reply.raise_for_status()
     assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     return Page(reply.text)

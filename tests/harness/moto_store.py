@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from tests.harness import tied
+from tests.harness.http import fetch
 
 BUCKET = "clips"
 _START_S = 30.0
@@ -55,7 +56,7 @@ class MotoStore:
         ends_s = time.monotonic() + _START_S
         while True:
             try:
-                httpx.get(f"http://127.0.0.1:{self._port}/moto-api/", timeout=2.0)
+                fetch("GET", f"http://127.0.0.1:{self._port}/moto-api/")
                 break
             except httpx.TransportError:
                 assert time.monotonic() < ends_s, "moto's server does not start"
@@ -65,7 +66,7 @@ class MotoStore:
 
     def make_bucket(self) -> None:
         """Makes the bucket."""
-        httpx.put(f"http://127.0.0.1:{self._port}/{BUCKET}", timeout=5.0).raise_for_status()
+        fetch("PUT", f"http://127.0.0.1:{self._port}/{BUCKET}").raise_for_status()
 
     def stop(self) -> None:
         """Ends it, and forgets what it stored."""

@@ -17,6 +17,7 @@ from admission.store.memory import MemoryStore
 from http_bridge.event_feed import Pace
 from tests.harness.admission_services import Stack, accepted_task, admission_stack, ready_lane, render, submission, until
 from tests.harness.event_reader import PATIENCE_S, EventReader, ServedBridge, bridge_on
+from tests.harness.http import NO_AUTHORITIES
 
 UNKNOWN = "0" * 32
 
@@ -160,7 +161,7 @@ async def test_id_that_was_never_sent_is_refused_by_name(bridge: ServedBridge, s
 
 
 async def test_nobody_reads_events_without_a_credential(bridge: ServedBridge) -> None:
-    async with httpx.AsyncClient(base_url=bridge.http.base_url) as stranger:
+    async with httpx.AsyncClient(verify=NO_AUTHORITIES, base_url=bridge.http.base_url) as stranger:
         assert (await stranger.get(f"/events/{UNKNOWN}")).status_code == 401
         assert (await stranger.get(f"/api/events/{UNKNOWN}", headers={"X-API-Key": "wrong"})).status_code == 403
 
@@ -170,7 +171,7 @@ async def test_session_reads_events_up_to_its_limit(stack: Stack, tmp_path: Path
     task = await accepted_task(stack)
     async with (
         bridge_on(stack.port, tmp_path, max_event_streams=3, max_event_streams_per_session=1, cookie_secure=False) as bridge,
-        httpx.AsyncClient(base_url=bridge.http.base_url) as browser,
+        httpx.AsyncClient(verify=NO_AUTHORITIES, base_url=bridge.http.base_url) as browser,
     ):
         opened = await browser.post("/auth/session")
         # By hand: admission's clock stands in the past, and the client would throw its cookie away.

@@ -12,6 +12,7 @@ from warmlane.admission.v1 import admission_service_pb2 as pb
 
 from tests.harness.admission_services import Stack, admission_stack, degraded_depth_is, ready_lane, render, submission, until
 from tests.harness.event_reader import PATIENCE_S, ServedBridge, bridge_on
+from tests.harness.http import NO_AUTHORITIES
 
 # More than sockets and buffers hold: a reader that pauses keeps the reply from its end.
 CONTENT = hashlib.sha256(b"a clip").digest() * 512 * 1024
@@ -34,7 +35,7 @@ async def _is_refused(bridge: ServedBridge) -> None:
 
     async def refused() -> bool:
         try:
-            async with httpx.AsyncClient(base_url=bridge.http.base_url, timeout=1) as http:
+            async with httpx.AsyncClient(verify=NO_AUTHORITIES, base_url=bridge.http.base_url, timeout=1) as http:
                 await http.get("/health")
         except httpx.TransportError:
             return True

@@ -21,7 +21,7 @@ from warmlane.admission.v1.operator_service_pb2_grpc import OperatorServiceStub
 from warmlane.admission.v1.task_pb2 import TaskEvent
 
 from tests.harness.console_watch import ConsoleWatch
-from tests.harness.http import Frontend
+from tests.harness.http import Frontend, fetch
 from tests.harness.incident_table import EventClue, LogClue, MetricClue, Row, rows
 from tests.harness.light_stack import ADMISSION, HTTP_BRIDGE, LightStack
 from tests.harness.metrics import Page, scraped
@@ -53,7 +53,7 @@ class Scene:
 
     def say(self, path: str, **order: bool) -> None:
         """An order of an admin, over the bridge."""
-        reply = httpx.post(f"{self.stack.http_url}/admin/{path}", headers={"X-Admin-Key": ADMIN_KEY}, json=order, timeout=20)
+        reply = fetch("POST", f"{self.stack.http_url}/admin/{path}", headers={"X-Admin-Key": ADMIN_KEY}, json=order)
         assert reply.status_code == 200, reply.text
 
     def generate(self, prompt: str) -> str:

@@ -6,23 +6,39 @@ import asyncio
 import os
 import signal
 import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import av
 import psutil
 import pytest
+import pytest_asyncio
 import structlog.testing
 from warmlane.lane.v1 import dispatch_service_pb2 as pb
 
-from tests.harness.running_lane import holds, lease, running_lane
+from tests.harness.running_lane import Lane, holds, lease, running_lane
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def _children_find_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("WARMLANE_LOG_LEVEL", "warning")
+@pytest.fixture(scope="module", autouse=True)
+def _children_find_the_harness() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("WARMLANE_LOG_LEVEL", "warning")
+        yield
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_lane(tmp_path_factory: pytest.TempPathFactory, _children_find_the_harness: None) -> AsyncIterator[Lane]:
+    """A dedicated lane of those tests that leave its process alive and idle; each has tasks of its own."""
+    async with running_lane(tmp_path_factory.mktemp("shared")) as lane:
+        await lane.ready()
+        yield lane
+    assert lane.agent.status.cold_starts == 1
+
+
+shares_the_lane = pytest.mark.asyncio(loop_scope="module")
 
 
 def is_idle(report: pb.LaneReport) -> bool:
@@ -30,24 +46,24 @@ def is_idle(report: pb.LaneReport) -> bool:
     return not report.HasField("work")
 
 
-async def test_files_are_stored_and_the_outcome_is_reported_when_a_lease_is_rendered(tmp_path: Path) -> None:
-    async with running_lane(tmp_path) as lane:
-        await lane.ready()
-        lane.admission.wish(lease("renders"))
-        outcome = await lane.admission.until_ended("a")
-        await lane.admission.until(is_idle)
+@shares_the_lane
+async def test_files_are_stored_and_the_outcome_is_reported_when_a_lease_is_rendered(shared_lane: Lane) -> None:
+    lane = shared_lane
+    lane.admission.wish(lease("renders", task="stored"))
+    outcome = await lane.admission.until_ended("stored")
+    await lane.admission.until(is_idle)
     video = lane.objects / outcome.result.video_key
     with av.open(str(video)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 9
         assert container.streams.video[0].average_rate == 8
-    assert outcome.result.video_key == "results/a/1/video.mp4"
+    assert outcome.result.video_key == "results/stored/1/video.mp4"
     assert outcome.result.size_bytes == video.stat().st_size
     assert (lane.objects / outcome.result.preview_key).read_bytes().startswith(b"\xff\xd8\xff")
     assert outcome.memory.unmeasured_reason == ""
     assert outcome.memory.host_rss_after_bytes > 0
     assert outcome.memory.placement == "resident_all"
     assert outcome.render_duration.ToMicroseconds() > 0
-    progress = [report.work.progress for report in lane.admission.reports if report.work.task_id == "a"]
+    progress = [report.work.progress for report in lane.admission.reports if report.work.task_id == "stored"]
     assert progress == sorted(progress)
     assert progress[-1] == 100
 
@@ -74,38 +90,39 @@ async def test_the_ordered_placement_is_used_and_recorded_when_the_lease_names_o
     assert (line["placement"], line["drift_bytes"], line["task"]) == ("streamed", 0, "a")
 
 
-async def test_the_same_request_gives_the_same_bytes_when_rendered_twice(tmp_path: Path) -> None:
-    async with running_lane(tmp_path) as lane:
-        await lane.ready()
-        checksums = []
-        for task, seed in (("a", 1), ("b", 1), ("c", 2)):
-            lane.admission.wish(lease("renders", task=task, seed=seed))
-            checksums.append((await lane.admission.until_ended(task)).result.sha256)
-            await lane.admission.until(is_idle)
+@shares_the_lane
+async def test_the_same_request_gives_the_same_bytes_when_rendered_twice(shared_lane: Lane) -> None:
+    checksums = []
+    for task, seed in (("one", 1), ("same", 1), ("other", 2)):
+        shared_lane.admission.wish(lease("renders", task=task, seed=seed))
+        checksums.append((await shared_lane.admission.until_ended(task)).result.sha256)
+        await shared_lane.admission.until(is_idle)
     assert checksums[0] == checksums[1] != checksums[2]
 
 
-async def test_the_render_ends_between_steps_when_the_lease_is_withdrawn(tmp_path: Path) -> None:
-    async with running_lane(tmp_path) as lane:
-        await lane.ready()
-        lane.admission.wish(lease("steps"))
-        await lane.admission.until(lambda report: report.work.progress >= 45)
-        pid = lane.agent.status.pid
-        lane.admission.wish(None)
-        outcome = await lane.admission.until_ended("a")
-        assert outcome.failure.code == "cancelled"
-        assert outcome.memory.unmeasured_reason == ""
-        assert lane.agent.status.pid == pid
+@shares_the_lane
+async def test_the_render_ends_between_steps_when_the_lease_is_withdrawn(shared_lane: Lane) -> None:
+    lane = shared_lane
+    lane.admission.wish(lease("steps", task="withdrawn"))
+    await lane.admission.until(lambda report: report.work.progress >= 45)
+    pid = lane.agent.status.pid
+    lane.admission.wish(None)
+    outcome = await lane.admission.until_ended("withdrawn")
+    await lane.admission.until(is_idle)
+    assert outcome.failure.code == "cancelled"
+    assert outcome.memory.unmeasured_reason == ""
+    assert lane.agent.status.pid == pid
 
 
-async def test_the_lane_stays_usable_and_the_message_safe_when_the_pipeline_raises(tmp_path: Path) -> None:
-    async with running_lane(tmp_path) as lane:
-        await lane.ready()
-        lane.admission.wish(lease("raises"))
-        outcome = await lane.admission.until_ended("a")
-        await lane.admission.until(is_idle)
-        lane.admission.wish(lease("renders", task="b"))
-        assert (await lane.admission.until_ended("b")).HasField("result")
+@shares_the_lane
+async def test_the_lane_stays_usable_and_the_message_safe_when_the_pipeline_raises(shared_lane: Lane) -> None:
+    lane = shared_lane
+    lane.admission.wish(lease("raises", task="raised"))
+    outcome = await lane.admission.until_ended("raised")
+    await lane.admission.until(is_idle)
+    lane.admission.wish(lease("renders", task="after"))
+    assert (await lane.admission.until_ended("after")).HasField("result")
+    await lane.admission.until(is_idle)
     assert outcome.failure.code == "render_failed"
     assert outcome.failure.message == "The pipeline failed (RuntimeError)."
     assert outcome.memory.unmeasured_reason == ""
@@ -245,13 +262,13 @@ async def test_the_process_is_replaced_and_the_attempt_served_when_memory_does_n
     assert lane.agent.status.cold_starts == 2
 
 
-async def test_the_request_is_refused_when_it_breaks_the_rules(tmp_path: Path) -> None:
-    async with running_lane(tmp_path) as lane:
-        await lane.ready()
-        wrong = lease("renders")
-        wrong.request.steps = 5
-        lane.admission.wish(wrong)
-        outcome = await lane.admission.until_ended("a")
+@shares_the_lane
+async def test_the_request_is_refused_when_it_breaks_the_rules(shared_lane: Lane) -> None:
+    wrong = lease("renders", task="wrong")
+    wrong.request.steps = 5
+    shared_lane.admission.wish(wrong)
+    outcome = await shared_lane.admission.until_ended("wrong")
+    await shared_lane.admission.until(is_idle)
     assert outcome.failure.code == "render_failed"
     assert "steps" in outcome.failure.message
     assert outcome.memory.unmeasured_reason

@@ -11,6 +11,7 @@ import pytest
 
 from tests.harness.admission_services import Lane, Stack, admission_stack, ready_lane, render
 from tests.harness.event_reader import ServedBridge, bridge_on
+from tests.harness.http import NO_AUTHORITIES
 
 ADMIN_KEY = "admin-key-0123456"
 BODY = {"model": "anisora", "type": "video", "mode": "t2v", "prompt": "a lake at dawn"}
@@ -36,7 +37,9 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
 
 def _stranger(bridge: ServedBridge, **headers: str) -> httpx.AsyncClient:
     """Someone without the key. Cookies are sent by hand: admission's clock stands in the past, where they have long run out."""
-    return httpx.AsyncClient(base_url=bridge.http.base_url, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return httpx.AsyncClient(
+        verify=NO_AUTHORITIES, base_url=bridge.http.base_url, headers={name.replace("_", "-"): value for name, value in headers.items()}
+    )
 
 
 async def _session(bridge: ServedBridge) -> str:

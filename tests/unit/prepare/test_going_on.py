@@ -18,6 +18,7 @@ from tests.unit.prepare.runs import contents, finished, notes, order_of, run
 from tests.unit.prepare.test_broken_files import copied, left_to_open
 
 if TYPE_CHECKING:
+    from runtime.preparation import Order
     from tests.harness.published_models import PublishedModel
     from tests.unit.prepare.conftest import Publisher
 
@@ -106,16 +107,33 @@ def test_the_folder_is_the_same_when_a_run_was_stopped_at_any_point(
     assert went_on >= 18 // step
 
 
+def test_nothing_is_written_twice_when_a_stopped_run_is_run_again(
+    source: PublishedModel, undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two waits for the journal's beginning, then two for each group: stopped in the last group but one.
+    with monkeypatch.context() as stopping:
+        runs = stops(stopping)
+        for _ in range(20):
+            next(runs)
+        with pytest.raises(StoppedError):
+            run(order_of(source, tmp_path / "models"))
+    _is_nearly_done(order_of(source, tmp_path / "models"), undisturbed, monkeypatch)
+
+
+@pytest.mark.long
 def test_nothing_is_written_twice_when_a_killed_run_is_run_again(
     source: PublishedModel, undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = order_of(source, tmp_path / "models")
-    # Two waits for the journal's beginning, then two for each group: killed in the last group but one.
     command = [sys.executable, "-m", "tests.unit.prepare.killed", "20", "lane_phr00t.prepare", order.model_dump_json()]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "protos" / "gen")])}
     killed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert left_to_open(tmp_path / "models") == []
+    _is_nearly_done(order, undisturbed, monkeypatch)
+
+
+def _is_nearly_done(order: Order, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert left_to_open(Path(order.models_dir)) == []
 
     counted = counting(monkeypatch)
     told = run(order)
@@ -123,7 +141,7 @@ def test_nothing_is_written_twice_when_a_killed_run_is_run_again(
     total = sum(len(content) for name, content in undisturbed.items() if name.endswith(".safetensors"))
     assert any("going on:" in text for text in notes(told))
     assert 0 < sum(counted) < total / 4
-    assert contents(tmp_path / "models" / "phr00t") == undisturbed
+    assert contents(Path(order.models_dir) / "phr00t") == undisturbed
 
 
 def test_bytes_that_a_kill_left_behind_the_journal_are_written_over(
