@@ -99,6 +99,7 @@ async def _serve(settings: LaneSettings, identity: LaneIdentity, tracer: Tracer,
             {SERVICE_NAME: lambda to: add_InspectionServiceServicer_to_server(service, to)},
             observer=RpcMetrics(registry) if is_counted else None,
             credentials=settings.server_credentials(),
+            channelz=settings.channelz,
         )
         await server.start()
         _log.info("lane_started", lane=identity.lane_id, boot=identity.boot_id, port=server.port, models=identity.models)
