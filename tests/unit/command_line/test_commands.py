@@ -264,6 +264,13 @@ def test_queue_is_shown_as_it_stands_when_a_model_was_sent_to_the_pool(
     assert json.loads(run("fallback", "phr00t", switch, "--json").stdout)["manual_fallback"] is (switch == "on")
 
 
+def test_fallback_says_which_models_there_are_when_it_is_none_of_them(run: Run) -> None:
+    # It said "--model: must be …", and the command has no such option.
+    with pytest.raises(CommandError, match="MODEL must be one of anisora, phr00t, not 'wan'") as caught:
+        run("fallback", "wan", "on")
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
 def test_fallback_is_refused_when_it_is_neither_on_nor_off(run: Run) -> None:
     assert run("fallback", "phr00t", "maybe").exit_code == ExitCode.USAGE
 
