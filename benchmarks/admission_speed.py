@@ -48,6 +48,8 @@ _REFUSALS_PER_S = 2_000
 _REFUSALS_AT_ONCE = 32
 _ACCEPTANCES_PER_S = 50
 _PAIRS = 20
+# What watching may take of acceptance throughput.
+_BOUND_PERCENT = 10.0
 # Of the spans: a collector that is busy may leave some to the bound of what is kept.
 _MOST = 0.9
 
@@ -185,6 +187,7 @@ async def _watched(folder: Path, seconds: float) -> Figures:
             folder, seconds, "watched", watched="admission-watched", unwatched="admission-unwatched", environment=environment
         )
         # The process has ended, and sent what it had.
+        figures["watched_bound_percent"] = _BOUND_PERCENT
         figures["watched_spans"] = await asyncio.to_thread(_spans_taken, port)
     if figures["watched_spans"] < _MOST * figures["watched_acceptances"]:
         msg = f"{figures['watched_spans']:.0f} spans of {figures['watched_acceptances']:.0f} acceptances arrived: traces were not on"

@@ -13,7 +13,7 @@ from runtime.traces.current import logged
 
 
 class About(NamedTuple):
-    """An attempt as log lines have it. `trace_id`: empty: its task has no trace."""
+    """An attempt as log lines have it. `model`: empty: not known any more. `trace_id`: empty: its task has no trace."""
 
     attempt: Attempt
     model: str
@@ -22,6 +22,7 @@ class About(NamedTuple):
     @contextmanager
     def told(self) -> Iterator[None]:
         """Log lines within the block, of this thread or asyncio task, say so."""
-        facts = {"task": self.attempt.task_id, "attempt": self.attempt.number, "model": self.model}
-        with bound_contextvars(**facts), logged(self.trace_id):
+        facts = {"task": self.attempt.task_id, "attempt": self.attempt.number}
+        of_model = {"model": self.model} if self.model else {}
+        with bound_contextvars(**facts, **of_model), logged(self.trace_id):
             yield

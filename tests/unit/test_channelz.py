@@ -54,7 +54,7 @@ class Watched:
         return {service.name for service in answer.list_services_response.service}
 
     async def of_this(self) -> Any:
-        """The server among those of the test's process: the one that listens on its port, or was made last."""
+        """The server among those of the test's process: the one that was made last."""
         answer = await self.channelz.GetServers(pb.GetServersRequest(), timeout=CALL_S)
         return max(answer.server, key=lambda one: one.ref.server_id)
 
