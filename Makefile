@@ -51,7 +51,7 @@ protos: install
 protos-baseline: install
 	node_modules/.bin/buf build protos -o protos/baseline.binpb
 
-# What a decision, a durable acceptance over gRPC and over HTTP, open event streams, a gallery of a million tasks and a newcomer's first clips cost; ratios measured in one run.
+# What a decision, a durable acceptance over gRPC and over HTTP, its metrics, log lines and traces, open event streams, a gallery of a million tasks and a newcomer's first clips cost; ratios measured in one run.
 bench: install
 	$(BIN)/python -m benchmarks.core_decisions
 	$(BIN)/python -m benchmarks.admission_speed

@@ -10,11 +10,11 @@ from pydantic import Field, field_validator
 from admission.retention import Keep
 from runtime.fit.gpus import BASELINE, GPUS
 from runtime.metrics.settings import MetricsSettings
-from runtime.rpc_settings import ServerTlsSettings, Tokens
+from runtime.rpc_settings import ChannelzSettings, ServerTlsSettings, Tokens
 from runtime.traces.settings import TraceSettings
 
 
-class AdmissionSettings(MetricsSettings, ServerTlsSettings, TraceSettings):
+class AdmissionSettings(MetricsSettings, ServerTlsSettings, ChannelzSettings, TraceSettings):
     """Settings of one admission process; each is WARMLANE_ and the name in upper case.
 
     Attributes:

@@ -88,6 +88,7 @@ async def _serve(
         credentials=settings.server_credentials(),
         # A client that brings no trace begins one with what it asks for.
         traces=RpcTraces(tracer, roots=(f"/{ADMISSION}/SubmitTask",)) if tracer.is_on else None,
+        channelz=settings.channelz,
     )
     async with MetricsServer(settings.metrics_bind, registry):
         # The ports come first: a second admission must not claim the epoch of one that serves.

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import grpc.aio
 import uvloop
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from warmlane.admission.v1 import admission_service_pb2 as pb
 
 from admission.config import AdmissionSettings
@@ -63,23 +64,38 @@ async def _admission(folder: Path, kind: str) -> None:
     await serve(settings, limits=Limits(queue_depth=1_000_000_000), on_serving=_say)
 
 
+class _Counting(ThreadingHTTPServer):
+    """Knows how many spans it took."""
+
+    spans = 0
+
+
 class _Collector(BaseHTTPRequestHandler):
-    """Takes everything and keeps nothing."""
+    """Takes all spans and keeps none; GET tells how many there were."""
 
     protocol_version = "HTTP/1.1"
+    server: _Counting
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        message = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.spans += sum(len(scope.spans) for process in message.resource_spans for scope in process.scope_spans)
+        self._answer(b"")
+
+    def do_GET(self) -> None:
+        self._answer(str(self.server.spans).encode())
+
+    def _answer(self, content: bytes) -> None:
         self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        self.wfile.write(content)
 
     def log_message(self, *_arguments: object) -> None:
         """Nothing."""
 
 
 def _collect() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Collector) as server:
+    with _Counting(("127.0.0.1", 0), _Collector) as server:
         _say(server.server_port)
         server.serve_forever()
 

@@ -31,7 +31,8 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.admission_speed import end_process, open_channel, server_process, stub_lane
+from benchmarks.admission_speed import end_process, open_channel, server_process
+from benchmarks.stub_lane import stub_lane
 
 _KEY = "benchmark-key-0123456789"
 _CALLERS = 32

@@ -13,10 +13,12 @@ from command_line.breaks import SaidBreaks
 from command_line.client import AdmissionClient
 from command_line.completion import complete_lane, complete_model, complete_task
 from command_line.documents import to_json
+from command_line.failures import CommandError
 from command_line.options import Address, AsJson
 from command_line.session import with_admission
 from command_line.tables import event_line, output_console, print_lanes, print_queues
 from runtime.roles import Role
+from runtime.rules.catalogue import MODELS
 
 
 class Switch(StrEnum):
@@ -49,6 +51,9 @@ def fallback(
     address: Address = None,
 ) -> None:
     """Send a model to the degraded pool, or back to its own lanes. Holds across restarts."""
+    if model not in MODELS:
+        # Admission would name a field, which here is no option.
+        raise CommandError(f"MODEL must be one of {', '.join(MODELS)}, not {model!r}.")
     queue = with_admission(address, lambda client: client.set_fallback(model, enabled=switch is Switch.ON), role=Role.OPERATOR)
     if as_json:
         typer.echo(to_json(queue))

@@ -106,15 +106,15 @@ def print_pool(console: Console, snapshot: operator_service_pb2.GetSnapshotRespo
 
 
 def _why(lane: operator_service_pb2.LaneSnapshot) -> str:
-    """Why it is not ready, and how far what it loads is."""
-    if not lane.HasField("load"):
-        return lane.reason
-    load = lane.load
-    told = load.stage
-    if load.total_bytes:
+    """Why it is not ready, how far what it loads is, and what the object store says."""
+    told = lane.load.stage if lane.HasField("load") else ""
+    if lane.load.total_bytes:
+        load = lane.load
         percent = 100 * load.read_bytes // load.total_bytes
         told += f", {percent} % ({load.read_bytes / _GIB:.1f} of {load.total_bytes / _GIB:.1f} GiB)"
-    return ": ".join(part for part in (lane.reason, told) if part)
+    not_ready = ": ".join(part for part in (lane.reason, told) if part)
+    waits = f"waits for the object store: {lane.object_store_failure}" if lane.object_store_failure else ""
+    return "; ".join(part for part in (not_ready, waits) if part)
 
 
 def _way(queue: operator_service_pb2.QueueSnapshot) -> str:

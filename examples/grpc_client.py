@@ -2,16 +2,20 @@
 
     python examples/grpc_client.py picture.png clip.mp4 --prompt "the boat drifts away" --address 127.0.0.1:50051
 
-It needs the generated code of this repository (installed with it), `grpcio` and `grpcio-status`, nothing else.
+It needs the generated code of this repository (installed with it), `grpcio` and `grpcio-status`, nothing else. Address, TLS files and token
+come from the environment, by the same names as for `warmlane` (docs/howto/across-machines.md): WARMLANE_ADMISSION_ADDRESS,
+WARMLANE_CLIENT_TOKEN (or WARMLANE_OPERATOR_TOKEN), WARMLANE_TLS_CA_FILE, WARMLANE_TLS_CLIENT_CERT_FILE and _KEY_FILE,
+WARMLANE_TLS_SERVER_NAME.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 from uuid import uuid4
 
 import grpc
@@ -26,7 +30,36 @@ CHUNK_BYTES = 256 * 1024
 TERMINAL = (task_pb2.TASK_STATE_DONE, task_pb2.TASK_STATE_FAILED, task_pb2.TASK_STATE_CANCELLED)
 
 
-def upload(service: AdmissionServiceStub, picture: Path) -> InputImage:
+class Admission(NamedTuple):
+    """The service, and the metadata of every call: the token, if there is one."""
+
+    service: AdmissionServiceStub
+    metadata: tuple[tuple[str, str], ...]
+
+
+def connect(address: str, token: str) -> tuple[grpc.Channel, tuple[tuple[str, str], ...]]:
+    """A channel, and the metadata of every call: TLS files from the environment, by the names that `warmlane` reads, and the token.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: the token would travel in the clear.
+    """
+    ca, cert, key = (
+        Path(name).read_bytes() if (name := os.environ.get(f"WARMLANE_TLS_{file}_FILE")) else None
+        for file in ("CA", "CLIENT_CERT", "CLIENT_KEY")
+    )
+    if ca is None and token and address.rpartition(":")[0] not in ("127.0.0.1", "localhost", "[::1]"):
+        raise ValueError(f"WARMLANE_TLS_CA_FILE must be set: a token is sent to {address} over TLS only")
+    # Of two tokens, separated by a comma, servers take both while one replaces the other; callers send the first.
+    metadata = (("authorization", f"Bearer {token.partition(',')[0].strip()}"),) if token else ()
+    if ca is None:
+        return grpc.insecure_channel(address), metadata
+    name = os.environ.get("WARMLANE_TLS_SERVER_NAME")
+    options = [("grpc.ssl_target_name_override", name)] if name else []
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), options), metadata
+
+
+def upload(to: Admission, picture: Path) -> InputImage:
     """Brings the picture in; the reference that comes back is used in requests."""
 
     def chunks() -> Iterator[admission.UploadInputRequest]:
@@ -34,10 +67,10 @@ def upload(service: AdmissionServiceStub, picture: Path) -> InputImage:
             while chunk := file.read(CHUNK_BYTES):
                 yield admission.UploadInputRequest(chunk=chunk)
 
-    return service.UploadInput(chunks(), timeout=60).image
+    return to.service.UploadInput(chunks(), timeout=60, metadata=to.metadata).image
 
 
-def submit(service: AdmissionServiceStub, prompt: str, image: InputImage, num_frames: int) -> task_pb2.Task:
+def submit(to: Admission, prompt: str, image: InputImage, num_frames: int) -> task_pb2.Task:
     """Asks for a clip. When it returns, the task is on disk and reaches an end whatever process dies."""
     request = GenerationRequest(
         model="anisora", mode="i2v", prompt=prompt, width=512, height=512, num_frames=num_frames, seed=7, reference_image=image
@@ -46,20 +79,20 @@ def submit(service: AdmissionServiceStub, prompt: str, image: InputImage, num_fr
     # call may be repeated after a break: it gives the same task, whether or not the first call arrived.
     call = admission.SubmitTaskRequest(request=request, request_id=uuid4().hex)
     try:
-        return service.SubmitTask(call, timeout=40).task
+        return to.service.SubmitTask(call, timeout=40, metadata=to.metadata).task
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.UNAVAILABLE:
             raise
-        return service.SubmitTask(call, timeout=40, wait_for_ready=True).task
+        return to.service.SubmitTask(call, timeout=40, metadata=to.metadata, wait_for_ready=True).task
 
 
-def watch(service: AdmissionServiceStub, task_id: str) -> task_pb2.Task:
+def watch(to: Admission, task_id: str) -> task_pb2.Task:
     """Tells every change until the task ends. After a break the stream may be opened again: it begins with the present state.
 
     `answer.events` is what was recorded; `after_sequence` of the next stream, set to the last `last_sequence`, leaves out what was seen.
     """
     task = task_pb2.Task()
-    for answer in service.WatchTask(admission.WatchTaskRequest(task_id=task_id), timeout=3600):
+    for answer in to.service.WatchTask(admission.WatchTaskRequest(task_id=task_id), timeout=3600, metadata=to.metadata):
         task = answer.task
         tell(f"{task.progress:3d} % {task_pb2.Stage.Name(task.stage).removeprefix('STAGE_').lower()} {task.stage_detail}")
         if task.state in TERMINAL:
@@ -67,11 +100,11 @@ def watch(service: AdmissionServiceStub, task_id: str) -> task_pb2.Task:
     return task
 
 
-def save(service: AdmissionServiceStub, task_id: str, path: Path) -> None:
+def save(to: Admission, task_id: str, path: Path) -> None:
     """Reads the video. `offset` lets a broken read go on where it stopped."""
     request = admission.ReadResultRequest(task_id=task_id, file=admission.RESULT_FILE_VIDEO, offset=0)
     with path.open("wb") as file:
-        for answer in service.ReadResult(request, timeout=300):
+        for answer in to.service.ReadResult(request, timeout=300, metadata=to.metadata):
             file.write(answer.chunk)
 
 
@@ -103,20 +136,26 @@ def main() -> int:
     parser.add_argument("output", type=Path, help="the video to write")
     parser.add_argument("--prompt", default="the camera moves slowly")
     parser.add_argument("--frames", type=int, default=17, help="how many: 1, 9, 17, and so on")
-    parser.add_argument("--address", default="127.0.0.1:50051", help="host:port of admission")
+    address = os.environ.get("WARMLANE_ADMISSION_ADDRESS") or "127.0.0.1:50051"
+    parser.add_argument("--address", default=address, help="host:port of admission (default: %(default)s)")
     arguments = parser.parse_args()
     if not arguments.picture.is_file():
         parser.error(f"{arguments.picture}: no such file")
-    with grpc.insecure_channel(arguments.address) as channel:
-        service = AdmissionServiceStub(channel)
+    token = os.environ.get("WARMLANE_CLIENT_TOKEN") or os.environ.get("WARMLANE_OPERATOR_TOKEN", "")
+    try:
+        channel, metadata = connect(arguments.address, token)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    with channel:
+        to = Admission(AdmissionServiceStub(channel), metadata)
         try:
-            accepted = submit(service, arguments.prompt, upload(service, arguments.picture), arguments.frames)
+            accepted = submit(to, arguments.prompt, upload(to, arguments.picture), arguments.frames)
             tell(f"accepted as {accepted.task_id}")
-            task = watch(service, accepted.task_id)
+            task = watch(to, accepted.task_id)
             if task.state != task_pb2.TASK_STATE_DONE:
                 tell(f"no video: {task.failure.code}: {task.failure.message}")
                 return 1
-            save(service, task.task_id, arguments.output)
+            save(to, task.task_id, arguments.output)
         except grpc.RpcError as error:
             tell(explain(error))
             return 1

@@ -21,6 +21,7 @@ class ErrorCode(StrEnum):
     TASK_NOT_FOUND = "task_not_found"
     TASK_NOT_DONE = "task_not_done"
     LANE_NOT_FOUND = "lane_not_found"
+    CHANNELZ_NOT_FOUND = "channelz_not_found"
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     RATE_LIMITED = "rate_limited"

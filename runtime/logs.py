@@ -41,12 +41,13 @@ class LogSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Log events below this level are dropped.")
 
 
-def configure_logging(settings: LogSettings, *, process: str = "") -> None:
+def configure_logging(settings: LogSettings, *, process: str = "", lane: str = "") -> None:
     """Sends structlog events and those of the standard `logging` to standard error, in one form.
 
     Args:
         settings: form and level.
         process: name of this process, in every line when not empty.
+        lane: that it is, or renders for; the same.
     """
     pretty = settings.log_format == "pretty" or (settings.log_format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
@@ -57,8 +58,8 @@ def configure_logging(settings: LogSettings, *, process: str = "") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _without_secrets,
     ]
-    if process:
-        shared.append(_Named(process))
+    if named := {key: value for key, value in (("process", process), ("lane", lane)) if value}:
+        shared.append(_Named(named))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -121,8 +122,8 @@ class _Written:
 
 
 class _Named:
-    def __init__(self, process: str) -> None:
-        self._process = process
+    def __init__(self, named: dict[str, str]) -> None:
+        self._named = named
 
     def __call__(self, _logger: object, _method: str, event: MutableMapping[str, object]) -> MutableMapping[str, object]:
-        return {"process": self._process, **event}
+        return {**self._named, **event}

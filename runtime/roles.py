@@ -25,6 +25,9 @@ _ADMINS = frozenset({Role.BRIDGE, Role.OPERATOR})
 _OPERATORS = frozenset({Role.OPERATOR})
 _LANES = frozenset({Role.LANE})
 
+CHANNELZ_METHODS = ("GetTopChannels", "GetServers", "GetServer", "GetServerSockets", "GetChannel", "GetSubchannel", "GetSocket")
+"""What gRPC tells of its connections; they name the address of every peer."""
+
 ALLOWED: Mapping[str, Mapping[str, frozenset[Role]]] = {
     "warmlane.admission.v1.AdmissionService": {
         "SubmitTask": _USERS,
@@ -56,6 +59,7 @@ ALLOWED: Mapping[str, Mapping[str, frozenset[Role]]] = {
     },
     "warmlane.lane.v1.DispatchService": {"Attach": _LANES},
     "warmlane.lane.v1.InspectionService": {"GetStatus": _OPERATORS},
+    "grpc.channelz.v1.Channelz": dict.fromkeys(CHANNELZ_METHODS, _OPERATORS),
 }
 """Roles by service and method. What is not named here, nobody may call where tokens are configured."""
 

@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from runtime.addresses import TAKEN, BindError, check_free, check_reach
+from runtime.channelz import add_channelz
 from runtime.credentials import OPEN_CALLER, OPEN_SERVER, CallerCredentials, ServerCredentials
 from runtime.guard import Guard
 from runtime.roles import ALLOWED
@@ -84,6 +85,7 @@ class GrpcServer:
         observer: RpcObserver | None = None,
         credentials: ServerCredentials = OPEN_SERVER,
         traces: RpcTraces | None = None,
+        channelz: bool = False,
     ) -> None:
         """Prepares a server; it listens from `start` on.
 
@@ -94,6 +96,7 @@ class GrpcServer:
             observer: counts the calls.
             credentials: how it knows its callers; health and reflection are open to everyone.
             traces: writes spans of the calls.
+            channelz: tells operators what gRPC counts of this process's connections; False: it counts nothing of this server.
 
         Raises:
             BindError: the address is not on loopback, and TLS or tokens are missing.
@@ -104,6 +107,7 @@ class GrpcServer:
         self._credentials = credentials
         self._guard = Guard(credentials.tokens) if credentials.tokens else None
         self._told = Told(translate, observer, traces)
+        self._channelz = channelz
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
         self._port = 0
@@ -124,6 +128,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
                 # Of a connection that says nothing: two minutes, by default.
                 ("grpc.server_handshake_timeout_ms", 10_000),
+                ("grpc.enable_channelz", int(self._channelz)),
             ),
         )
         plain = cast("grpc.aio.Server", PlainServer(server, self._told, self._guard))
@@ -132,7 +137,8 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, plain)
         for name in (OVERALL, *self._services):
             await self.set_serving(name, False)
-        names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        channelz = (add_channelz(plain),) if self._channelz else ()
+        names = (*self._services, *channelz, health.SERVICE_NAME, reflection.SERVICE_NAME)
         servicer = reflection.aio.ReflectionServicer(service_names=names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, plain)  # type: ignore[no-untyped-call]  # it has no types
         self._tell_who_is_let_in()

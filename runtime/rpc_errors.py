@@ -30,6 +30,7 @@ _STATUS: Mapping[str, grpc.StatusCode] = {
     ErrorCode.TASK_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     ErrorCode.TASK_NOT_DONE: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorCode.LANE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    ErrorCode.CHANNELZ_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     ErrorCode.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     ErrorCode.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     ErrorCode.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,

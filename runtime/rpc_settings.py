@@ -1,4 +1,4 @@
-"""The settings of TLS and tokens that processes share, and the credentials that they make."""
+"""The settings of gRPC that processes share: TLS and tokens, the credentials that they make, and channelz."""
 
 from __future__ import annotations
 
@@ -83,6 +83,21 @@ class ServerTlsSettings(BaseSettings):
         if self.tls_cert_file is None or self.tls_key_file is None:
             return None
         return ServerFiles(cert=self.tls_cert_file, key=self.tls_key_file, client_ca=self.tls_client_ca_file)
+
+
+class ChannelzSettings(BaseSettings):
+    """Whether channelz is served. Base of the settings of processes that serve gRPC.
+
+    Attributes:
+        channelz: off: it is neither served nor are calls and connections of the server counted for it. Recommended: on; gRPC counts by
+            default, and where tokens are configured only operators may ask.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="WARMLANE_", frozen=True, extra="ignore")
+
+    channelz: bool = Field(
+        default=True, description="Whether the gRPC server serves channelz: peers, connections and calls, for the operators' token."
+    )
 
 
 class CallerTlsSettings(BaseSettings):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from command_line.doctor import machine_probes, network_probes
 from command_line.doctor.clock import check_admission_clock, check_bridge_clock, check_monotonic
+from command_line.doctor.collector import check_collector
 from command_line.doctor.credentials import check_certificates, check_tokens
 from command_line.doctor.finding import Case, Check, Finding, Outcome, failed
 from command_line.doctor.gpu import check_allocator, check_driver, check_gpu_processes, check_torch
@@ -40,6 +41,7 @@ CHECKS: Sequence[Check] = (
     check_lanes,
     check_bridge,
     check_object_store,
+    check_collector,
     check_admission_clock,
     check_bridge_clock,
 )
@@ -64,6 +66,7 @@ def real_probes() -> Probes:
         http_health=network_probes.http_health,
         grpc_health=network_probes.grpc_health,
         object_store=network_probes.object_store,
+        collector=network_probes.collector,
         certificates_end=machine_probes.certificates_end,
     )
 

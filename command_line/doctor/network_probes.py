@@ -1,4 +1,4 @@
-"""Looks at what answers: admission, lanes, the bridge, the object store. Every call ends within seconds."""
+"""Looks at what answers: admission, lanes, the bridge, the object store, the collector of traces. Every call ends within seconds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import http.client
 import secrets
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -69,6 +69,23 @@ def grpc_health(address: str, service: str) -> str | None:
         return probe_grpc(address, service)
     except ValueError as error:
         return str(error)
+
+
+def collector(url: str, headers: Mapping[str, str]) -> int:
+    """Posts a message of OTLP without spans, which is empty."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    made: type[http.client.HTTPConnection] = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    connection = made(parts.hostname or "", parts.port, timeout=_HTTP_TIMEOUT_S)
+    try:
+        connection.request("POST", parts.path, body=b"", headers={**headers, "content-type": "application/x-protobuf"})
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        # The text of an error of ours names the address, and no header.
+        msg = f"{url} does not answer ({str(error) or type(error).__name__})"
+        raise ProbeError(msg) from error
+    finally:
+        connection.close()
 
 
 def object_store(url: str) -> float:

@@ -112,6 +112,7 @@ class Probes:
         http_health: of the bridge at a base URL.
         grpc_health: why the gRPC server at `host:port` does not serve, None when it does; the second: a service's name.
         object_store: puts, gets and deletes a small object in the store at a URL; returns the seconds.
+        collector: status that a collector of traces at a URL answers, asked with these headers.
         certificates_end: when each certificate of a PEM file ends.
     """
 
@@ -131,4 +132,5 @@ class Probes:
     http_health: Callable[[str, Case], HttpAnswer]
     grpc_health: Callable[[str, str], str | None]
     object_store: Callable[[str], float]
+    collector: Callable[[str, Mapping[str, str]], int]
     certificates_end: Callable[[Path], Sequence[datetime]]

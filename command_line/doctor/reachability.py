@@ -106,6 +106,9 @@ def _lane(lane: operators.LaneSnapshot) -> Finding:
     what = f"{' and '.join(lane.models)} on {lane.gpu or lane.device or 'an unknown device'}"
     if lane.drained:
         return warning(name, f"{what}: drained", f"`warmlane drain {lane.lane_id} --resume` gives it work again.")
+    if lane.object_store_failure:
+        told = f"{what}: waits for the object store: {lane.object_store_failure}"
+        return warning(name, told, "It goes on by itself when the store answers; docs/howto/object-store.md says what it needs.")
     if lane.availability == operators.AVAILABILITY_READY:
         retired = ", ".join(f"{one.placement} of {one.model}" for one in lane.retired_placements)
         if retired:

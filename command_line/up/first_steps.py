@@ -35,7 +35,7 @@ def first_steps(options: StackOptions, *, ports: Mapping[str, int], address: str
             "",
             f"URL: {url}",
             f"API key: {options.api_key}",
-            f"admin key: {options.admin_key} (header X-Admin-Key: admin paths, console)",
+            f"admin key: {options.admin_key} (opens {url}/console; header X-Admin-Key for admin paths)",
             *lines,
         ]
     model = _servable_model(options)

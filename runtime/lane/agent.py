@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from runtime.lane import state as lane
+from runtime.lane.about import About
 from runtime.lane.attachment import Attachment, StreamEndedError, Talk
 from runtime.lane.convert import LaneIdentity, report_message, wish_of
 from runtime.lane.observer import SILENT, LaneObserver
@@ -25,7 +26,6 @@ from runtime.rules.check import check_request
 from runtime.rules.parameters import to_parameters
 from runtime.rules.request import InvalidRequestError
 from runtime.traces.context import TraceContext, parse
-from runtime.traces.current import logged
 from runtime.wire import message_to_raw
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Agent:
         self._streams = 0
         self._attempts: set[asyncio.Task[None]] = set()
         # For log lines, from the lease to the acknowledgement.
-        self._trace_ids: dict[Attempt, str] = {}
+        self._about: dict[Attempt, About] = {}
         self._records: deque[MemoryRecord] = deque(maxlen=_RECORDS_KEPT)
 
     @property
@@ -239,22 +239,21 @@ class Agent:
                     self._attempts.add(task)
                     task.add_done_callback(self._attempts.discard)
                 case StopAttempt(attempt=attempt, reason=reason):
-                    with self._logged(attempt):
-                        _log.info("attempt_stopped", task=attempt.task_id, attempt=attempt.number, reason=reason)
+                    with self._told(attempt):
+                        _log.info("attempt_stopped", reason=reason)
                         self._worker.cancel(attempt, reason)
                 case ForgetOutcome(attempt=attempt):
-                    with self._logged(attempt):
-                        _log.info("attempt_acknowledged", task=attempt.task_id, attempt=attempt.number)
-                    self._trace_ids.pop(attempt, None)
+                    with self._told(attempt):
+                        _log.info("attempt_acknowledged")
+                    self._about.pop(attempt, None)
                 case _:
                     pass
 
     async def _work(self, attempt: Attempt, lease: pb.Lease) -> None:
         context = parse(lease.traceparent, lease.tracestate)
-        if context is not None:
-            self._trace_ids[attempt] = context.trace_id
-        with self._logged(attempt):
-            _log.info("attempt_started", task=attempt.task_id, attempt=attempt.number)
+        self._about[attempt] = About(attempt, lease.request.model, "" if context is None else context.trace_id)
+        with self._told(attempt):
+            _log.info("attempt_started")
             self._observer.attempt_started(attempt, lease.request.model, context)
             await self._worked_on(attempt, lease, context)
 
@@ -262,16 +261,16 @@ class Agent:
         try:
             outcome = await self._render(attempt, lease, context)
         except Exception:
-            _log.exception("attempt_broken", task=attempt.task_id, attempt=attempt.number)
+            _log.exception("attempt_broken")
             outcome = _refused("The lane failed.", "the lane's agent failed")
         self._records.append(outcome.memory)
         self._observer.attempt_ended(attempt, lease.request.model, lease.request.steps, outcome)
         code = outcome.failure.code if outcome.failure is not None else "done"
-        _log.info("attempt_ended", task=attempt.task_id, attempt=attempt.number, end=code, render_s=outcome.render_s)
+        _log.info("attempt_ended", end=code, render_s=outcome.render_s)
         if (change := outcome.memory.residency_change) is not None:
-            _log.info("model_switched", task=attempt.task_id, attempt=attempt.number, **asdict(change))
+            _log.info("model_switched", **asdict(change))
         figures = asdict(replace(outcome.memory, residency_change=None)) | {"measured_at": outcome.memory.measured_at.isoformat()}
-        _log.info("memory_record", task=attempt.task_id, attempt=attempt.number, model=lease.request.model, **figures)
+        _log.info("memory_record", **figures)
         self._become(lane.ended(self._state, attempt, outcome))
         self._nudge(urgent=True)
 
@@ -299,14 +298,14 @@ class Agent:
         self._nudge(urgent=False)
 
     def _gpu_freed(self, attempt: Attempt) -> None:
-        with self._logged(attempt):
-            _log.info("gpu_freed", task=attempt.task_id, attempt=attempt.number)
+        with self._told(attempt):
+            _log.info("gpu_freed")
         self._become(lane.freed(self._state, attempt))
         self._nudge(urgent=True)
 
-    def _logged(self, attempt: Attempt) -> AbstractContextManager[None]:
-        """Log lines within the block have the trace of the attempt's task."""
-        return logged(self._trace_ids.get(attempt, ""))
+    def _told(self, attempt: Attempt) -> AbstractContextManager[None]:
+        """Log lines within the block say what they are about."""
+        return self._about.get(attempt, About(attempt, "")).told()
 
     def _worker_changed(self) -> None:
         self._nudge(urgent=True)

@@ -27,7 +27,6 @@ from runtime.lane.start_failure import reason_of
 from runtime.rules.effective import effective
 from runtime.rules.parameters import from_parameters
 from runtime.rules.request import GenerationRequest
-from runtime.traces.current import logged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +78,7 @@ class AttemptRunner:
 
     def render(self, order: Render) -> Rendered | RenderEnded | ReplacementNeeded:
         """Takes an attempt as far as it needs the GPU, and takes its memory record; raises nothing that a pipeline may raise."""
-        with logged(order.trace_id):
+        with order.about().told():
             return self._rendered(order)
 
     def _rendered(self, order: Render) -> Rendered | RenderEnded | ReplacementNeeded:

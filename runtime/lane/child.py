@@ -280,7 +280,7 @@ def main() -> int:
     _die_with(arguments.agent_pid)
     # Ctrl-C reaches the whole terminal group; the agent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    configure_logging(LogSettings(), process=f"{arguments.name}-pipeline")
+    configure_logging(LogSettings(), process=f"{arguments.name}-pipeline", lane=arguments.name)
     with socket.socket(fileno=arguments.fd) as connection:
         commands = Commands(connection)
         commands.start()

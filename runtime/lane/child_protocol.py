@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from runtime.fit.cost import DeviceLimits, WorkerMemory
+from runtime.lane.about import About
 from runtime.lane.loading import LoadProgress
 from runtime.lane.outcome import MemoryRecord, Outcome, OutOfMemory, Phase
 from runtime.lane.parts import Figure, Part
@@ -92,6 +93,10 @@ class Render:
     out_of_memory: tuple[OutOfMemory, ...] = ()
     trace_id: str = ""
     is_timed: bool = False
+
+    def about(self) -> About:
+        """For log lines."""
+        return About(self.attempt, str(self.parameters.get("model", "")), self.trace_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

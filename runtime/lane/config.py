@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 
 from runtime.credentials import CallerCredentials
 from runtime.metrics.settings import MetricsSettings
-from runtime.rpc_settings import CallerTlsSettings, ServerTlsSettings, Tokens
+from runtime.rpc_settings import CallerTlsSettings, ChannelzSettings, ServerTlsSettings, Tokens
 from runtime.traces.settings import TraceSettings
 
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class LaneSettings(MetricsSettings, ServerTlsSettings, CallerTlsSettings, TraceSettings):
+class LaneSettings(MetricsSettings, ServerTlsSettings, CallerTlsSettings, ChannelzSettings, TraceSettings):
     """Base of the three lanes' settings; each adds the defaults of its names.
 
     Attributes:

@@ -21,7 +21,6 @@ from runtime.lane.renderer import RenderCancelled
 from runtime.lane.run import Run
 from runtime.lane.state import Attempt
 from runtime.rules.request import GenerationRequest
-from runtime.traces.current import logged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +76,7 @@ class Finisher:
     def finish(self, rendered: Rendered) -> RenderEnded:
         """Encodes and stores; raises nothing that these may raise."""
         run, result, failure = rendered.run, None, None
-        with logged(run.order.trace_id):
+        with run.order.about().told():
             try:
                 result = self._stored(rendered)
             except (RenderCancelled, Exception) as error:

@@ -54,7 +54,7 @@ def run_lane(read_settings: Callable[[], LaneSettings], *, models: tuple[str, ..
     except ValidationError as error:
         sys.stderr.writelines(f"lane: {problem}\n" for problem in problems(error))
         return 2
-    configure_logging(settings, process=settings.lane_id)
+    configure_logging(settings, process=settings.lane_id, lane=settings.lane_id)
     identity = LaneIdentity(lane_id=settings.lane_id, boot_id=uuid.uuid4().hex, is_dedicated=is_dedicated, models=models, catalog=catalog)
     try:
         asyncio.run(serve(settings, identity))
@@ -99,6 +99,7 @@ async def _serve(settings: LaneSettings, identity: LaneIdentity, tracer: Tracer,
             {SERVICE_NAME: lambda to: add_InspectionServiceServicer_to_server(service, to)},
             observer=RpcMetrics(registry) if is_counted else None,
             credentials=settings.server_credentials(),
+            channelz=settings.channelz,
         )
         await server.start()
         _log.info("lane_started", lane=identity.lane_id, boot=identity.boot_id, port=server.port, models=identity.models)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.fit.cost import WorkerMemory
+from runtime.lane.about import About
 from runtime.lane.loading import LoadProgress
 from runtime.lane.start_failure import StartFailure
 from runtime.lane.state import Attempt
@@ -96,3 +97,7 @@ class Order:
     predicted_peak_bytes: int = 0
     trace_id: str = ""
     is_timed: bool = False
+
+    def about(self) -> About:
+        """For log lines."""
+        return About(self.attempt, str(self.parameters.get("model", "")), self.trace_id)

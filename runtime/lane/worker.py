@@ -39,7 +39,6 @@ from runtime.lane.start_failure import StartCause
 from runtime.lane.state import Attempt, StopReason
 from runtime.lane.streak import Streak, told_end
 from runtime.lane.work import Order, WorkerSettings, WorkerStatus
-from runtime.traces.current import logged
 
 _log = structlog.get_logger()
 
@@ -316,8 +315,8 @@ class Worker:
             asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._kill_if_stuck, current)
             return
         current.is_killed = True
-        with logged(current.order.trace_id):
-            _log.warning("pipeline_killed", task=current.order.attempt.task_id, attempt=current.order.attempt.number, reason=current.stop)
+        with current.order.about().told():
+            _log.warning("pipeline_killed", reason=current.stop)
         current.sent_to.kill()
 
     def _is_spared(self, current: InWork) -> bool:

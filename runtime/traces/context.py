@@ -20,6 +20,27 @@ _SAMPLED = 0x01
 
 # Ids must differ, not be secret: the system's generator takes longer than all else that a span begins with. Each process has its own seed.
 _DRAWN = random.Random()  # noqa: S311
+_AT_A_TIME = 256
+
+
+class _SpareIds:
+    """Random hex digits, drawn for many spans at a time: that costs a call less. Any thread may take."""
+
+    def __init__(self, digits: int) -> None:
+        self._digits = digits
+        self._spare: list[str] = []
+
+    def take(self) -> str:
+        try:
+            return self._spare.pop()
+        except IndexError:
+            drawn, digits = _DRAWN.randbytes(self._digits // 2 * _AT_A_TIME).hex(), self._digits
+            # Of two threads that draw at a time each keeps its own for all to take.
+            self._spare += [drawn[start : start + digits] for start in range(digits, len(drawn), digits)]
+            return drawn[:digits]
+
+
+_TRACES, _SPANS = _SpareIds(48), _SpareIds(16)
 
 
 class TraceContext(NamedTuple):
@@ -76,14 +97,14 @@ def of_stored(text: str) -> TraceContext | None:
 
 def new_ids() -> tuple[str, str]:
     """A trace id and a span id, both random, of one draw."""
-    drawn = f"{_DRAWN.getrandbits(192):048x}"
+    drawn = _TRACES.take()
     # One that is all zero is no id; that it is drawn is less likely than that this line is ever wrong.
     return drawn[:32], drawn[32:]
 
 
 def new_span_id() -> str:
     """A random one."""
-    return f"{_DRAWN.getrandbits(64):016x}"
+    return _SPANS.take()
 
 
 def derived_span_id(trace_id: str, *parts: str | int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from grpc_channelz.v1 import channelz_pb2
 
 from runtime.credentials import OPEN_SERVER, ServerCredentials
 from runtime.rpc import GrpcServer
@@ -28,9 +29,10 @@ _KINDS = {
 
 @cache
 def services() -> tuple[ServiceDescriptor, ...]:
-    """Of all protos."""
+    """Of all protos, and channelz."""
     names = [".".join(path.relative_to(_GENERATED).with_suffix("").parts) for path in sorted(_GENERATED.rglob("*_pb2.py"))]
-    return tuple(service for name in names for service in importlib.import_module(name).DESCRIPTOR.services_by_name.values())
+    files = [*(importlib.import_module(name).DESCRIPTOR for name in names), channelz_pb2.DESCRIPTOR]
+    return tuple(service for file in files for service in file.services_by_name.values())
 
 
 def methods() -> tuple[MethodDescriptor, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import FileDescriptor
+from grpc_channelz.v1 import channelz_pb2
 from warmlane.admission.v1 import access_service_pb2, admission_service_pb2, operator_service_pb2
 from warmlane.lane.v1 import dispatch_service_pb2, inspection_service_pb2
 
@@ -28,7 +29,14 @@ _BINARIES = os.pathsep.join([str(Path(sys.executable).parent), str(ROOT / "node_
 _BUF = shutil.which("buf", path=_BINARIES)
 _FILES: tuple[FileDescriptor, ...] = tuple(
     module.DESCRIPTOR
-    for module in (admission_service_pb2, access_service_pb2, operator_service_pb2, dispatch_service_pb2, inspection_service_pb2)
+    for module in (
+        admission_service_pb2,
+        access_service_pb2,
+        operator_service_pb2,
+        dispatch_service_pb2,
+        inspection_service_pb2,
+        channelz_pb2,
+    )
 )
 
 

@@ -78,7 +78,7 @@ async def test_limits_and_ladders_are_reported_when_the_process_is_up(tmp_path: 
 
 
 async def test_the_ordered_placement_is_used_and_recorded_when_the_lease_names_one(tmp_path: Path) -> None:
-    with structlog.testing.capture_logs() as lines:
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
         async with running_lane(tmp_path) as lane:
             await lane.ready()
             ordered = lease("renders")
@@ -87,7 +87,7 @@ async def test_the_ordered_placement_is_used_and_recorded_when_the_lease_names_o
             outcome = await lane.admission.until_ended("a")
     assert (outcome.memory.placement, outcome.memory.predicted_peak_bytes) == ("streamed", 5000)
     (line,) = [line for line in lines if line["event"] == "memory_record"]
-    assert (line["placement"], line["drift_bytes"], line["task"]) == ("streamed", 0, "a")
+    assert (line["placement"], line["drift_bytes"], line["task"], line["model"]) == ("streamed", 0, "a", "anisora")
 
 
 @shares_the_lane

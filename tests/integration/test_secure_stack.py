@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,9 @@ from runtime.roles import Role
 from tests.harness.credentials import TOKENS, Authority, Issued
 from tests.harness.light_stack import ADMISSION, HTTP_BRIDGE
 from tests.harness.secure_stack import SecureStack, secure_environment
+from tests.harness.video import picture
 
+ROOT = Path(__file__).resolve().parents[2]
 LANE = "lane-anisora"
 BODY = {"model": "anisora", "prompt": "a paper boat", "width": 256, "height": 256, "num_frames": 9, "fps": 8, "mode": "t2v"}
 GRPCURL = Path(sys.executable).parent / "grpcurl"
@@ -138,6 +141,46 @@ def test_doctor_finds_all_well_when_it_has_the_settings_of_the_processes(stack: 
     assert found["clock.admission"][0] == "ok"
     for token in TOKENS.values():
         assert token not in ran.stdout + ran.stderr
+
+
+def _example(name: str, *words: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("WARMLANE_")}
+    command = [sys.executable, str(ROOT / "examples" / name), *words]
+    return subprocess.run(command, env={**kept, **environment}, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_example_client_brings_a_video_when_it_has_the_settings_of_the_command_line(
+    stack: SecureStack, settings: Mapping[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "picture.png").write_bytes(picture())
+    words = (str(tmp_path / "picture.png"), str(tmp_path / "clip.mp4"))
+    ours = {**settings, "WARMLANE_ADMISSION_ADDRESS": stack.grpc_address}
+    ran = _example("grpc_client.py", *words, environment=ours)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (tmp_path / "clip.mp4").stat().st_size > 0
+    # Of two roles, the client's; without any, the answer says what is missing.
+    as_lane = _example("grpc_client.py", *words, environment={**ours, "WARMLANE_CLIENT_TOKEN": OLD})
+    nobody = _example("grpc_client.py", *words, environment={**ours, "WARMLANE_CLIENT_TOKEN": "", "WARMLANE_OPERATOR_TOKEN": ""})
+    assert (as_lane.returncode, "FORBIDDEN" in as_lane.stdout) == (1, True)
+    assert (nobody.returncode, "UNAUTHENTICATED" in nobody.stdout) == (1, True)
+
+
+def test_example_reporter_denies_and_takes_back_when_it_has_the_operators_token(stack: SecureStack, settings: Mapping[str, str]) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "report_capacity.py"), "phr00t", "--address", stack.grpc_address]
+    with subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert "not denied" not in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert "not denied" in process.stdout.readline()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
+def test_example_sends_no_token_in_the_clear_when_the_address_is_elsewhere() -> None:
+    ran = _example("report_capacity.py", "anisora", "--address", "192.0.2.1:50051", environment={"WARMLANE_OPERATOR_TOKEN": OLD})
+    assert (ran.returncode, "over TLS only" in ran.stderr) == (2, True)
 
 
 def test_lane_attaches_again_with_the_new_token_when_the_old_one_is_gone(stack: SecureStack) -> None:

@@ -175,6 +175,10 @@ def test_log_lines_of_each_process_have_the_trace_when_a_clip_was_made(traced: T
     lane = [line for line in traced.lines(POOL) if line.get("trace_id") == trace_id]
     told = {"attempt_started", "model_switched", "gpu_freed", "memory_record", "attempt_ended", "attempt_acknowledged"}
     assert told <= {line["event"] for line in lane}
+    # Each says what it is about, whatever process of the lane it is of.
+    ours = [line for line in lane if line["process"] == POOL]
+    assert {(line["lane"], line["task"], line["attempt"], line["model"]) for line in ours} == {(POOL, task_id, 1, "anisora")}
+    assert {line["lane"] for line in lane} == {POOL}
     # The pipeline's process too.
     assert ("degraded-pool-pipeline", "loading") in {(line["process"], line["event"]) for line in lane}
     memory = [line for line in traced.lines(POOL) if line["event"] == "memory_record" and line["task"] == task_id]

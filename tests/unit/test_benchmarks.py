@@ -68,6 +68,20 @@ def test_ratios_and_memory_are_measured_when_the_http_benchmark_runs(tmp_path: P
 
 
 @pytest.mark.long
+def test_spans_of_all_acceptances_arrive_when_the_cost_of_watching_is_measured(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "benchmarks.admission_speed", "--part", "watched", "--seconds", "0.8", "--json", str(figures)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=180)
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    # 20 pairs of a tenth of a second each; what it cost says nothing here.
+    assert found["watched_acceptances"] > 100
+    # Those before the first pair come on top.
+    assert found["watched_spans"] >= found["watched_acceptances"]
+    assert {"watched_cost_percent", "watched_processor_percent"} <= set(found)
+
+
+@pytest.mark.long
 @pytest.mark.torch
 def test_every_stage_of_a_cold_start_is_timed_when_its_benchmark_runs(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]

@@ -49,6 +49,13 @@ def _documented() -> tuple[set[str], set[str]]:
     return _variables_of(own), _variables_of(compose)
 
 
+def _of_services() -> Mapping[str, type[BaseSettings]]:
+    """The settings of each service of the compose file."""
+    admission, bridge, *lanes = _settings()
+    own = dict(zip(LANES, lanes, strict=True))
+    return {"admission": admission, "http-bridge": bridge, **own, **{f"{name}-tiny": one for name, one in own.items()}}
+
+
 def _settings() -> list[type[BaseSettings]]:
     return [getattr(importlib.import_module(module), name) for module, name in SETTINGS.items()]
 
@@ -93,7 +100,31 @@ def test_only_documented_variables_are_used_when_the_compose_file_is_read(servic
     own, compose = _documented()
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     assert set(re.findall(r"\$\{(WARMLANE_[A-Z0-9_]+)", text)) <= own | compose
-    assert {name for service in services.values() for name in service.get("environment", {})} <= own
+    given = {name for service in services.values() for name in service.get("environment", {})}
+    assert {name for name in given if not name.startswith("AWS_")} <= own
+
+
+def test_every_setting_of_the_example_reaches_its_process_when_it_is_set_for_docker(services: Mapping[str, Any]) -> None:
+    # A private gallery that was asked for in .env was a shared one: the file passed some settings only.
+    left_out = {
+        f"{service}: {name}"
+        for service, settings in _of_services().items()
+        for name in {f"WARMLANE_{field.upper()}" for field in settings.model_fields} - set(services[service]["environment"])
+        # Files of the host are not in a container, each lane has its name, and a key is asked for.
+        if not re.search(r"_TLS_|_LANE_ID$|_ALLOW_UNAUTHENTICATED$", name)
+    }
+    assert left_out == set()
+
+
+def test_store_and_collector_are_those_of_the_example_in_every_process_when_they_are_set_for_docker(services: Mapping[str, Any]) -> None:
+    text = (ROOT / "docs" / "howto" / "object-store.md").read_text(encoding="utf-8")
+    shared = set(re.findall(r"`(AWS_[A-Z_]+)[`=]", text)) | {"WARMLANE_OTLP_ENDPOINT", "WARMLANE_OTLP_HEADERS"}
+    assert len(shared) > 10
+    for name in _of_services():
+        environment = services[name]["environment"]
+        # Unset where nobody set them: an empty AWS_ACCESS_KEY_ID would be taken for a key.
+        assert {one: environment[one] for one in shared} == dict.fromkeys(shared), name
+        assert environment["WARMLANE_OBJECT_STORE_URL"] == "${WARMLANE_OBJECT_STORE_URL:-file:///data/objects}"
 
 
 def test_each_process_is_a_service_when_the_compose_file_is_read(services: Mapping[str, Any]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
+from runtime.lane.child_protocol import Render
+from runtime.lane.state import Attempt
 from runtime.logs import LogSettings, configure_logging
 
 
@@ -40,6 +42,24 @@ def test_event_is_one_line_of_json_when_the_format_is_json(capsys: pytest.Captur
     line = _line(capsys)
     assert {"event": "task_accepted", "task_id": "1", "depth": 3, "level": "info", "process": "admission"}.items() <= line.items()
     assert line["timestamp"].endswith("Z")
+
+
+def test_line_names_lane_task_attempt_and_model_when_a_lane_works_on_it(capsys: pytest.CaptureFixture[str]) -> None:
+    # A lane's `out_of_memory` told the phase, and nobody whose it was.
+    configure_logging(LogSettings(log_format="json"), process="lane-a-pipeline", lane="lane-a")
+    order = Render(attempt=Attempt(task_id="task-1", number=2), parameters={"model": "anisora"}, artifact_prefix="p", trace_id="f" * 32)
+
+    with order.about().told():
+        structlog.get_logger().warning("out_of_memory", phase="decode")
+        logging.getLogger("diffusers").warning("odd")
+    structlog.get_logger().info("idle")
+
+    within, foreign, after = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    about = {"lane": "lane-a", "task": "task-1", "attempt": 2, "model": "anisora", "trace_id": "f" * 32}
+    assert about.items() <= within.items()
+    assert about.items() <= foreign.items()
+    assert after["lane"] == "lane-a"
+    assert not {"task", "attempt", "model", "trace_id"} & after.keys()
 
 
 def test_line_of_another_library_has_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,6 +199,17 @@ def test_both_tasks_are_shown_when_a_lane_finishes_one_beside_the_other(run: Run
     assert "aa #1" in words
 
 
+@pytest.mark.parametrize(("reason", "told"), [("", "waits for the"), ("it is being stopped", "it is being stopped; waits for the")])
+def test_failure_of_the_object_store_is_shown_when_a_lane_waits_for_it(
+    run: Run, threaded_admission: Served, reason: str, told: str
+) -> None:
+    lane = operator_service_pb2.LaneSnapshot(lane_id="lane-anisora", reason=reason, object_store_failure="GenericError: [no] route")
+    threaded_admission.script.snapshot.lanes.append(lane)
+    assert f"{told} object store: GenericError: [no] route" in run("lanes").stdout
+    [document] = json.loads(run("lanes", "--json").stdout)["lanes"]
+    assert document["object_store_failure"] == "GenericError: [no] route"
+
+
 def test_memory_is_shown_when_a_lane_has_said_what_it_has(run: Run, threaded_admission: Served) -> None:
     lane = operator_service_pb2.LaneSnapshot(
         lane_id="lane-anisora",
@@ -251,6 +262,13 @@ def test_queue_is_shown_as_it_stands_when_a_model_was_sent_to_the_pool(
     assert told in run("fallback", "phr00t", switch).stdout
     assert threaded_admission.script.told == [("phr00t", switch == "on")]
     assert json.loads(run("fallback", "phr00t", switch, "--json").stdout)["manual_fallback"] is (switch == "on")
+
+
+def test_fallback_says_which_models_there_are_when_it_is_none_of_them(run: Run) -> None:
+    # It said "--model: must be …", and the command has no such option.
+    with pytest.raises(CommandError, match="MODEL must be one of anisora, phr00t, not 'wan'") as caught:
+        run("fallback", "wan", "on")
+    assert caught.value.exit_code == ExitCode.USAGE
 
 
 def test_fallback_is_refused_when_it_is_neither_on_nor_off(run: Run) -> None:

@@ -21,19 +21,20 @@ from tests.harness.credentials import TOKENS
 from tests.harness.echo import call, echo, methods, path_of, services
 from tests.harness.metrics import page_of
 
-ADMISSION, ACCESS, OPERATOR, DISPATCH, INSPECTION = (
+ADMISSION, ACCESS, OPERATOR, DISPATCH, INSPECTION, CHANNELZ = (
     "warmlane.admission.v1.AdmissionService",
     "warmlane.admission.v1.AccessService",
     "warmlane.admission.v1.OperatorService",
     "warmlane.lane.v1.DispatchService",
     "warmlane.lane.v1.InspectionService",
+    "grpc.channelz.v1.Channelz",
 )
 # As ADRs 13 and 16 have it, in their own words: whole services, and what a bridge may read and say for an admin.
 WHOLE = {
     Role.BRIDGE: {ADMISSION, ACCESS},
     Role.CLIENT: {ADMISSION},
     Role.LANE: {DISPATCH},
-    Role.OPERATOR: {ADMISSION, OPERATOR, INSPECTION},
+    Role.OPERATOR: {ADMISSION, OPERATOR, INSPECTION, CHANNELZ},
 }
 OF_BRIDGES = {f"/{OPERATOR}/{name}" for name in ("GetSnapshot", "WatchEvents", "DrainLane", "SetFallback")}
 

@@ -44,10 +44,17 @@ def _theirs(spans: list[Span]) -> ExportTraceServiceRequest:
 
 def test_the_message_is_the_sdk_s_when_the_spans_are_the_same() -> None:
     everything: dict[str, Value] = {"text": "ü", "empty": "", "whole": -(2**40), "true": True, "false": False, "zero": 0, "real": 0.5}
-    everything["long"] = "x" * 300
+    # An id comes twice, of one length; others are longer than what a byte says, or have letters of two bytes.
+    everything |= {"id": "a" * 32, "long": "x" * 300, "letters": "ü" * 70}
     spans = [
         Span(name="root", context=CONTEXT, parent_id="", began_ns=10**18, ended_ns=10**18 + 7, attributes=everything, kind=Kind.SERVER),
         Span(name="part", context=CONTEXT.at("1" * 16), parent_id=CONTEXT.span_id, began_ns=1, ended_ns=1, is_failed=True),
+        Span(
+            name="part", context=CONTEXT.at("2" * 16), parent_id="", began_ns=1, ended_ns=2, attributes={"id": "b" * 32, "long": "y" * 301}
+        ),
+        Span(
+            name="ö" * 100, context=CONTEXT._replace(state=""), parent_id=CONTEXT.span_id, began_ns=1, ended_ns=2**62, attributes=everything
+        ),
     ]
     ours, theirs = ExportTraceServiceRequest.FromString(Encoder(RESOURCE).encode(spans)), _theirs(spans)
     for span in theirs.resource_spans[0].scope_spans[0].spans:

@@ -131,6 +131,31 @@ def test_bridge_tells_status_and_time(tmp_path: Path) -> None:
         network_probes.http_health(f"http://127.0.0.1:{server.server_port}", case)
 
 
+def test_collector_tells_its_status_and_gets_an_empty_message() -> None:
+    seen: list[tuple[str, str | None, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append((self.path, self.headers["authorization"], self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            """Says nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}/v1/traces"
+    assert network_probes.collector(url, {"authorization": "Bearer hush"}) == 200
+    thread.join(5)
+    server.server_close()
+    assert seen == [("/v1/traces", "Bearer hush", "0")]
+    with pytest.raises(ProbeError, match="does not answer") as caught:
+        network_probes.collector(url, {"authorization": "Bearer hush"})
+    assert "hush" not in str(caught.value)
+
+
 def test_every_other_check_is_made_when_one_cannot_look_or_breaks(case: Case, probes: Probes) -> None:
     def check_broken(case: Case, probes: Probes) -> list[Finding]:
         raise ZeroDivisionError("oh")

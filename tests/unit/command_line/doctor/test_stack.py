@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from warmlane.admission.v1 import operator_service_pb2 as operators
 
 from command_line.doctor.clock import check_admission_clock, check_bridge_clock, check_monotonic
+from command_line.doctor.collector import check_collector
 from command_line.doctor.finding import Outcome
 from command_line.doctor.ports import check_ports
 from command_line.doctor.probes import Holder, Moment
@@ -58,13 +60,17 @@ def test_each_lane_says_why_when_it_is_not_ready(look: Look) -> None:
     drained = operators.LaneSnapshot(lane_id="drained", models=["anisora"], drained=True, availability=operators.AVAILABILITY_READY)
     retired = operators.LaneSnapshot(lane_id="retired", models=["anisora"], availability=operators.AVAILABILITY_READY)
     retired.retired_placements.add(model="anisora", placement="resident")
-    found = look(check_admission, snapshot=snapshot_of(READY, cold, drained, retired))
+    waiting = operators.LaneSnapshot(lane_id="waiting", models=["anisora"], availability=operators.AVAILABILITY_READY)
+    waiting.object_store_failure = "GenericError"
+    found = look(check_admission, snapshot=snapshot_of(READY, cold, drained, retired, waiting))
     assert {name: one.outcome for name, one in found.items() if name != "admission"} == {
         "lanes.lane-anisora": OK,
         "lanes.cold": WARNING,
         "lanes.drained": WARNING,
         "lanes.retired": WARNING,
+        "lanes.waiting": WARNING,
     }
+    assert "waits for the object store: GenericError" in found["lanes.waiting"].found
     assert "loading" in found["lanes.cold"].found
     assert "--resume" in found["lanes.drained"].advice
     assert look(check_admission, snapshot=snapshot_of())["lanes"].outcome is WARNING
@@ -95,6 +101,29 @@ def test_bridge_is_asked_where_it_should_be(look: Look) -> None:
         assert look(check_bridge, ports={}, holder=held_by(4), http_health=other)["bridge"].outcome is SKIPPED
     secure = {"WARMLANE_HTTP_TLS_CERT_FILE": "bridge.pem"}
     assert look(check_bridge, environment=secure)["bridge"].found == "answers at https://127.0.0.1:8080"
+
+
+def test_collector_is_asked_with_its_headers_when_traces_are_on(look: Look) -> None:
+    assert look(check_collector)["collector"].outcome is SKIPPED
+    given = {"WARMLANE_OTLP_ENDPOINT": "http://127.0.0.1:4318", "WARMLANE_OTLP_HEADERS": "authorization=Bearer%20hush"}
+    asked: list[tuple[str, Mapping[str, str]]] = []
+
+    def answer(status: int) -> Callable[[str, Mapping[str, str]], int]:
+        def collector(url: str, headers: Mapping[str, str]) -> int:
+            asked.append((url, headers))
+            return status
+
+        return collector
+
+    assert look(check_collector, environment=given, collector=answer(200))["collector"].outcome is OK
+    assert asked == [("http://127.0.0.1:4318/v1/traces", {"authorization": "Bearer hush"})]
+    shut = look(check_collector, environment=given, collector=answer(401))["collector"]
+    assert (shut.outcome, "WARMLANE_OTLP_HEADERS" in shut.advice) == (WARNING, True)
+    assert look(check_collector, environment=given, collector=answer(404))["collector"].outcome is WARNING
+    away = look(check_collector, environment=given, collector=broken("refused"))["collector"]
+    assert (away.outcome, away.found) == (WARNING, "refused")
+    wrong = look(check_collector, environment={"WARMLANE_OTLP_ENDPOINT": "4318"})["collector"]
+    assert (wrong.outcome, "WARMLANE_OTLP_ENDPOINT" in wrong.found) == (FAILED, True)
 
 
 def test_object_store_is_tried_with_an_object_of_its_own(look: Look, tmp_path: Path) -> None:

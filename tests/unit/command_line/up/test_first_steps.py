@@ -32,6 +32,11 @@ def test_the_page_to_open_comes_first_when_the_bridge_runs(folder: DataFolder) -
     assert not any("browser" in line for line in _lines(folder, without=("http-bridge",)))
 
 
+def test_console_is_named_with_its_key_when_the_bridge_runs(folder: DataFolder) -> None:
+    assert "admin key: admin (opens http://127.0.0.1:50004/console; header X-Admin-Key for admin paths)" in _lines(folder)
+    assert not any("/console" in line for line in _lines(folder, without=("http-bridge",)))
+
+
 def test_request_is_whole_when_the_curl_command_is_pasted(folder: DataFolder) -> None:
     words = _command(_lines(folder), "curl")
     assert "http://127.0.0.1:50004/generate" in words
