@@ -28,6 +28,7 @@ _LANES = frozenset({Role.LANE})
 ALLOWED: Mapping[str, Mapping[str, frozenset[Role]]] = {
     "warmlane.admission.v1.AdmissionService": {
         "SubmitTask": _USERS,
+        "SubmitTasks": _USERS,
         "GetTask": _USERS,
         "WatchTask": _USERS,
         "ListTasks": _USERS,

@@ -58,6 +58,8 @@ class ChannelLine:
 
     async def connect(self, within_s: float) -> bool:
         """See Line."""
+        if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return True
         try:
             async with asyncio.timeout(within_s):
                 while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:

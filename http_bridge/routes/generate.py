@@ -58,11 +58,11 @@ async def _submit(request: Request, caller: Caller, key: str) -> AcceptedReply:
             assert bridge.images is not None  # noqa: S101 - for the type checker: without them no image is taken in
             return await _accepted(request, bridge, bridge.images.generate(wanted, caller.owner, key))
     try:
-        task = await _accepted(request, bridge, bridge.client.submit_task(wanted, caller.owner, key))
+        task_id = await _accepted(request, bridge, bridge.client.submit_task(wanted, caller.owner, key))
     except ServiceError as error:
         raise named_as_header(error) from error
-    annotate(names.TASK, task.task_id)
-    return AcceptedReply(task_id=task.task_id, status="pending")
+    annotate(names.TASK, task_id)
+    return AcceptedReply(task_id=task_id, status="pending")
 
 
 async def _wanted(request: Request, bridge: Bridge, held: AsyncExitStack, name: str) -> GenerationRequest | bytearray:
