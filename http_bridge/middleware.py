@@ -37,6 +37,13 @@ CORS_REPLY_HEADERS = ("Accept-Ranges", "Content-Disposition", "Content-Length", 
 class Cors(CORSMiddleware):
     """CORS with the error envelope for a refused preflight. Outside everything, so that error replies have its headers too."""
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request. One without Origin gets nothing but `Vary`, which `ReplyHeaders` gives every reply."""
+        if scope["type"] == "http" and not any(name == b"origin" for name, _ in scope["headers"]):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
     def preflight_response(self, request_headers: Headers) -> Response:
         """The answer to a preflight."""
         response = super().preflight_response(request_headers)

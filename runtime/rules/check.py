@@ -8,7 +8,7 @@ from typing import Any
 
 from runtime.rules.catalogue import FIELDS, KEYFRAME_FIELDS, MODELS, MODES, FieldRule, FixedParameter, Kind, ModelRules
 from runtime.rules.request import ArbitraryFrame, GenerationRequest, InvalidRequestError, Violation
-from runtime.rules.values import ValueRefusedError, check_value, spell
+from runtime.rules.values import Check, ValueRefusedError, check_of, check_value, spell
 
 # Fields that a request is checked by and does not carry.
 _CHECKED_ONLY = frozenset({"type"})
@@ -23,6 +23,7 @@ class _Plan:
         stand_in: field that is read when none of the names was sent.
         default: of an absent field; for `mode` the images decide.
         options: choices of a rule that lists none itself.
+        check: of a value, with rule and options.
     """
 
     rule: FieldRule
@@ -31,6 +32,7 @@ class _Plan:
     fixed: FixedParameter | None
     default: str | int | float | None
     options: tuple[str, ...]
+    check: Check
 
     @property
     def is_plain(self) -> bool:
@@ -76,6 +78,7 @@ def _plans(model: ModelRules | None) -> list[_Plan]:
                 fixed=fixed,
                 default=rule.default if fixed is None else fixed.value,
                 options=model.modes if model is not None else tuple(MODES),
+                check=check_of(rule.kind),
             )
         )
     return plans
@@ -156,7 +159,7 @@ class _Check:
 
     def _value(self, plan: _Plan, name: str, sent: object) -> object:
         try:
-            value = check_value(plan.rule, sent, plan.options)
+            value = plan.check(plan.rule, sent, plan.options)
         except ValueRefusedError as error:
             self._refuse(name, f"{error}{self._fixed_hint(plan)}")
             return None
