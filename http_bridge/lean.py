@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_origin, ge
 
 from fastapi.params import Depends, Header
 from fastapi.routing import APIRoute
+from fastapi.security import APIKeyCookie, APIKeyHeader
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
@@ -154,6 +155,9 @@ def _value(name: str, hint: Any, in_path: set[str], known: set[Any]) -> _Value:
     dependencies = [extra for extra in extras if isinstance(extra, Depends)]
     headers = [extra for extra in extras if isinstance(extra, Header)]
     if len(dependencies) == 1 and dependencies[0].dependency is not None:
+        scheme = dependencies[0].dependency
+        if isinstance(scheme, APIKeyHeader | APIKeyCookie) and not scheme.auto_error:
+            return _credential(scheme)
         return _filled_in(dependencies[0].dependency, in_path, known)
     if len(headers) == 1 and headers[0].alias and kind == str | None:
         return _header(headers[0].alias)
@@ -172,6 +176,19 @@ def _header(alias: str) -> _Value:
         return request.headers.get(alias)
 
     return header
+
+
+def _credential(scheme: APIKeyHeader | APIKeyCookie) -> _Value:
+    """As the scheme itself: an empty one counts as none."""
+    name = scheme.model.name
+
+    def header(request: Request) -> str | None:
+        return request.headers.get(name) or None
+
+    def cookie(request: Request) -> str | None:
+        return request.cookies.get(name) or None
+
+    return header if isinstance(scheme, APIKeyHeader) else cookie
 
 
 def _path_part(name: str) -> _Value:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 # An acceptance is on disk within some milliseconds; a client that leaves meanwhile is noticed when it is late.
-_AT_ONCE_S = 0.05
+_AT_ONCE_S = 0.1
 
 
 class Lookout:
@@ -31,7 +31,8 @@ class Lookout:
         self._request = request
         self._stopping = stopping
         self._reason: HttpError | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._watches: tuple[asyncio.Task[object], ...] = ()
         self._timer = asyncio.get_running_loop().call_later(after_s, self._begin)
 
     def raise_reason(self) -> None:
@@ -42,27 +43,27 @@ class Lookout:
 
     async def close(self) -> None:
         """The wait is over."""
+        self._is_closed = True
         self._timer.cancel()
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        if self._watches:
+            for watch in self._watches:
+                watch.cancel()
+            await asyncio.gather(*self._watches, return_exceptions=True)
         if self._reason is not None:
             # The answer came in spite of it, and wins.
             self._reason = None
             self._waiter.uncancel()
 
     def _begin(self) -> None:
-        self._watch = asyncio.create_task(self._look(), name="watch-client")
-
-    async def _look(self) -> None:
-        gone = asyncio.create_task(_until_gone(self._request), name="watch-gone")
+        gone = asyncio.create_task(_until_gone(self._request), name="watch-client")
         stopping = asyncio.create_task(self._stopping.wait(), name="watch-stop")
-        try:
-            await asyncio.wait((gone, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            stopping.cancel()
-            await asyncio.gather(gone, stopping, return_exceptions=True)
+        self._watches = (gone, stopping)
+        for watch in self._watches:
+            watch.add_done_callback(self._noticed)
+
+    def _noticed(self, watch: asyncio.Task[object]) -> None:
+        if self._is_closed or self._reason is not None or watch.cancelled():
+            return
         if self._stopping.is_set():
             self._reason = HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The server is stopping.")
         else:

@@ -51,14 +51,15 @@ def configure_logging(settings: LogSettings, *, process: str = "") -> None:
         process: name of this process, in every line when not empty.
     """
     pretty = settings.log_format == "pretty" or (settings.log_format == "auto" and sys.stderr.isatty())
-    shared: list[Processor] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, _Completed(process)]
+    completed = _Completed(process)
+    shared: list[Processor] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, completed]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
             *shared,
             structlog.stdlib.PositionalArgumentsFormatter(),
             *_rendering(pretty),
-            _Written(sys.stderr),
+            _Written(sys.stderr, None if pretty else completed),
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -96,18 +97,44 @@ def _json(event: object, default: Callable[[Any], Any]) -> str:
 _ENCODER = json.JSONEncoder()
 
 
+class BusyLog:
+    """Writes one kind of event that comes all the time, as a bound logger would, in a part of its time. Fields are plain values."""
+
+    def __init__(self, logger: str, event: str) -> None:
+        """Lines of this event, at INFO, of the logger of this name."""
+        self._name = logger
+        self._event = event
+        self._logger = logging.getLogger(logger)
+        # Bound once: a fresh logger finds out at each line who calls it.
+        self._bound: structlog.stdlib.BoundLogger = structlog.get_logger(logger).bind()
+
+    def write(self, fields: dict[str, str | int | float]) -> None:
+        """A line with these fields."""
+        last = list(self._bound._processors)[-1]
+        if not isinstance(last, _Written) or last.completed is None:
+            self._bound.info(self._event, **fields)
+        elif self._logger.isEnabledFor(logging.INFO):
+            event: dict[str, object] = {**fields, "event": self._event, "level": "info", "logger": self._name}
+            last.write(_ENCODER.encode(last.completed(None, "info", event)))
+
+
 class _Written:
     """Last of the chain: writes the line. A record of `logging` for it would be formatted once more, which costs more than all before."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, completed: _Completed | None) -> None:
+        """`completed`: what lines of JSON begin with; None while they have another form."""
+        self.completed = completed
         self._stream = stream
 
     def __call__(self, _logger: object, _method: str, line: Any) -> NoReturn:
+        self.write(line)
+        raise structlog.DropEvent
+
+    def write(self, line: Any) -> None:
         # A full disk or a closed pipe behind the log must not stop what is logged.
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(f"{line}\n")
             self._stream.flush()
-        raise structlog.DropEvent
 
 
 class _Completed:

@@ -27,7 +27,9 @@ class _Plan:
     """
 
     rule: FieldRule
+    name: str
     names: tuple[str, ...]
+    has_one_name: bool
     stand_in: str | None
     fixed: FixedParameter | None
     default: str | int | float | None
@@ -73,7 +75,9 @@ def _plans(model: ModelRules | None) -> list[_Plan]:
         plans.append(
             _Plan(
                 rule=rule,
+                name=rule.name,
                 names=(rule.name, *rule.aliases),
+                has_one_name=not rule.aliases,
                 stand_in=stand_in,
                 fixed=fixed,
                 default=rule.default if fixed is None else fixed.value,
@@ -124,10 +128,13 @@ class _Check:
         sheet = _SHEET_OF_UNKNOWN if self._model is None else _SHEETS[self._model.id]
         # Most fields of most requests are not sent.
         self._values = dict(sheet.defaults)
-        sent = {plan.rule.name: plan for name in self._raw if (plan := sheet.plain.get(name)) is not None}
-        for plan in (*sheet.special, *sent.values()):
-            if plan.rule.name not in self._stood_in:
-                self._values[plan.rule.name] = self._field(plan)
+        sent = {plan.name: plan for name in self._raw if (plan := sheet.plain.get(name)) is not None}
+        for plan in sheet.special:
+            if plan.name not in self._stood_in:
+                self._values[plan.name] = self._field(plan)
+        for name, plan in sent.items():
+            if name not in self._stood_in:
+                self._values[name] = self._field(plan)
         for rule in _KEYFRAME_RULES:
             self._values[rule.name] = self._keyframes(rule)
         if self._model is not None:
@@ -143,8 +150,8 @@ class _Check:
 
     def _field(self, plan: _Plan) -> object:
         """The field's value under the first of its names that was sent, all of which are checked; its default when none was."""
-        if len(plan.names) == 1 and (sent := self._raw.get(plan.rule.name)) is not None:
-            return self._value(plan, plan.rule.name, sent)
+        if plan.has_one_name and (sent := self._raw.get(plan.name)) is not None:
+            return self._value(plan, plan.name, sent)
         values = [self._value(plan, name, sent) for name in plan.names if (sent := self._raw.get(name)) is not None]
         if values:
             return values[0]
