@@ -73,7 +73,7 @@ class AdmissionClient:
         self._admission = admission_service_pb2_grpc.AdmissionServiceStub(channel)
         self.access = AccessClient(channel)
         self.operator = OperatorClient(channel)
-        line = GatheringLine(channel)
+        line = GatheringLine(channel, now_s=self._now_s)
         self._opened.push_async_callback(line.close)
         self._submitter = Submitter(line, patience=self._patience, now_s=self._now_s, on_repeat=_log_repeat)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import deque
+import time
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from runtime.submitter import ChannelLine
 from runtime.traces.current import current
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import grpc.aio
     from warmlane.generation.v1.generation_pb2 import GenerationRequest
@@ -68,17 +69,19 @@ class GatheringLine:
     Law: an item is in the queue, in one running batch, or answered. What may have to wait is asked singly, so that no batch waits for it.
     """
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        """Over this channel, which its maker closes."""
+    def __init__(self, channel: grpc.aio.Channel, *, now_s: Callable[[], float] = time.monotonic) -> None:
+        """Over this channel, which its maker closes; time is measured by `now_s`, which only rises."""
+        self._now_s = now_s
         self._single = ChannelLine(channel)
         self._stub = AdmissionServiceStub(channel)
-        self._queue: deque[_Asked] = deque()
+        # In order; of those who leave, nothing stays.
+        self._queue: OrderedDict[_Asked, None] = OrderedDict()
         self._running: set[asyncio.Task[None]] = set()
         self._giving_up: set[asyncio.Task[None]] = set()
         self._is_flush_due = False
         self._is_closed = False
         # Until then admission is taken for one without the method.
-        self._singly_until_s = 0.0
+        self._singly_until_s = float("-inf")
         self._is_told = False
 
     async def connect(self, within_s: float) -> bool:
@@ -91,8 +94,7 @@ class GatheringLine:
 
     async def send(self, message: admission.SubmitTaskRequest, timeout_s: float) -> admission.SubmitTaskResponse:
         """See Line. Of a task that was accepted with others only its id and state are told."""
-        loop = asyncio.get_running_loop()
-        now_s, size_bytes = loop.time(), message.ByteSize()
+        now_s, size_bytes = self._now_s(), message.ByteSize()
         if size_bytes > MOST_BYTES or now_s < self._singly_until_s or not _can_be_gathered(message):
             return await self._single.send(message, timeout_s)
         asked = self._ask(message, size_bytes, now_s + timeout_s)
@@ -107,7 +109,7 @@ class GatheringLine:
             case "refusal":
                 raise of_status(told.refusal)
             case "ask_singly":
-                return await self._single.send(message, max(0.0, asked.until_s - loop.time()))
+                return await self._single.send(message, max(0.0, asked.until_s - self._now_s()))
             case _:
                 raise _senseless()
 
@@ -119,7 +121,7 @@ class GatheringLine:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         while self._queue:
-            _refuse(self._queue.popleft(), _closed())
+            _refuse(self._queue.popitem(last=False)[0], _closed())
 
     def _ask(self, message: admission.SubmitTaskRequest, size_bytes: int, until_s: float) -> _Asked:
         if self._is_closed:
@@ -130,7 +132,7 @@ class GatheringLine:
             item.traceparent, item.tracestate = context.traceparent, context.state
         loop = asyncio.get_running_loop()
         asked = _Asked(item=item, size_bytes=size_bytes, until_s=until_s, answer=loop.create_future())
-        self._queue.append(asked)
+        self._queue[asked] = None
         if not self._is_flush_due and len(self._running) < MOST_CALLS:
             # What other requests ask for in this turn of the loop goes along.
             self._is_flush_due = True
@@ -142,8 +144,6 @@ class GatheringLine:
         self._is_flush_due = False
         while self._queue and len(self._running) < MOST_CALLS and not self._is_closed:
             batch = self._taken()
-            if batch is None:
-                return
             # In no client's context: the call belongs to none of them.
             batch.task = asyncio.create_task(self._run(batch), name="submit-tasks", context=contextvars.Context())
             self._running.add(batch.task)
@@ -153,29 +153,27 @@ class GatheringLine:
         self._running.discard(task)
         self._flush()
 
-    def _taken(self) -> _Batch | None:
-        """The next batch: first come, first served; None when all have left."""
+    def _taken(self) -> _Batch:
+        """The next batch: first come, first served."""
         taken: list[_Asked] = []
         size_bytes = 0
-        while self._queue and len(taken) < MOST_ITEMS:
-            asked = self._queue[0]
-            if not asked.answer.done():
-                if taken and (size_bytes + asked.size_bytes > MOST_BYTES or asked.until_s > taken[0].until_s + _SAME_AGE_S):
-                    break
-                taken.append(asked)
-                size_bytes += asked.size_bytes
-            self._queue.popleft()
-        if not taken:
-            return None
+        for asked in self._queue:
+            size_bytes += asked.size_bytes
+            if taken and (size_bytes > MOST_BYTES or asked.until_s > taken[0].until_s + _SAME_AGE_S):
+                break
+            taken.append(asked)
+            if len(taken) == MOST_ITEMS:
+                break
         batch = _Batch(asked=taken, waiting=len(taken))
         for asked in taken:
             asked.batch = batch
+            del self._queue[asked]
         return batch
 
     async def _run(self, batch: _Batch) -> None:
         """Makes one call and answers everyone of it."""
         request = admission.SubmitTasksRequest(items=[asked.item for asked in batch.asked])
-        timeout_s = max(0.0, batch.asked[0].until_s - asyncio.get_running_loop().time())
+        timeout_s = max(0.0, batch.asked[0].until_s - self._now_s())
         try:
             answers = (await self._stub.SubmitTasks(request, timeout=timeout_s)).answers
         except asyncio.CancelledError:
@@ -200,7 +198,7 @@ class GatheringLine:
     def _broke(self, batch: _Batch, error: grpc.RpcError) -> None:
         is_missing = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNIMPLEMENTED
         if is_missing:
-            self._singly_until_s = asyncio.get_running_loop().time() + _ASK_AGAIN_S
+            self._singly_until_s = self._now_s() + _ASK_AGAIN_S
             if not self._is_told:
                 _LOG.warning("admission_takes_no_batches", hint="it is older than this bridge, which asks it singly meanwhile")
             self._is_told = True
@@ -218,7 +216,9 @@ class GatheringLine:
             told = None if asked.answer.exception() else asked.answer.result()
             if told is not None and told.task_id:
                 self._give_up(asked, told.task_id)
-        elif asked.batch is not None:
+        elif asked.batch is None:
+            self._queue.pop(asked, None)
+        else:
             asked.batch.waiting -= 1
             if not asked.batch.waiting:
                 asked.batch.task.cancel()

@@ -95,7 +95,7 @@ class Submitting:
         try:
             outcomes = await self._controller.submit_together([item.submission for item in wanted if item.submission is not None])
         except BaseException:
-            for item in items:
+            for item in wanted:
                 self._tell(item, grpc.StatusCode.CANCELLED, started_s, began_ns)
             raise
         for item, outcome in zip(wanted, outcomes, strict=True):
