@@ -40,6 +40,8 @@ MOST_BYTES = 256 * 1024
 _SAME_AGE_S = 1.0
 _ASK_AGAIN_S = 60.0
 
+# Asked for once: the enum looks its names up.
+_QUEUED = TaskState.TASK_STATE_QUEUED
 _SINGLY = admission.SubmitTasksAnswer(ask_singly=True)
 
 
@@ -105,7 +107,7 @@ class GatheringLine:
             raise
         match told.WhichOneof("answer"):
             case "task_id":
-                return admission.SubmitTaskResponse(task=Task(task_id=told.task_id, state=TaskState.TASK_STATE_QUEUED))
+                return admission.SubmitTaskResponse(task=Task(task_id=told.task_id, state=_QUEUED))
             case "refusal":
                 raise of_status(told.refusal)
             case "ask_singly":
