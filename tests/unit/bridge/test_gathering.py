@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from warmlane.admission.v1 import admission_service_pb2 as pb
 from warmlane.admission.v1 import admission_service_pb2_grpc as stubs
 from warmlane.admission.v1.task_pb2 import Task
-from warmlane.generation.v1.generation_pb2 import GenerationRequest, InputImage
+from warmlane.generation.v1.generation_pb2 import ArbitraryFrame, GenerationRequest, InputImage
 
 from http_bridge import gathering
 from http_bridge.gathering import MOST_BYTES, MOST_CALLS, MOST_ITEMS, GatheringLine
@@ -82,7 +82,7 @@ class _Old(stubs.AdmissionServiceServicer):
     """Answers UNIMPLEMENTED to what it does not know, as generated code does."""
 
     def __init__(self, admission: Admission) -> None:
-        self.SubmitTask = admission.SubmitTask  # type: ignore[method-assign, assignment]
+        self.SubmitTask = admission.SubmitTask  # type: ignore[method-assign]
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Rig:
         sent = []
         for number in range(calls):
             sent.append(self.send(f"busy-{number}"))
-            await self.until(lambda count=number + 1: len(self.admission.batches) == count)
+            await self.until(lambda: len(self.admission.batches) == len(sent))
         return sent
 
     async def until(self, is_so: Callable[[], bool]) -> None:
@@ -212,7 +212,7 @@ async def test_held_request_is_asked_singly_and_holds_up_no_other() -> None:
         {"waited": {"seconds": 1}},
         {"abandon": False},
         {"request": GenerationRequest(reference_image=InputImage(key="inputs/" + "0" * 64))},
-        {"request": GenerationRequest(arbitrary_frames=[{}])},
+        {"request": GenerationRequest(arbitrary_frames=[ArbitraryFrame()])},
     ],
     ids=["repeated", "client's key", "picture", "keyframes"],
 )
@@ -281,7 +281,7 @@ async def test_older_admission_is_asked_singly_and_that_is_said_once() -> None:
     async with rig(Admission(is_old=True)) as one:  # type: ignore[abstract]
         one.admission.place.set()
         with capture_logs() as lines:
-            assert await asyncio.gather(one.send("a"), one.send("b")) == ["single-a", "single-b"]
+            assert await asyncio.gather(*(one.send(key) for key in "ab")) == ["single-a", "single-b"]
             assert await one.send("c") == "single-c"
             one.now_s += gathering._ASK_AGAIN_S
             assert await one.send("d") == "single-d"
