@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 _LOG = structlog.get_logger()
 
-# While admission works on one batch the bridge makes the next; larger ones would only make one of the two wait for the other.
-MOST_ITEMS = 16
-MOST_CALLS = 4
+MOST_ITEMS = 32
+# While admission writes one batch it decides on the next, and the bridge makes a third. More calls would have fewer items each.
+MOST_CALLS = 2
 """Under way at a time."""
 MOST_BYTES = 256 * 1024
 """Of a batch. A message may have 4 MiB, and few requests have more than some KiB."""

@@ -44,6 +44,7 @@ class HeadWithBody:
         return self._transport.is_closing()
 
     def _flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
+        head, self._head = self._head, b""
+        # The connection may have ended meanwhile.
+        if head and not self._transport.is_closing():
             self._transport.write(head)
