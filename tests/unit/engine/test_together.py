@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -195,3 +197,62 @@ async def test_abandoned_task_is_cancelled_only_while_it_waits(rig: Rig) -> None
     states = [(await rig.engine.cancel(task.task_id, only_waiting=True)).task.state for task in (leased, waiting)]
 
     assert states == [TaskState.LEASED, TaskState.CANCELLED]
+
+
+def _kind(call: asyncio.Task[Accepted]) -> str:
+    if not call.done():
+        return "held"
+    return "accepted" if call.exception() is None else type(call.exception()).__name__
+
+
+async def _one_by_one(rig: Rig, models: Sequence[str]) -> tuple[list[str], list[asyncio.Task[Accepted]]]:
+    calls = []
+    for number, model in enumerate(models):
+        calls.append(rig.submit_keyed(f"key-{number}", abandon=True, model=model))
+        await settle()
+    return [_kind(call) for call in calls], calls
+
+
+async def _in_batches(rig: Rig, models: Sequence[str], sizes: random.Random) -> tuple[list[str], list[asyncio.Task[Accepted]]]:
+    kinds: list[str] = []
+    calls = []
+    while len(kinds) < len(models):
+        at = len(kinds)
+        some = list(enumerate(models))[at : at + sizes.randint(1, 8)]
+        answers = await outcomes(rig, *(first(rig, f"key-{number}", model=model) for number, model in some))
+        for (number, model), answer in zip(some, answers, strict=True):
+            if answer is None:
+                calls.append(rig.submit_keyed(f"key-{number}", abandon=True, model=model))
+                await settle()
+                kinds.append(_kind(calls[-1]))
+            else:
+                kinds.append("accepted" if isinstance(answer, Accepted) else type(answer).__name__)
+    return kinds, calls
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_both_ways_in_decide_alike(rig: Rig, tmp_path: Path, seed: int) -> None:
+    draws = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    # The queue of anisora takes 25 and its lane one more; phr00t has no lane, and 25 places are there for whatever finds no room.
+    models = [draws.choice(("anisora", "anisora", "phr00t")) for _ in range(90)]
+    other = Rig(tmp_path / "other")
+    await other.store.open()
+    await other.engine.start()
+    calls: list[asyncio.Task[Accepted]] = []
+    try:
+        for one in (rig, other):
+            await one.lane()
+        singly, held = await _one_by_one(rig, models)
+        calls += held
+        gathered, held = await _in_batches(other, models, draws)
+        calls += held
+        assert gathered == singly
+        assert {"accepted", "held", "OverloadedError"} == set(singly)
+        assert rig.engine.snapshot().degraded == other.engine.snapshot().degraded
+        assert len(await rig.store.unfinished()) == len(await other.store.unfinished()) == singly.count("accepted")
+    finally:
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await other.engine.stop()
+        await other.store.close()
