@@ -213,7 +213,9 @@ class Engine:
         if due_s is not None and due_s <= self._now().monotonic_s:
             # It may decide whether anything is held.
             self.tick()
-        return await self._submissions.submit_together(submissions, self._would_hold, self._is_held)
+        return await self._submissions.submit_together(
+            submissions, would_hold=self._would_hold, is_held=self._is_held, all_asked=self._journal.gathered
+        )
 
     async def task(self, task_id: TaskId) -> TaskView | None:
         """The task as last made durable, with its newest progress."""

@@ -87,10 +87,16 @@ class Submissions:
             future.set_result(Accepted(task=answer))
 
     async def submit_together(
-        self, submissions: Sequence[Submission], would_hold: Callable[[Submission], bool], is_held: Callable[[TaskId], bool]
+        self,
+        submissions: Sequence[Submission],
+        *,
+        would_hold: Callable[[Submission], bool],
+        is_held: Callable[[TaskId], bool],
+        all_asked: Callable[[], None],
     ) -> list[Accepted | Exception | None]:
-        """Returns when all are durable or refused; see `Controller.submit_together`."""
+        """Returns when all are durable or refused; see `Controller.submit_together`. `all_asked` is called when all are before the core."""
         begun = [None if would_hold(one) else self._begin(one, is_held) for one in submissions]
+        all_asked()
         running = {answer for _, answer in filter(None, begun)}
         try:
             while running:

@@ -48,6 +48,17 @@ async def test_all_are_accepted_in_one_commit_and_in_their_order(rig: Rig) -> No
     assert {task.task_id for task in await rig.store.unfinished()} == {task.task_id for task in tasks_of(answers)}
 
 
+async def test_nobody_waits_for_more_when_a_crowd_was_written_before(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_LULL_S", "_GATHER_S", "_EACH_S"):
+        # Longer than the test may last: whoever waits for others to come, fails.
+        monkeypatch.setattr(f"admission.journal.{name}", 60.0, raising=False)
+    await rig.lane()
+    await settle()
+    for turn in range(3):
+        answers = await outcomes(rig, *(first(rig, f"key-{turn}-{number}") for number in range(8)))
+        assert len(tasks_of(answers)) == 8
+
+
 async def test_nothing_is_answered_before_it_is_on_disk(rig: Rig) -> None:
     await rig.lane()
     await settle()
