@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -206,6 +206,17 @@ class Engine:
         """
         return await self._submissions.submit(submission)
 
+    async def submit_together(self, submissions: Sequence[Submission]) -> list[Accepted | Exception | None]:
+        """Accepts or refuses what can be decided at once: of each its acceptance, once that is on disk, or what `submit` would raise. None:
+        it must be submitted by itself, and nothing was done."""
+        due_s = self._core.next_due_s()
+        if due_s is not None and due_s <= self._now().monotonic_s:
+            # It may decide whether anything is held.
+            self.tick()
+        return await self._submissions.submit_together(
+            submissions, would_hold=self._would_hold, is_held=self._is_held, all_asked=self._journal.gathered
+        )
+
     async def task(self, task_id: TaskId) -> TaskView | None:
         """The task as last made durable, with its newest progress."""
         task = self._shown.get(task_id) or await self._store.task(task_id)
@@ -228,14 +239,18 @@ class Engine:
         page = await self._store.page(query)
         return TaskPage(tasks=tuple(self._shown.get(task.task_id, task) for task in page.tasks), total=page.total)
 
-    async def cancel(self, task_id: TaskId) -> TaskView:
-        """Cancels unless it ended; returns once that is on disk."""
-        self._handle(CancelRequested(task_id=task_id))
+    async def cancel(self, task_id: TaskId, *, only_waiting: bool = False) -> TaskView:
+        """Cancels unless it ended, or (`only_waiting`) a lane has had it; returns once that is on disk."""
+        if not only_waiting:
+            self._handle(CancelRequested(task_id=task_id))
+        elif task_id in self._shown:
+            # Accepted, so that nobody waits for it any more.
+            self._handle(CallerLeft(task_id=task_id, may_return=False))
         await self._durable(self._journal.flushed())
         view = await self.task(task_id)
         if view is None:
             raise UnknownTaskError
-        if view.task.state not in TERMINAL:
+        if view.task.state not in TERMINAL and not only_waiting:
             # An admission that replaced this one accepted it; only that one can end it.
             raise NotYetStoredError
         return view
@@ -315,6 +330,12 @@ class Engine:
             trace=submission.trace,
         )
         self._handle(TaskSubmitted(task=task, waited_s=submission.waited_s), now)
+
+    def _would_hold(self, submission: Submission) -> bool:
+        return self._core.would_hold(Model(submission.request.model), shape_key(submission.request), self._now())
+
+    def _is_held(self, task_id: TaskId) -> bool:
+        return task_id in self._core.state.held
 
     def _callers_left(self, asking: Asking, task_id: TaskId) -> bool:
         """Whether it was accepted already: then its answer is on its way to the disk."""

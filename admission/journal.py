@@ -69,6 +69,7 @@ class _Pending:
 
     entries: list[_Entry] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    is_gathered: bool = False
 
 
 class Journal:
@@ -102,6 +103,10 @@ class Journal:
         """Takes the commands of one decision. Those of a decision that writes nothing take effect at once if nothing is before them."""
         self._append(_Entry(commands=commands))
 
+    def gathered(self) -> None:
+        """Their caller has gathered what was appended in this turn of the loop: it is written without a wait for more."""
+        self._pending.is_gathered = bool(self._pending.entries)
+
     async def delete(self, task_id: TaskId) -> None:
         """Removes a task; returns when that is on disk. Its files are removed after that, whether someone still waits here or not."""
         await self._append_and_wait(_Entry(deleted=(task_id,), commands=(DiscardTask(task_id=task_id),)))
@@ -117,10 +122,11 @@ class Journal:
         written = 0
         while True:
             await self._pending.wake.wait()
-            if written >= _CROWD:
+            if written >= _CROWD and not self._pending.is_gathered:
                 await self._gather()
             self._pending.wake.clear()
             entries, self._pending.entries = self._pending.entries, []
+            self._pending.is_gathered = False
             written = len(entries)
             numbers: Iterator[int] = repeat(0)
             self._is_writing = True
@@ -158,7 +164,7 @@ class Journal:
         """Waits for a lull in what comes in."""
         loop = asyncio.get_running_loop()
         until_s, known = loop.time() + _GATHER_S, -1
-        while known != len(self._pending.entries) and loop.time() < until_s:
+        while known != len(self._pending.entries) and loop.time() < until_s and not self._pending.is_gathered:
             known = len(self._pending.entries)
             await asyncio.sleep(_LULL_S)
 

@@ -23,7 +23,8 @@ from admission.retention import InWork, Keeper
 from admission.service.clients import IMAGES_AT_ONCE
 from admission.service.doors import Doors
 from admission.service.errors import translate
-from admission.service.mount import ADMISSION, NAMES, services
+from admission.service.mount import NAMES, services
+from admission.service.submitting import SUBMIT_TASK
 from admission.store.factory import open_store
 from admission.store.port import Store
 from admission.traces import TaskTraces
@@ -80,14 +81,25 @@ async def _serve(
     access = Access(store=store.access, clock=clock, observer=AccessMetrics(registry) if is_counted else access_observer.SILENT)
     registry.register(StateCollector(engine.snapshot))
     images = ImageProcesses(IMAGES_AT_ONCE)
+    calls = RpcMetrics(registry) if is_counted else None
+    # A client that brings no trace begins one with what it asks for.
+    traces = RpcTraces(tracer, roots=(SUBMIT_TASK,)) if tracer.is_on else None
     server = GrpcServer(
         settings.admission_bind,
-        services(controller=engine, access=access, objects=objects, clock=clock, doors=doors, check_image=images.check),
+        services(
+            controller=engine,
+            access=access,
+            objects=objects,
+            clock=clock,
+            doors=doors,
+            check_image=images.check,
+            observer=calls,
+            traces=traces,
+        ),
         translate=translate,
-        observer=RpcMetrics(registry) if is_counted else None,
+        observer=calls,
         credentials=settings.server_credentials(),
-        # A client that brings no trace begins one with what it asks for.
-        traces=RpcTraces(tracer, roots=(f"/{ADMISSION}/SubmitTask",)) if tracer.is_on else None,
+        traces=traces,
         channelz=settings.channelz,
     )
     async with MetricsServer(settings.metrics_bind, registry):

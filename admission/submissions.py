@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,15 +49,19 @@ class Submissions:
     """Owns every caller that waits. The engine gives the answers."""
 
     def __init__(
-        self, store: Store, new_id: Callable[[], str], ask: Callable[[Asking, TaskId], None], leave: Callable[[Asking, TaskId], bool]
+        self,
+        store: Store,
+        new_id: Callable[[], str],
+        ask: Callable[[Asking, TaskId], None],
+        leave: Callable[[Asking, TaskId], bool],
     ) -> None:
         """The engine's: `ask` puts a task before the core; `leave` says that its callers are gone, and returns whether it was accepted."""
         self._store = store
         self._new_id = new_id
         self._ask = ask
         self._leave = leave
-        self._answers: dict[TaskId, asyncio.Future[Task]] = {}
-        self._keyed: dict[tuple[str, str], tuple[Asking, asyncio.Task[Accepted]]] = {}
+        self._answers: dict[TaskId, asyncio.Future[Accepted]] = {}
+        self._keyed: dict[tuple[str, str], tuple[Asking, asyncio.Future[Accepted]]] = {}
         self._is_closed = False
 
     async def submit(self, submission: Submission) -> Accepted:
@@ -80,12 +84,51 @@ class Submissions:
         if isinstance(answer, Exception):
             future.set_exception(answer)
         else:
-            future.set_result(answer)
+            future.set_result(Accepted(task=answer))
+
+    async def submit_together(
+        self,
+        submissions: Sequence[Submission],
+        *,
+        would_hold: Callable[[Submission], bool],
+        is_held: Callable[[TaskId], bool],
+        all_asked: Callable[[], None],
+    ) -> list[Accepted | Exception | None]:
+        """Returns when all are durable or refused; see `Controller.submit_together`. `all_asked` is called when all are before the core."""
+        begun = [None if would_hold(one) else self._begin(one, is_held) for one in submissions]
+        all_asked()
+        running = {answer for _, answer in filter(None, begun)}
+        try:
+            while running:
+                # Leaves alone what it waits for: others may have joined.
+                _, running = await asyncio.wait(running)
+        except asyncio.CancelledError:
+            for asking, answer in filter(None, begun):
+                self._left_by_one(asking, answer)
+            raise
+        return [None if one is None else _outcome(one[1]) for one in begun]
+
+    def _begin(self, submission: Submission, is_held: Callable[[TaskId], bool]) -> tuple[Asking, asyncio.Future[Accepted]] | None:
+        """Puts a request before the core now; None when it cannot be told without looking in the store whether its key is new, and when it
+        was held after all: then its place is free again."""
+        key = (submission.owner, submission.request_id)
+        if not _is_new(submission) or key in self._keyed or self._is_closed:
+            return None
+        asking = Asking(submission=submission, fingerprint=fingerprint(submission.request), callers=1)
+        asking.task_id = task_id = TaskId(self._new_id())
+        answer: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        self._answers[task_id], self._keyed[key] = answer, (asking, answer)
+        answer.add_done_callback(lambda done: self._ended(key, done, task_id))
+        self._ask(asking, task_id)
+        if is_held(task_id):
+            self._left_by_one(asking, answer)
+            return None
+        return asking, answer
 
     async def close(self) -> None:
         """Nobody is answered any more: all get StoreUnavailableError."""
         self._is_closed = True
-        running = [task for _, task in self._keyed.values()]
+        running = [running for _, running in self._keyed.values()]
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(StoreUnavailableError("admission stops"))
@@ -95,6 +138,7 @@ class Submissions:
         """Joins the asking of the same key, or begins it."""
         key = (submission.owner, submission.request_id)
         told = fingerprint(submission.request)
+        running: asyncio.Future[Accepted]
         known = self._keyed.get(key)
         if known is None:
             asking = Asking(submission=submission, fingerprint=told)
@@ -111,17 +155,21 @@ class Submissions:
             accepted = await asyncio.shield(running)
             return accepted if known is None else Accepted(task=accepted.task, is_duplicate=True)
         finally:
-            asking.callers -= 1
-            if asking.callers == 0 and not running.done():
-                self._abandoned(key, asking, running)
+            self._left_by_one(asking, running)
 
-    def _abandoned(self, key: tuple[str, str], asking: Asking, running: asyncio.Task[Accepted]) -> None:
-        """Every caller is gone. A task that is accepted but not on disk yet keeps its key, or a second one could be made under it."""
+    def _left_by_one(self, asking: Asking, running: asyncio.Future[Accepted]) -> None:
+        """A caller is gone. When it was the last, a task that is accepted but not on disk yet keeps its key, or a second one could be made
+        under it."""
+        asking.callers -= 1
+        if asking.callers or running.done():
+            return
         if asking.task_id is None or not self._leave(asking, asking.task_id):
-            self._keyed.pop(key, None)
+            self._keyed.pop((asking.submission.owner, asking.submission.request_id), None)
             running.cancel()
 
-    def _ended(self, key: tuple[str, str], running: asyncio.Task[Accepted]) -> None:
+    def _ended(self, key: tuple[str, str], running: asyncio.Future[Accepted], task_id: TaskId | None = None) -> None:
+        if task_id is not None:
+            del self._answers[task_id]
         if not running.cancelled():
             # Asked for here, so that it is not reported as never retrieved when every caller is gone.
             running.exception()
@@ -131,10 +179,7 @@ class Submissions:
 
     async def _found_or_accepted(self, asking: Asking) -> Accepted:
         submission = asking.submission
-        # A caller that makes a key for one request, to repeat it should the answer be lost, sends it for the first time. If that is not
-        # so, the store refuses a second task under it.
-        is_new = submission.abandon and submission.waited_s == 0
-        task = None if is_new else await self._store.task_of_request(submission.owner, submission.request_id)
+        task = None if _is_new(submission) else await self._store.task_of_request(submission.owner, submission.request_id)
         if task is None:
             return Accepted(task=await self._accepted(asking))
         if task.fingerprint != asking.fingerprint:
@@ -146,11 +191,11 @@ class Submissions:
         if self._is_closed:
             msg = "admission stops"
             raise StoreUnavailableError(msg)
-        answer: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         self._answers[task_id] = answer
         try:
             ask()
-            return await answer
+            return (await answer).task
         finally:
             del self._answers[task_id]
 
@@ -162,3 +207,18 @@ class Submissions:
             self._ask(asking, task_id)
 
         return await self.answered(task_id, ask)
+
+
+def _outcome(answer: asyncio.Future[Accepted]) -> Accepted | Exception:
+    error = answer.exception()
+    if error is None:
+        return answer.result()
+    if isinstance(error, Exception):
+        return error
+    raise error
+
+
+def _is_new(submission: Submission) -> bool:
+    """A caller that makes a key for one request, to repeat it should the answer be lost, sends it for the first time. If that is not so,
+    the store refuses a second task under it."""
+    return bool(submission.request_id) and submission.abandon and submission.waited_s == 0

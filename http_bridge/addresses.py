@@ -31,12 +31,17 @@ class Seen:
     scheme: Scheme
 
 
+_FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto")
+
+
 class TrustedProxies:
     """Who is believed about the addresses of others; nobody, when the list is empty."""
 
     def __init__(self, networks: Sequence[str]) -> None:
         """Addresses or networks, as the settings checked them."""
         self._networks: tuple[Network, ...] = tuple(ip_network(network) for network in networks)
+        # Most peers come again and again.
+        self._peer = lru_cache(maxsize=1024)(self._looked_at)
 
     def seen(self, peer: str, scheme: Scheme, forwarded_for: str, forwarded_proto: str) -> Seen:
         """What a request of this socket is taken for.
@@ -53,7 +58,7 @@ class TrustedProxies:
             return Seen(address=address, scheme=_scheme(forwarded_proto, 1, 1) or scheme)
         return Seen(address=str(first), scheme=_scheme(forwarded_proto, len(hops), back) or scheme)
 
-    def _peer(self, peer: str) -> tuple[str, bool]:
+    def _looked_at(self, peer: str) -> tuple[str, bool]:
         """Its address as text, and whether it is believed."""
         found = parse_address(peer)
         return (peer[:64] or UNKNOWN, False) if found is None else (str(found), self.trusts(found))
@@ -128,14 +133,18 @@ class ClientAddress:
         """Serves one request."""
         if scope["type"] == "http":
             peer, port = scope.get("client") or (UNKNOWN, 0)
-            seen = self._proxies.seen(peer, scope["scheme"], *(_list(scope, name) for name in (b"x-forwarded-for", b"x-forwarded-proto")))
+            seen = self._proxies.seen(peer, scope["scheme"], *_forwarded(scope["headers"]))
             scope["client"], scope["scheme"] = (seen.address, port), seen.scheme
         await self._app(scope, receive, send)
 
 
-def _list(scope: Scope, wanted: bytes) -> str:
-    # Several lines of one header are one list (RFC 9110, 5.3).
-    return ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == wanted)
+def _forwarded(headers: Sequence[tuple[bytes, bytes]]) -> tuple[str, str]:
+    """X-Forwarded-For and -Proto. Several lines of one header are one list (RFC 9110, 5.3)."""
+    told = [(name, value.decode("latin-1")) for name, value in headers if name in _FORWARDED]
+    if not told:
+        return "", ""
+    addresses, schemes = (",".join(value for name, value in told if name == wanted) for wanted in _FORWARDED)
+    return addresses, schemes
 
 
 def client_address(request: Request) -> str:

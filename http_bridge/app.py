@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
+from starlette.middleware import Middleware
 
 from http_bridge.addresses import ClientAddress, TrustedProxies
 from http_bridge.bodies import LargeBodies
@@ -33,12 +34,14 @@ from runtime.traces.tracer import SILENT, Tracer
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
     from starlette.routing import BaseRoute
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from http_bridge.client import AdmissionClient
     from http_bridge.config import BridgeSettings
 
 # The production proxy calls with this prefix; scripts call without.
 _PROXY_PREFIX = "/api"
+_PREFIXES = ("", _PROXY_PREFIX)
 
 _DESCRIPTION = f"""Text and pictures in, video out. Every path is served at `/` and, the same, under `{_PROXY_PREFIX}/`.
 
@@ -62,7 +65,17 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 class _Application(FastAPI):
-    """Its description has the schemas of what streams hold, beside those that FastAPI finds."""
+    """Its description has the schemas of what streams hold, beside those that FastAPI finds; a short way leads past it to busy routes."""
+
+    lean: LeanRoutes
+    short: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves a request, or the lifespan."""
+        if self.lean.takes(scope):
+            await self.short(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """Made when it is asked for, and once."""
@@ -103,6 +116,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.bridge = bridge
+    app.lean = LeanRoutes((generate.router, tasks.router), _BUSY_PATHS, _PREFIXES, app, leaves=f"/{IMAGE_PREFIX}")
     # Straight into the application: every level of nesting costs a pass over its routes at each request.
     app.router.routes.extend(_routes())
     install_handlers(app)
@@ -113,32 +127,38 @@ def create_app(
 @cache
 def _routes() -> tuple[BaseRoute, ...]:
     """Every route. They know nothing of an application and its settings, and FastAPI takes a while over each: made once in a process."""
-    prefixes, made = ("", _PROXY_PREFIX), APIRouter()
-    for prefix in prefixes:
+    made = APIRouter()
+    for prefix in _PREFIXES:
         for module in _ROUTES:
             made.include_router(module.router, prefix=prefix, responses=_ERRORS, include_in_schema=not prefix)
         made.include_router(docs_router(prefix))
     made.include_router(pages_router())
-    return (LeanRoutes((generate.router, tasks.router), _BUSY_PATHS, prefixes, leaves=f"/{IMAGE_PREFIX}"), *made.routes)
+    return tuple(made.routes)
 
 
-def _surround(app: FastAPI, settings: BridgeSettings, metrics: HttpMetrics | None, tracer: Tracer) -> None:
-    """Adds what every request passes; the last one added is the outermost."""
-    app.add_middleware(Edge)
-    app.add_middleware(
-        Cors,
-        allow_origins=settings.allowed_origins(),
-        allow_credentials=True,
-        allow_methods=CORS_METHODS,
-        allow_headers=CORS_REQUEST_HEADERS,
-        expose_headers=CORS_REPLY_HEADERS,
-    )
-    app.add_middleware(ReplyHeaders)
+def _surround(app: _Application, settings: BridgeSettings, metrics: HttpMetrics | None, tracer: Tracer) -> None:
+    """Adds what every request passes, by whichever way; the last one added is the outermost."""
+    layers = [
+        Middleware(Edge),
+        Middleware(
+            Cors,
+            allow_origins=settings.allowed_origins(),
+            allow_credentials=True,
+            allow_methods=CORS_METHODS,
+            allow_headers=CORS_REQUEST_HEADERS,
+            expose_headers=CORS_REPLY_HEADERS,
+        ),
+        Middleware(ReplyHeaders),
+    ]
     if metrics is not None:
-        app.add_middleware(Measured, metrics=metrics)
+        layers.append(Middleware(Measured, metrics=metrics))
     if tracer.is_on:
-        app.add_middleware(Traced, tracer=tracer)
-    app.add_middleware(ClientAddress, proxies=TrustedProxies(settings.trusted_proxies))
+        layers.append(Middleware(Traced, tracer=tracer))
+    layers.append(Middleware(ClientAddress, proxies=TrustedProxies(settings.trusted_proxies)))
+    app.user_middleware[:0] = reversed(layers)
+    app.short = app.lean
+    for layer in layers:
+        app.short = layer.cls(app.short, *layer.args, **layer.kwargs)
 
 
 def _bridge(settings: BridgeSettings, client: AdmissionClient, objects: ObjectStore, metrics: HttpMetrics | None) -> Bridge:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import structlog
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from http_bridge.errors import HttpError
 from http_bridge.fair_places import FairPlaces
@@ -35,15 +33,10 @@ class LargeBodies:
         self._places = FairPlaces(at_once, share=(at_once + 1) // 2)
         self._wait_s = wait_s
 
-    @asynccontextmanager
-    async def room(self, name: str = "") -> AsyncIterator[Room]:
-        """For one body; its place, if it came to need one, is free at the end. Bodies of one name get half of the places at most: whoever
-        sends slowly on purpose must not keep everyone out; without a name, all."""
-        room = Room(self._places, name, self._wait_s)
-        try:
-            yield room
-        finally:
-            room.leave()
+    def room(self, name: str = "") -> Room:
+        """For one body; a context, at whose end its place, if it came to need one, is free. Bodies of one name get half of the places at
+        most: whoever sends slowly on purpose must not keep everyone out; without a name, all."""
+        return Room(self._places, name, self._wait_s)
 
 
 class Room:
@@ -54,6 +47,12 @@ class Room:
         self._name = name
         self._wait_s = wait_s
         self._is_held = False
+
+    async def __aenter__(self) -> Room:
+        return self
+
+    async def __aexit__(self, *_failure: object) -> None:
+        self.leave()
 
     @property
     def is_held(self) -> bool:
@@ -107,32 +106,42 @@ async def read_body(request: Request, room: Room, *, limit_bytes: int, timeout_s
     Raises:
         HttpError: 413 it is over the limit; 408 it took too long; 499 the client left meanwhile; 503 there is no room.
     """
-    waits_to_send = "expect" in request.headers
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit_bytes:
+    if declared.isdecimal() and int(declared) > min(limit_bytes, _LARGE_BYTES):
         # A client that asks first (Expect) has sent nothing yet and is told at once.
-        await _refuse_size(request, limit_bytes, drain=not waits_to_send)
-    if declared.isdecimal():
+        waits_to_send = "expect" in request.headers
+        if int(declared) > limit_bytes:
+            await _refuse_size(request, limit_bytes, drain=not waits_to_send)
         await _ensure(room, int(declared), request, limit_bytes, drain=not waits_to_send)
     body = bytearray()
     try:
         async with asyncio.timeout(timeout_s) as patience:
             last_s = patience.when() or 0.0
             _keep_pace(patience, last_s, pace, room, 0)
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit_bytes:
-                    body.clear()
-                    await _refuse_size(request, limit_bytes, drain=True)
-                await _ensure(room, len(body), request, limit_bytes, drain=True)
-                _keep_pace(patience, last_s, pace, room, len(body))
+            is_whole = False
+            while not is_whole:
+                # Straight from the server: most bodies are one piece, and nobody reads them twice.
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise HttpError("client_gone", "The client left before its request was complete.")
+                body += message.get("body", b"")
+                is_whole = not message.get("more_body", False)
+                if room.is_held or len(body) > min(limit_bytes, _LARGE_BYTES):
+                    await _make_room(request, room, body, limit_bytes)
+                    _keep_pace(patience, last_s, pace, room, len(body))
     except TimeoutError:
         headers = {"Connection": "close"}
         detail = f"The body did not arrive within {timeout_s:g} s, or too slowly for its size."
         raise HttpError("request_timeout", detail, headers=headers) from None
-    except ClientDisconnect:
-        raise HttpError("client_gone", "The client left before its request was complete.") from None
     return body
+
+
+async def _make_room(request: Request, room: Room, body: bytearray, limit_bytes: int) -> None:
+    """For a body that turned out to be large."""
+    if len(body) > limit_bytes:
+        body.clear()
+        await _refuse_size(request, limit_bytes, drain=True)
+    await _ensure(room, len(body), request, limit_bytes, drain=True)
 
 
 def _keep_pace(patience: asyncio.Timeout, last_s: float, pace: Pace | None, room: Room, received_bytes: int) -> None:

@@ -14,12 +14,13 @@ from warmlane.admission.v1.task_pb2 import Task, TaskState
 
 from http_bridge.access_client import AccessClient
 from http_bridge.calls import CALL_TIMEOUT_S, answer
+from http_bridge.gathering import GatheringLine
 from http_bridge.operator_client import OperatorClient
 from http_bridge.task_watch import watch_task
 from runtime.credentials import OPEN_CALLER, CallerCredentials
 from runtime.handshakes import told_handshakes
 from runtime.rpc import create_channel
-from runtime.submitter import ChannelLine, Patience, Submitter
+from runtime.submitter import Patience, Submitter
 from runtime.traces.rpc import TraceChannel
 
 if TYPE_CHECKING:
@@ -72,18 +73,20 @@ class AdmissionClient:
         self._admission = admission_service_pb2_grpc.AdmissionServiceStub(channel)
         self.access = AccessClient(channel)
         self.operator = OperatorClient(channel)
-        self._submitter = Submitter(ChannelLine(channel), patience=self._patience, now_s=self._now_s, on_repeat=_log_repeat)
+        line = GatheringLine(channel, now_s=self._now_s)
+        self._opened.push_async_callback(line.close)
+        self._submitter = Submitter(line, patience=self._patience, now_s=self._now_s, on_repeat=_log_repeat)
 
     async def close(self) -> None:
         """Ends every call and the connection."""
         await self._opened.aclose()
 
-    async def submit_task(self, request: GenerationRequest, owner: str, key: str = "") -> Task:
-        """Asks for a video; returns when it is accepted, by an admission that was restarted meanwhile if need be.
+    async def submit_task(self, request: GenerationRequest, owner: str, key: str = "") -> str:
+        """Asks for a video; returns the task's id when it is accepted, by an admission that was restarted meanwhile if need be.
 
         Cancelling the coroutine gives the held place back. `key` is the client's own key of the request.
         """
-        return await self._submitter.submit(request, owner, key)
+        return (await self._submitter.submit(request, owner, key)).task_id
 
     async def get_task(self, task_id: str, *, only_owner: str = "") -> Task:
         """The task with its events. Here and below: with `only_owner`, another owner's task is one that is not there."""

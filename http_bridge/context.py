@@ -67,4 +67,4 @@ class Bridge:
 
 def bridge_of(request: Request) -> Bridge:
     """The bridge that serves this request."""
-    return cast("Bridge", request.app.state.bridge)
+    return cast("Bridge", request.scope["app"].state.bridge)

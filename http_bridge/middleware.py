@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from http_bridge.errors import HttpError, unexpected
+from runtime.logs import BusyLog
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -37,6 +38,13 @@ CORS_REPLY_HEADERS = ("Accept-Ranges", "Content-Disposition", "Content-Length", 
 class Cors(CORSMiddleware):
     """CORS with the error envelope for a refused preflight. Outside everything, so that error replies have its headers too."""
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request. One without Origin gets nothing but `Vary`, which `ReplyHeaders` gives every reply."""
+        if scope["type"] == "http" and not any(name == b"origin" for name, _ in scope["headers"]):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
     def preflight_response(self, request_headers: Headers) -> Response:
         """The answer to a preflight."""
         response = super().preflight_response(request_headers)
@@ -52,8 +60,8 @@ class Edge:
     def __init__(self, app: ASGIApp) -> None:
         """Wraps the application."""
         self._app = app
-        # Bound once: a fresh logger finds out at each line who calls it.
-        self._log = structlog.get_logger(__name__).bind()
+        self._log = structlog.get_logger(__name__)
+        self._requests = BusyLog(__name__, "http_request")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -82,5 +90,8 @@ class Edge:
 
     def _log_request(self, scope: Scope, status: int, duration_s: float) -> None:
         # The path alone: a query may hold what people typed. Probes are no news.
-        log = self._log.debug if scope["path"].endswith("/health") else self._log.info
-        log("http_request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(duration_s * 1000, 1))
+        told = {"method": scope["method"], "path": scope["path"], "status": status, "duration_ms": round(duration_s * 1000, 1)}
+        if scope["path"].endswith("/health"):
+            self._log.debug("http_request", **told)
+        else:
+            self._requests.write(told)

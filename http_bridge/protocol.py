@@ -10,6 +10,7 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from http_bridge.errors import HttpError
+from http_bridge.head_writes import HeadWithBody
 from http_bridge.reply_headers import SAFE_HEADERS
 from runtime.errors import ErrorCode
 
@@ -167,6 +168,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._in_work = cycle
+        cycle.transport = HeadWithBody(self.transport, self.loop).as_transport()
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:

@@ -31,6 +31,7 @@ CHANNELZ_METHODS = ("GetTopChannels", "GetServers", "GetServer", "GetServerSocke
 ALLOWED: Mapping[str, Mapping[str, frozenset[Role]]] = {
     "warmlane.admission.v1.AdmissionService": {
         "SubmitTask": _USERS,
+        "SubmitTasks": _USERS,
         "GetTask": _USERS,
         "WatchTask": _USERS,
         "ListTasks": _USERS,

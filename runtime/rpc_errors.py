@@ -64,9 +64,23 @@ class RpcContext(Protocol):
 
 async def abort(context: RpcContext, error: ServiceError) -> NoReturn:
     """Ends the call with the error's gRPC status, carrying ErrorInfo (domain `warmlane`), BadRequest and RetryInfo where they apply."""
-    encode = _encoded if error.violations else _remembered
-    code, message, details = encode(error.code, error.message, tuple(error.metadata.items()), error.retry_after_s, error.violations)
+    code, message, details = _status_of(error)
     await context.abort(code, message, ((_DETAILS_KEY, details),))
+
+
+def to_status(error: ServiceError) -> tuple[grpc.StatusCode, bytes]:
+    """What `abort` would end a call with: its status, and the google.rpc.Status with all details, serialized."""
+    code, _, details = _status_of(error)
+    return code, details
+
+
+def of_status(details: bytes) -> ServiceError:
+    """What was meant, from such a serialized google.rpc.Status."""
+    try:
+        told = _from_details(status_pb2.Status.FromString(details))
+    except DecodeError:
+        told = None
+    return told or ServiceError(code=ErrorCode.INTERNAL, message="The service refused, and did not say why.")
 
 
 def service_error(error: grpc.RpcError) -> ServiceError:
@@ -89,6 +103,11 @@ def service_error(error: grpc.RpcError) -> ServiceError:
             retry_after_s=1.0,
         )
     return ServiceError(code=ErrorCode.INTERNAL, message=f"The service failed ({name}).", metadata={"grpc_status": name})
+
+
+def _status_of(error: ServiceError) -> tuple[grpc.StatusCode, str, bytes]:
+    encode = _encoded if error.violations else _remembered
+    return encode(error.code, error.message, tuple(error.metadata.items()), error.retry_after_s, error.violations)
 
 
 def _encoded(

@@ -169,23 +169,25 @@ class Told:
         return stream
 
     def _told(self, error: Exception, method: str) -> ServiceError:
-        told = self._as_told(error, method)
+        told = as_told(error, self._translate, method)
         annotate(names.CODE, told.code)
         return told
 
-    def _as_told(self, error: Exception, method: str) -> ServiceError:
-        if isinstance(error, ServiceError):
-            return error
-        known = self._translate(error) if self._translate is not None else None
-        if known is not None:
-            return known
-        error_id = uuid.uuid4().hex[:12]
-        _log.error("rpc_failed", method=method, error_id=error_id, exc_info=error)
-        return ServiceError(
-            code=ErrorCode.INTERNAL,
-            message=f"Something went wrong inside the service; its log tells more under {error_id}.",
-            metadata={"error_id": error_id},
-        )
+
+def as_told(error: Exception, translate: Translate | None, method: str) -> ServiceError:
+    """What a caller of the method is told of an error; one that nobody knows is logged, under an id that the caller gets."""
+    if isinstance(error, ServiceError):
+        return error
+    known = translate(error) if translate is not None else None
+    if known is not None:
+        return known
+    error_id = uuid.uuid4().hex[:12]
+    _log.error("rpc_failed", method=method, error_id=error_id, exc_info=error)
+    return ServiceError(
+        code=ErrorCode.INTERNAL,
+        message=f"Something went wrong inside the service; its log tells more under {error_id}.",
+        metadata={"error_id": error_id},
+    )
 
 
 _HANDLER_KINDS: Mapping[str, Callable[..., object]] = {

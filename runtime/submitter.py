@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -58,6 +58,8 @@ class ChannelLine:
 
     async def connect(self, within_s: float) -> bool:
         """See Line."""
+        if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return True
         try:
             async with asyncio.timeout(within_s):
                 while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
@@ -155,7 +157,7 @@ class Submitter:
 
 
 def _own_key() -> str:
-    return f"{OWN_KEY_PREFIX}{uuid.uuid4().hex}"
+    return f"{OWN_KEY_PREFIX}{secrets.token_hex(16)}"
 
 
 def _is_broken(error: ServiceError) -> bool:

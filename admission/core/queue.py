@@ -102,6 +102,11 @@ class QueueState:
         due_s = self.state.deadlines.next_at()
         return (due_s is None or now.monotonic_s < due_s) and routing.is_closed(self.state, model, shape, now.monotonic_s)
 
+    def would_hold(self, model: Model, shape: ShapeKey, now: Now) -> bool:
+        """Whether a request of this shape that comes now would be held. Also while something is due that may change the answer."""
+        due_s = self.state.deadlines.next_at()
+        return (due_s is not None and now.monotonic_s >= due_s) or routing.would_hold(self.state, model, shape, now.monotonic_s)
+
     def next_due_s(self) -> float | None:
         """Monotonic time by which TimePassed must be handled; None: nothing waits for time."""
         return self.state.deadlines.next_at()

@@ -72,6 +72,15 @@ def is_closed(state: State, model: Model, key: ShapeKey | None, now_s: float) ->
     return state.degraded_depth >= state.limits.degraded_depth and route(state, model, now_s, key) is not None
 
 
+def would_hold(state: State, model: Model, key: ShapeKey | None, now_s: float) -> bool:
+    """A request of this shape may have to wait for a place: it is not refused, nor for a queue into which no held one goes before it."""
+    if refusal(state, model, key) is not None:
+        return False
+    if route(state, model, now_s, key) is None:
+        return bool(state.held_by_model[model])
+    return state.degraded_depth < state.limits.degraded_depth
+
+
 def turn_away(turn: Turn, event: RequestTurnedAway) -> None:
     """Refuses a request to which everything is closed, as `admit` would."""
     if (found := refusal(turn.state, event.model, event.shape)) is not None:

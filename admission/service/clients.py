@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -11,38 +10,32 @@ from warmlane.admission.v1 import admission_service_pb2 as pb
 from warmlane.admission.v1.admission_service_pb2_grpc import AdmissionServiceServicer
 
 from admission.core.tasks import Model
-from admission.engine_types import Submission
 from admission.service import convert
 from admission.service.errors import check_sequence, invalid, unknown_task
 from admission.service.recycling import STREAM_LIFE_S, StreamEnd
+from admission.service.submitting import Submitting, submission_of
 from runtime.errors import ErrorCode, ServiceError
 from runtime.image_process import ImageCheckUnavailableError
 from runtime.images import MAX_IMAGE_BYTES, InvalidImageError, check_image
 from runtime.rules.catalogue import MODELS
-from runtime.rules.check import check_request
 from runtime.rules.request import Violation
 from runtime.traces import names
-from runtime.traces.context import stored
-from runtime.traces.current import annotate, current
-from runtime.wire import message_to_raw
+from runtime.traces.current import annotate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from admission.core.tasks import TaskId
-    from admission.engine_types import Accepted, TaskView
+    from admission.engine_types import Accepted, Submission, TaskView
     from admission.service.doors import Doors
     from admission.service.files import Files
     from admission.service.port import Controller
     from runtime.images import CheckedImage
+    from runtime.rpc_observer import RpcObserver
     from runtime.rules.request import GenerationRequest
+    from runtime.traces.rpc import RpcTraces
 
 MAX_UPLOAD_CHUNK_BYTES = 1024 * 1024
-MAX_REQUEST_ID_CHARACTERS = 128
-MAX_WAITED_S = 30.0
-"""The longest that any admission holds a request."""
-
-_REQUEST_ID = re.compile(rf"[\x20-\x7e]{{0,{MAX_REQUEST_ID_CHARACTERS}}}")
 # A sender that pauses for longer keeps its bytes in our memory for nothing.
 _UPLOAD_PAUSE_S = 30.0
 _RETRY_AFTER_S = 5.0
@@ -61,26 +54,35 @@ class AdmissionService(AdmissionServiceServicer):
         doors: Doors,
         stream_life_s: float = STREAM_LIFE_S,
         check_image: Callable[[bytes], CheckedImage] = check_image,
+        observer: RpcObserver | None = None,
+        traces: RpcTraces | None = None,
     ) -> None:
-        """Serves this controller's tasks and these files; watches end after the life of a stream. `check_image` runs in a thread."""
+        """Serves this controller's tasks and these files; watches end after the life of a stream. `check_image` runs in a thread. Each of
+        several submissions in one call is told to `observer` and `traces` as a call of its own."""
         self._controller = controller
         self._files = files
         self._doors = doors
         self._stream_life_s = stream_life_s
         self._check_image = check_image
         self._decoding = asyncio.Semaphore(IMAGES_AT_ONCE)
+        self._together = Submitting(controller, observer=observer, traces=traces)
 
     async def SubmitTask(self, request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:
         """Routing step 1 here, all others in the engine. A caller that hangs up cancels this, which frees its place."""
         self._doors.check()
         try:
-            accepted = await self._accepted(_submission(request))
+            accepted = await self._accepted(submission_of(request))
         except Exception:
             annotate(names.DECISION, "refused")
             raise
         annotate(names.TASK, accepted.task.task_id)
         annotate(names.DECISION, _decision(accepted))
         return pb.SubmitTaskResponse(task=convert.task(convert.fresh(accepted.task)), is_duplicate=accepted.is_duplicate)
+
+    async def SubmitTasks(self, request: pb.SubmitTasksRequest, context: object) -> pb.SubmitTasksResponse:
+        """Each as SubmitTask would, as far as it can be done at once. A caller that hangs up leaves all of them."""
+        self._doors.check()
+        return await self._doors.hold(self._together.submit(request))
 
     async def _accepted(self, submission: Submission) -> Accepted:
         annotate(names.MODEL, submission.request.model)
@@ -113,7 +115,7 @@ class AdmissionService(AdmissionServiceServicer):
         self._doors.check()
         task_id = _known(request.task_id)
         await self._check_owner(task_id, request.only_owner)
-        return pb.CancelTaskResponse(task=convert.task(await self._controller.cancel(task_id)))
+        return pb.CancelTaskResponse(task=convert.task(await self._controller.cancel(task_id, only_waiting=request.only_waiting)))
 
     async def DeleteTask(self, request: pb.DeleteTaskRequest, context: object) -> pb.DeleteTaskResponse:
         """Forgets the task and its files."""
@@ -190,32 +192,6 @@ class AdmissionService(AdmissionServiceServicer):
         if missing:
             message = "names no stored image; upload it first and use the key that the upload gives"
             raise invalid(*(Violation(field=field, message=message) for field, key in named if key in missing))
-
-
-def _submission(message: pb.SubmitTaskRequest) -> Submission:
-    """What is asked, checked whole; raises `validation_error` or InvalidRequestError."""
-    wrong = []
-    if not convert.may_be_owner(message.owner):
-        wrong.append(Violation(field="owner", message=convert.OWNER_FORM))
-    if _REQUEST_ID.fullmatch(message.request_id) is None:
-        wrong.append(
-            Violation(field="request_id", message=f"must have at most {MAX_REQUEST_ID_CHARACTERS} characters, printable ASCII only")
-        )
-    waited_s = convert.seconds(message.waited) if message.HasField("waited") else 0.0
-    if not 0.0 <= waited_s <= MAX_WAITED_S:
-        wrong.append(Violation(field="waited", message=f"must be 0 to {MAX_WAITED_S:g} s"))
-    if message.abandon and not message.request_id:
-        wrong.append(Violation(field="abandon", message="needs a request_id"))
-    if wrong:
-        raise invalid(*wrong)
-    return Submission(
-        request=check_request(message_to_raw(message.request)),
-        owner=message.owner,
-        request_id=message.request_id,
-        waited_s=waited_s,
-        abandon=message.abandon,
-        trace=stored(current()),
-    )
 
 
 def _decision(accepted: Accepted) -> str:

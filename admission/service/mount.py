@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from admission.service.port import AccessController, Controller
     from runtime.clock import Clock
     from runtime.images import CheckedImage
+    from runtime.rpc_observer import RpcObserver
+    from runtime.traces.rpc import RpcTraces
 
 ADMISSION = admission_service_pb2.DESCRIPTOR.services_by_name["AdmissionService"].full_name
 ACCESS = access_service_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name
@@ -39,7 +41,7 @@ NAMES = (ADMISSION, ACCESS, OPERATOR, DISPATCH)
 """Full names, as health and reflection tell them."""
 
 
-def services(
+def services(  # noqa: PLR0913  # everything that the services stand on
     *,
     controller: Controller,
     access: AccessController,
@@ -48,11 +50,21 @@ def services(
     doors: Doors,
     stream_life_s: float = STREAM_LIFE_S,
     check_image: Callable[[bytes], CheckedImage] = check_image,
+    observer: RpcObserver | None = None,
+    traces: RpcTraces | None = None,
 ) -> dict[str, Callable[[grpc.aio.Server], None]]:
     """What adds each service to a server, by its full name. Watching streams end after `stream_life_s`; images are looked at by
-    `check_image`, in a thread."""
+    `check_image`, in a thread; `observer` and `traces` are told of what comes in one call with others."""
     files = Files(objects)
-    clients = AdmissionService(controller=controller, files=files, doors=doors, stream_life_s=stream_life_s, check_image=check_image)
+    clients = AdmissionService(
+        controller=controller,
+        files=files,
+        doors=doors,
+        stream_life_s=stream_life_s,
+        check_image=check_image,
+        observer=observer,
+        traces=traces,
+    )
     sessions = AccessService(access=access, doors=doors)
     operators = OperatorService(controller=controller, clock=clock, doors=doors, stream_life_s=stream_life_s)
     lanes = DispatchService(controller=controller, doors=doors)

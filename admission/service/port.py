@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from admission.access_types import AdminAnswer, AdminCall, CheckedSession, Rate
@@ -25,6 +25,14 @@ class Controller(Protocol):
 
         Cancelling the caller's asyncio task gives its place back. Raises OverloadedError, RefusedError, or RequestReusedError when the
         key was used for another request.
+        """
+        ...
+
+    async def submit_together(self, submissions: Sequence[Submission]) -> list[Accepted | Exception | None]:
+        """Accepts or refuses, at once and in this order, those that need not be held and whose request_id must be new; returns when that is
+        durable. Of each its acceptance, what `submit` would raise, or None: nothing was done, submit it by itself.
+
+        Cancelling the caller's asyncio task leaves all of them.
         """
         ...
 
@@ -66,8 +74,8 @@ class Controller(Protocol):
         """One page of tasks."""
         ...
 
-    async def cancel(self, task_id: TaskId) -> TaskView:
-        """Cancels unless it is terminal already; the task afterwards. Raises UnknownTaskError."""
+    async def cancel(self, task_id: TaskId, *, only_waiting: bool = False) -> TaskView:
+        """Cancels unless it ended or, with `only_waiting`, a lane has had it; the task afterwards. Raises UnknownTaskError."""
         ...
 
     async def delete(self, task_id: TaskId) -> None:

@@ -13,12 +13,12 @@ from starlette.requests import Request
 from http_bridge.auth import Caller, GeneratingCallerDependency, KeyCallerDependency, sharer
 from http_bridge.bodies import Pace, read_body
 from http_bridge.context import Bridge, bridge_of
-from http_bridge.errors import HttpError
 from http_bridge.idempotency import IdempotencyKeyDependency, named_as_header
 from http_bridge.intake import ImageAsked, take_in
+from http_bridge.lookout import Lookout
 from http_bridge.request_schema import request_body
 from http_bridge.schemas import AcceptedReply
-from runtime.errors import ErrorCode, ServiceError
+from runtime.errors import ServiceError
 from runtime.traces import names
 from runtime.traces.current import annotate
 from runtime.wire import request_to_message
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 router = APIRouter(tags=["generate"])
 
-# An acceptance is on disk within some milliseconds; a client that leaves meanwhile is noticed when it is late.
-_AT_ONCE_S = 0.05
 _Accepted = TypeVar("_Accepted")
 
 
@@ -58,11 +56,11 @@ async def _submit(request: Request, caller: Caller, key: str) -> AcceptedReply:
             assert bridge.images is not None  # noqa: S101 - for the type checker: without them no image is taken in
             return await _accepted(request, bridge, bridge.images.generate(wanted, caller.owner, key))
     try:
-        task = await _accepted(request, bridge, bridge.client.submit_task(wanted, caller.owner, key))
+        task_id = await _accepted(request, bridge, bridge.client.submit_task(wanted, caller.owner, key))
     except ServiceError as error:
         raise named_as_header(error) from error
-    annotate(names.TASK, task.task_id)
-    return AcceptedReply(task_id=task.task_id, status="pending")
+    annotate(names.TASK, task_id)
+    return AcceptedReply(task_id=task_id, status="pending")
 
 
 async def _wanted(request: Request, bridge: Bridge, held: AsyncExitStack, name: str) -> GenerationRequest | bytearray:
@@ -85,34 +83,11 @@ async def _wanted(request: Request, bridge: Bridge, held: AsyncExitStack, name: 
 
 async def _accepted(request: Request, bridge: Bridge, submission: Coroutine[Any, Any, _Accepted]) -> _Accepted:
     """Waits for the answer; gives the place back when the client leaves or the bridge stops."""
-    call = asyncio.create_task(submission, name="submit-task")
+    lookout = Lookout(request, bridge.stopping)
     try:
-        # Most are answered at once. Only for one that is held is it worth the cost to look out for who leaves.
-        await asyncio.wait((call,), timeout=_AT_ONCE_S)
-        return call.result() if call.done() else await _held(request, bridge, call)
+        return await submission
+    except asyncio.CancelledError:
+        lookout.raise_reason()
+        raise
     finally:
-        if not call.done():
-            call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
-
-
-async def _held(request: Request, bridge: Bridge, call: asyncio.Task[_Accepted]) -> _Accepted:
-    gone = asyncio.create_task(_until_gone(request), name="watch-client")
-    stopping = asyncio.create_task(bridge.stopping.wait(), name="watch-stop")
-    try:
-        await asyncio.wait((call, gone, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if call.done():
-            return call.result()
-        if stopping.done():
-            raise HttpError(ErrorCode.SERVICE_UNAVAILABLE, "The server is stopping.")
-        raise HttpError("client_gone", "The client left before its request was accepted.")
-    finally:
-        for task in (gone, stopping):
-            task.cancel()
-        await asyncio.gather(gone, stopping, return_exceptions=True)
-
-
-async def _until_gone(request: Request) -> None:
-    # The body is read; what comes next from the server is the news that the client left.
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        await lookout.close()

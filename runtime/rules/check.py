@@ -8,7 +8,7 @@ from typing import Any
 
 from runtime.rules.catalogue import FIELDS, KEYFRAME_FIELDS, MODELS, MODES, FieldRule, FixedParameter, Kind, ModelRules
 from runtime.rules.request import ArbitraryFrame, GenerationRequest, InvalidRequestError, Violation
-from runtime.rules.values import ValueRefusedError, check_value, spell
+from runtime.rules.values import Check, ValueRefusedError, check_of, check_value, spell
 
 # Fields that a request is checked by and does not carry.
 _CHECKED_ONLY = frozenset({"type"})
@@ -23,14 +23,18 @@ class _Plan:
         stand_in: field that is read when none of the names was sent.
         default: of an absent field; for `mode` the images decide.
         options: choices of a rule that lists none itself.
+        check: of a value, with rule and options.
     """
 
     rule: FieldRule
+    name: str
     names: tuple[str, ...]
+    has_one_name: bool
     stand_in: str | None
     fixed: FixedParameter | None
     default: str | int | float | None
     options: tuple[str, ...]
+    check: Check
 
     @property
     def is_plain(self) -> bool:
@@ -71,11 +75,14 @@ def _plans(model: ModelRules | None) -> list[_Plan]:
         plans.append(
             _Plan(
                 rule=rule,
+                name=rule.name,
                 names=(rule.name, *rule.aliases),
+                has_one_name=not rule.aliases,
                 stand_in=stand_in,
                 fixed=fixed,
                 default=rule.default if fixed is None else fixed.value,
                 options=model.modes if model is not None else tuple(MODES),
+                check=check_of(rule.kind),
             )
         )
     return plans
@@ -121,10 +128,13 @@ class _Check:
         sheet = _SHEET_OF_UNKNOWN if self._model is None else _SHEETS[self._model.id]
         # Most fields of most requests are not sent.
         self._values = dict(sheet.defaults)
-        sent = {plan.rule.name: plan for name in self._raw if (plan := sheet.plain.get(name)) is not None}
-        for plan in (*sheet.special, *sent.values()):
-            if plan.rule.name not in self._stood_in:
-                self._values[plan.rule.name] = self._field(plan)
+        sent = {plan.name: plan for name in self._raw if (plan := sheet.plain.get(name)) is not None}
+        for plan in sheet.special:
+            if plan.name not in self._stood_in:
+                self._values[plan.name] = self._field(plan)
+        for name, plan in sent.items():
+            if name not in self._stood_in:
+                self._values[name] = self._field(plan)
         for rule in _KEYFRAME_RULES:
             self._values[rule.name] = self._keyframes(rule)
         if self._model is not None:
@@ -140,8 +150,8 @@ class _Check:
 
     def _field(self, plan: _Plan) -> object:
         """The field's value under the first of its names that was sent, all of which are checked; its default when none was."""
-        if len(plan.names) == 1 and (sent := self._raw.get(plan.rule.name)) is not None:
-            return self._value(plan, plan.rule.name, sent)
+        if plan.has_one_name and (sent := self._raw.get(plan.name)) is not None:
+            return self._value(plan, plan.name, sent)
         values = [self._value(plan, name, sent) for name in plan.names if (sent := self._raw.get(name)) is not None]
         if values:
             return values[0]
@@ -156,7 +166,7 @@ class _Check:
 
     def _value(self, plan: _Plan, name: str, sent: object) -> object:
         try:
-            value = check_value(plan.rule, sent, plan.options)
+            value = plan.check(plan.rule, sent, plan.options)
         except ValueRefusedError as error:
             self._refuse(name, f"{error}{self._fixed_hint(plan)}")
             return None

@@ -21,6 +21,10 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _IMAGE_KEY = re.compile(IMAGE_KEY_PATTERN)
 
 
+Check = Callable[[FieldRule, object, Sequence[str]], "str | int | float | ImageReference"]
+"""Checks a value against a rule; see `check_value`."""
+
+
 class ValueRefusedError(Exception):
     """The value breaks its rule; the message completes `<field> …`."""
 
@@ -32,6 +36,11 @@ def check_value(rule: FieldRule, value: object, options: Sequence[str] = ()) -> 
         ValueRefusedError: it breaks the rule.
     """
     return _CHECKS[rule.kind](rule, value, options)
+
+
+def check_of(kind: Kind) -> Check:
+    """What checks values of this kind, for callers that check many: takes rule, value and options as `check_value`."""
+    return _CHECKS[kind]
 
 
 def spell(number: int | float) -> str:
@@ -70,6 +79,10 @@ def _choice(rule: FieldRule, value: object, options: Sequence[str]) -> str:
 
 
 def _integer(rule: FieldRule, value: object, _options: Sequence[str]) -> int:
+    if type(value) is int:
+        # As nearly always.
+        _check_range(rule, value)
+        return value
     # bool is a subclass of int; JSON true is no number.
     is_integral = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not isinstance(value, int | float) or not is_integral:
@@ -80,6 +93,9 @@ def _integer(rule: FieldRule, value: object, _options: Sequence[str]) -> int:
 
 
 def _number(rule: FieldRule, value: object, _options: Sequence[str]) -> float:
+    if type(value) is float and math.isfinite(value):
+        _check_range(rule, value)
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         msg = "must be a number"
         raise ValueRefusedError(msg)
@@ -114,8 +130,7 @@ def _keyframes(_rule: FieldRule, _value: object, _options: Sequence[str]) -> str
     raise TypeError(msg)
 
 
-_Value = str | int | float | ImageReference
-_CHECKS: Mapping[Kind, Callable[[FieldRule, object, Sequence[str]], _Value]] = {
+_CHECKS: Mapping[Kind, Check] = {
     Kind.TEXT: _text,
     Kind.CHOICE: _choice,
     Kind.INTEGER: _integer,

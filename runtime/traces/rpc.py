@@ -63,7 +63,7 @@ class RpcTraces:
                 status = context.code() or grpc.StatusCode.CANCELLED
                 raise
             finally:
-                self._write(*opened, method, began_ns, status)
+                self.end(*opened, method, began_ns, status)
 
         return call
 
@@ -82,22 +82,27 @@ class RpcTraces:
                 raise
             finally:
                 if opened is not None:
-                    self._write(*opened, method, began_ns, status)
+                    self.end(*opened, method, began_ns, status)
                 await answers.aclose()  # type: ignore[attr-defined]
 
         return stream
 
     def _open(self, context: ServedContext, method: str) -> tuple[OpenSpan, str] | None:
         """The span of a call, and its parent's id; from now on it is the current one. None: the call gets none."""
-        parent = _context_of(context.invocation_metadata() or ())
+        begun = self.begin(_context_of(context.invocation_metadata() or ()), method)
+        if begun is not None:
+            # grpc.aio serves each call in a task of its own, and a span ends with its call.
+            enter(begun[0])
+        return begun
+
+    def begin(self, parent: TraceContext | None, method: str) -> tuple[OpenSpan, str] | None:
+        """The span of something that came as a call of the method or inside another one, and its parent's id; None: it gets none."""
         if parent is None and method not in self._roots:
             return None
-        opened = OpenSpan(context=self._tracer.begin(parent))
-        # grpc.aio serves each call in a task of its own, and a span ends with its call.
-        enter(opened)
-        return opened, "" if parent is None else parent.span_id
+        return OpenSpan(context=self._tracer.begin(parent)), "" if parent is None else parent.span_id
 
-    def _write(self, opened: OpenSpan, parent_id: str, method: str, began_ns: int, status: grpc.StatusCode) -> None:
+    def end(self, opened: OpenSpan, parent_id: str, method: str, began_ns: int, status: grpc.StatusCode) -> None:
+        """Writes the span of a call that ended now with this status."""
         if not opened.context.is_sampled:
             return
         attributes, is_ok = opened.attributes, status is grpc.StatusCode.OK

@@ -18,6 +18,7 @@ from warmlane.generation.v1.generation_pb2 import Failure, GenerationRequest
 from runtime.credentials import OPEN_SERVER, ServerCredentials
 from runtime.errors import ErrorCode, ServiceError
 from runtime.rpc import GrpcServer
+from runtime.rpc_errors import to_status
 from runtime.rules.catalogue import MODELS
 from runtime.rules.request import Violation
 from tests.harness.access_double import Access, AccessDouble, Operator, stamp
@@ -42,10 +43,11 @@ class AdmissionDouble(AccessDouble):
     Attributes:
         tasks: by id.
         hold: when set, SubmitTask waits for it, as it does for a place in the degraded pool.
-        submitted: requests and owners of SubmitTask, in order.
+        submitted: requests and owners of SubmitTask and SubmitTasks, in order.
         holding: set while a SubmitTask waits.
         given_back: set when a SubmitTask that waited was cancelled by its caller.
-        loses_reply: the next SubmitTask accepts and never says so.
+        loses_reply: the next SubmitTask or SubmitTasks accepts and never says so.
+        gathered: how many of the submitted came by SubmitTasks.
         changed: set it after a task was changed; who watches it is told.
         listed: the ListTasks requests, in order.
         accepted: request and task by owner and request id.
@@ -58,6 +60,7 @@ class AdmissionDouble(AccessDouble):
     tasks: dict[str, Task] = field(default_factory=dict)
     hold: asyncio.Event | None = None
     loses_reply: bool = False
+    gathered: int = 0
     submitted: list[admission_pb2.SubmitTaskRequest] = field(default_factory=list)
     holding: asyncio.Event = field(default_factory=asyncio.Event)
     given_back: asyncio.Event = field(default_factory=asyncio.Event)
@@ -105,6 +108,25 @@ class _Admission(admission_service_pb2_grpc.AdmissionServiceServicer):
             self._double.holding.set()
             await asyncio.Event().wait()
         return answer
+
+    async def SubmitTasks(self, request: admission_pb2.SubmitTasksRequest, _context: object) -> admission_pb2.SubmitTasksResponse:  # noqa: N802
+        answers = [self._answer(item.submission) for item in request.items]
+        if self._double.loses_reply:
+            self._double.loses_reply = False
+            self._double.holding.set()
+            await asyncio.Event().wait()
+        return admission_pb2.SubmitTasksResponse(answers=answers)
+
+    def _answer(self, request: admission_pb2.SubmitTaskRequest) -> admission_pb2.SubmitTasksAnswer:
+        try:
+            self._double.check_refusal()
+        except ServiceError as error:
+            return admission_pb2.SubmitTasksAnswer(refusal=to_status(error)[1])
+        if self._double.hold is not None or (request.owner, request.request_id) in self._double.accepted:
+            return admission_pb2.SubmitTasksAnswer(ask_singly=True)
+        self._double.submitted.append(request)
+        self._double.gathered += 1
+        return admission_pb2.SubmitTasksAnswer(task_id=self._accept(request).task.task_id)
 
     def _accept(self, request: admission_pb2.SubmitTaskRequest) -> admission_pb2.SubmitTaskResponse:
         key = (request.owner, request.request_id)

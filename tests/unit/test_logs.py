@@ -12,7 +12,7 @@ import structlog
 
 from runtime.lane.child_protocol import Render
 from runtime.lane.state import Attempt
-from runtime.logs import LogSettings, configure_logging
+from runtime.logs import BusyLog, LogSettings, configure_logging
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +103,38 @@ def test_event_is_dropped_when_it_is_below_the_level(capsys: pytest.CaptureFixtu
 def _failing(prompt: str) -> None:
     msg = f"{len(prompt)} characters"
     raise ValueError(msg)
+
+
+def _busy_and_plain(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    fields: dict[str, str | int | float] = {"path": "/caf\u00e9", "status": 202, "duration_ms": 1.5}
+    BusyLog("http_bridge.middleware", "http_request").write(fields)
+    structlog.get_logger("http_bridge.middleware").info("http_request", **fields)
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_busy_line_is_that_of_a_logger(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings(log_format="json"), process="http-bridge")
+
+    busy, plain = _busy_and_plain(capsys)
+
+    assert list(busy) == list(plain)
+    assert {name: value for name, value in busy.items() if name != "timestamp"} == {
+        name: value for name, value in plain.items() if name != "timestamp"
+    }
+
+
+def test_busy_line_is_dropped_when_it_is_below_the_level(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings(log_format="json", log_level="warning"))
+    assert _busy_and_plain(capsys) == []
+
+
+def test_busy_line_is_for_people_when_lines_are(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings(log_format="pretty"))
+    BusyLog("http_bridge.middleware", "http_request").write({"status": 202})
+    assert "http_request" in capsys.readouterr().err
+
+
+def test_line_is_written_when_a_value_is_no_json(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings(log_format="json"))
+    structlog.get_logger().info("odd", value=object)
+    assert _line(capsys)["event"] == "odd"

@@ -12,6 +12,7 @@ from fastapi.security import APIKeyCookie, APIKeyHeader
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from http_bridge.errors import HttpError, install_handlers
 from http_bridge.lean import LeanRoutes
@@ -67,15 +68,18 @@ async def plain(request: Request) -> Response:
     return PlainTextResponse(f"caf\u00e9 {request.scope['route'].path}")
 
 
-def app(*, lean: bool) -> FastAPI:
+def app(*, lean: bool) -> ASGIApp:
     """The routes of this module under two prefixes, with the short way to them or without."""
     made = FastAPI(redirect_slashes=False)
-    if lean:
-        made.router.routes.insert(0, LeanRoutes((router,), ("/items/{item_id}", "/plain"), ("", "/api")))
+    short = LeanRoutes((router,), ("/items/{item_id}", "/plain"), ("", "/api"), made)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await (short if lean and short.takes(scope) else made)(scope, receive, send)
+
     for prefix in ("", "/api"):
         made.include_router(router, prefix=prefix)
     install_handlers(made)
-    return made
+    return serve
 
 
 @pytest.fixture
@@ -127,7 +131,7 @@ async def test_requests_really_take_the_short_way(monkeypatch: pytest.MonkeyPatc
 def _routes(endpoint: Any) -> LeanRoutes:
     own = APIRouter()
     own.add_api_route("/own/{name}", endpoint)
-    return LeanRoutes((own,), ("/own/{name}",), ("",))
+    return LeanRoutes((own,), ("/own/{name}",), ("",), FastAPI())
 
 
 async def _with_query(page: Annotated[int, Query()] = 1) -> None: ...
@@ -150,4 +154,4 @@ def test_endpoint_is_refused_at_the_start_when_only_fastapi_can_fill_it_in(endpo
 
 def test_path_without_a_route_is_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match="/gone"):
-        LeanRoutes((router,), ("/gone",), ("",))
+        LeanRoutes((router,), ("/gone",), ("",), FastAPI())

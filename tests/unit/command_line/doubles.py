@@ -117,6 +117,10 @@ class AdmissionDouble(admission_service_pb2_grpc.AdmissionServiceServicer):
             raise ServiceError(code=ErrorCode.SERVICE_UNAVAILABLE, message="Admission is stopping.", metadata={"admission": "stopping"})
         return pb.SubmitTaskResponse(task=made_task())
 
+    async def SubmitTasks(self, request: pb.SubmitTasksRequest, context: object) -> pb.SubmitTasksResponse:  # noqa: N802
+        """Commands ask for one video at a time."""
+        raise AssertionError
+
     async def GetTask(self, request: pb.GetTaskRequest, context: object) -> pb.GetTaskResponse:  # noqa: N802
         """Tells the first state of the script."""
         self._refuse()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -140,6 +140,8 @@ class ControllerDouble:
     def __init__(self) -> None:
         self.submitted: list[Submission] = []
         self.answer: Task | Exception | None = a_task()
+        self.answers: dict[str, Task | Exception | None] = {}
+        self.batches: list[int] = []
         self.is_duplicate = False
         self.begun = asyncio.Event()
         self.left = asyncio.Event()
@@ -153,6 +155,7 @@ class ControllerDouble:
         self.queries: list[TaskQuery] = []
         self.deleted: list[TaskId] = []
         self.cancelled: list[TaskId] = []
+        self.only_waiting: list[bool] = []
         self.landings: list[LandingDouble] = []
         self.sessions: list[LaneSessionDouble] = []
 
@@ -169,6 +172,22 @@ class ControllerDouble:
                 self.left.set()
         assert self.answer is not None
         return Accepted(task=self.answer, is_duplicate=self.is_duplicate)
+
+    async def submit_together(self, submissions: Sequence[Submission]) -> list[Accepted | Exception | None]:
+        """As `submit`, each with its answer of `answers` by its prompt, if the test set one."""
+        self.batches.append(len(submissions))
+        self.submitted += submissions
+        self.begun.set()
+        if self.answer is None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.left.set()
+        return [self._answered(one) for one in submissions]
+
+    def _answered(self, submission: Submission) -> Accepted | Exception | None:
+        answer = self.answers.get(submission.request.prompt, self.answer)
+        return Accepted(task=answer) if isinstance(answer, Task) else answer
 
     async def task(self, task_id: TaskId) -> TaskView | None:
         return self.tasks.get(task_id)
@@ -216,11 +235,12 @@ class ControllerDouble:
         self.queries.append(query)
         return TaskPage(tasks=tuple(view.task for view in self.tasks.values()), total=41)
 
-    async def cancel(self, task_id: TaskId) -> TaskView:
+    async def cancel(self, task_id: TaskId, *, only_waiting: bool = False) -> TaskView:
         view = await self.task(task_id)
         if view is None:
             raise UnknownTaskError
         self.cancelled.append(task_id)
+        self.only_waiting.append(only_waiting)
         return view
 
     async def delete(self, task_id: TaskId) -> None:

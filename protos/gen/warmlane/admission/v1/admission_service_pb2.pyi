@@ -155,6 +155,118 @@ class SubmitTaskResponse(_message.Message):
 Global___SubmitTaskResponse: _TypeAlias = SubmitTaskResponse  # noqa: Y015
 
 @_typing.final
+class SubmitTasksRequest(_message.Message):
+    """See SubmitTasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmitTasksItem]:
+        """At most 64."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___SubmitTasksItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitTasksRequest: _TypeAlias = SubmitTasksRequest  # noqa: Y015
+
+@_typing.final
+class SubmitTasksItem(_message.Message):
+    """One of several videos."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBMISSION_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACESTATE_FIELD_NUMBER: _builtins.int
+    traceparent: _builtins.str
+    """W3C trace context of this item, as the metadata of a SubmitTask would have it; empty: none."""
+    tracestate: _builtins.str
+    """See traceparent."""
+    @_builtins.property
+    def submission(self) -> Global___SubmitTaskRequest:
+        """What is asked. It must have a request_id that was made for it (abandon), and be sent for the first time (no waited)."""
+
+    def __init__(
+        self,
+        *,
+        submission: Global___SubmitTaskRequest | None = ...,
+        traceparent: _builtins.str = ...,
+        tracestate: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["submission", b"submission"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["submission", b"submission", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitTasksItem: _TypeAlias = SubmitTasksItem  # noqa: Y015
+
+@_typing.final
+class SubmitTasksResponse(_message.Message):
+    """See SubmitTasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmitTasksAnswer]:
+        """One for each item, in their order."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___SubmitTasksAnswer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitTasksResponse: _TypeAlias = SubmitTasksResponse  # noqa: Y015
+
+@_typing.final
+class SubmitTasksAnswer(_message.Message):
+    """What came of one item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    ASK_SINGLY_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Accepted: the task is on disk."""
+    refusal: _builtins.bytes
+    """Refused: the google.rpc.Status that SubmitTask would have ended with, serialized, as in grpc-status-details-bin."""
+    ask_singly: _builtins.bool
+    """Nothing was done: call SubmitTask with it."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        refusal: _builtins.bytes = ...,
+        ask_singly: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "ask_singly", b"ask_singly", "refusal", b"refusal", "task_id", b"task_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "ask_singly", b"ask_singly", "refusal", b"refusal", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["task_id", "refusal", "ask_singly"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___SubmitTasksAnswer: _TypeAlias = SubmitTasksAnswer  # noqa: Y015
+
+@_typing.final
 class GetTaskRequest(_message.Message):
     """See GetTask."""
 
@@ -348,19 +460,23 @@ class CancelTaskRequest(_message.Message):
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     ONLY_OWNER_FIELD_NUMBER: _builtins.int
+    ONLY_WAITING_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     only_owner: _builtins.str
     """Only as a task of this owner: another's is NOT_FOUND. Empty: whoever it belongs to."""
+    only_waiting: _builtins.bool
+    """Only while no lane has had it: whoever asked for it was gone before the answer. Otherwise it goes on, and is answered as it stands."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         only_owner: _builtins.str = ...,
+        only_waiting: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["only_owner", b"only_owner", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["only_owner", b"only_owner", "only_waiting", b"only_waiting", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

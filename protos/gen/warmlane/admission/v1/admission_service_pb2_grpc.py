@@ -41,6 +41,11 @@ class AdmissionServiceStub:
                 request_serializer=warmlane_dot_admission_dot_v1_dot_admission__service__pb2.SubmitTaskRequest.SerializeToString,
                 response_deserializer=warmlane_dot_admission_dot_v1_dot_admission__service__pb2.SubmitTaskResponse.FromString,
                 _registered_method=True)
+        self.SubmitTasks = channel.unary_unary(
+                '/warmlane.admission.v1.AdmissionService/SubmitTasks',
+                request_serializer=warmlane_dot_admission_dot_v1_dot_admission__service__pb2.SubmitTasksRequest.SerializeToString,
+                response_deserializer=warmlane_dot_admission_dot_v1_dot_admission__service__pb2.SubmitTasksResponse.FromString,
+                _registered_method=True)
         self.GetTask = channel.unary_unary(
                 '/warmlane.admission.v1.AdmissionService/GetTask',
                 request_serializer=warmlane_dot_admission_dot_v1_dot_admission__service__pb2.GetTaskRequest.SerializeToString,
@@ -94,6 +99,15 @@ class AdmissionServiceServicer:
         INVALID_ARGUMENT: a field is wrong (BadRequest lists all). RESOURCE_EXHAUSTED with reason QUEUE_OVERLOADED: 25 wait already, or the
         wait reached 30 s (ErrorInfo: cause, depth, max_depth, waited_s, max_wait_s; RetryInfo). UNAVAILABLE: nothing was stored, try again.
         A deadline under 35 s cuts the wait short. With a request_id the call is safe to repeat: see there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitTasks(self, request, context):
+        """Asks for several videos in one call, for callers that speak for many: each item is decided, counted and traced as its own SubmitTask, and
+        OK says nothing about any of them. Only what can be decided at once is done: an item that would wait for a place, whose request_id
+        may be known, or that names images is left undone and answered ask_singly. INVALID_ARGUMENT: more than 64 items; none was looked at.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,6 +182,11 @@ def add_AdmissionServiceServicer_to_server(servicer, server):
                     request_deserializer=warmlane_dot_admission_dot_v1_dot_admission__service__pb2.SubmitTaskRequest.FromString,
                     response_serializer=warmlane_dot_admission_dot_v1_dot_admission__service__pb2.SubmitTaskResponse.SerializeToString,
             ),
+            'SubmitTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitTasks,
+                    request_deserializer=warmlane_dot_admission_dot_v1_dot_admission__service__pb2.SubmitTasksRequest.FromString,
+                    response_serializer=warmlane_dot_admission_dot_v1_dot_admission__service__pb2.SubmitTasksResponse.SerializeToString,
+            ),
             'GetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTask,
                     request_deserializer=warmlane_dot_admission_dot_v1_dot_admission__service__pb2.GetTaskRequest.FromString,
@@ -238,6 +257,33 @@ class AdmissionService:
             '/warmlane.admission.v1.AdmissionService/SubmitTask',
             warmlane_dot_admission_dot_v1_dot_admission__service__pb2.SubmitTaskRequest.SerializeToString,
             warmlane_dot_admission_dot_v1_dot_admission__service__pb2.SubmitTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmlane.admission.v1.AdmissionService/SubmitTasks',
+            warmlane_dot_admission_dot_v1_dot_admission__service__pb2.SubmitTasksRequest.SerializeToString,
+            warmlane_dot_admission_dot_v1_dot_admission__service__pb2.SubmitTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

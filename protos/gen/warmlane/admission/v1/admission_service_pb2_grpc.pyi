@@ -42,6 +42,11 @@ class AdmissionServiceStub:
     wait reached 30 s (ErrorInfo: cause, depth, max_depth, waited_s, max_wait_s; RetryInfo). UNAVAILABLE: nothing was stored, try again.
     A deadline under 35 s cuts the wait short. With a request_id the call is safe to repeat: see there.
     """
+    SubmitTasks: _grpc.UnaryUnaryMultiCallable[_admission_service_pb2.SubmitTasksRequest, _admission_service_pb2.SubmitTasksResponse]
+    """Asks for several videos in one call, for callers that speak for many: each item is decided, counted and traced as its own SubmitTask, and
+    OK says nothing about any of them. Only what can be decided at once is done: an item that would wait for a place, whose request_id
+    may be known, or that names images is left undone and answered ask_singly. INVALID_ARGUMENT: more than 64 items; none was looked at.
+    """
     GetTask: _grpc.UnaryUnaryMultiCallable[_admission_service_pb2.GetTaskRequest, _admission_service_pb2.GetTaskResponse]
     """The task as it stands. NOT_FOUND when it is unknown or was deleted."""
     WatchTask: _grpc.UnaryStreamMultiCallable[_admission_service_pb2.WatchTaskRequest, _admission_service_pb2.WatchTaskResponse]
@@ -80,6 +85,11 @@ class AdmissionServiceAsyncStub(AdmissionServiceStub):
     INVALID_ARGUMENT: a field is wrong (BadRequest lists all). RESOURCE_EXHAUSTED with reason QUEUE_OVERLOADED: 25 wait already, or the
     wait reached 30 s (ErrorInfo: cause, depth, max_depth, waited_s, max_wait_s; RetryInfo). UNAVAILABLE: nothing was stored, try again.
     A deadline under 35 s cuts the wait short. With a request_id the call is safe to repeat: see there.
+    """
+    SubmitTasks: _aio.UnaryUnaryMultiCallable[_admission_service_pb2.SubmitTasksRequest, _admission_service_pb2.SubmitTasksResponse]  # type: ignore[assignment]
+    """Asks for several videos in one call, for callers that speak for many: each item is decided, counted and traced as its own SubmitTask, and
+    OK says nothing about any of them. Only what can be decided at once is done: an item that would wait for a place, whose request_id
+    may be known, or that names images is left undone and answered ask_singly. INVALID_ARGUMENT: more than 64 items; none was looked at.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_admission_service_pb2.GetTaskRequest, _admission_service_pb2.GetTaskResponse]  # type: ignore[assignment]
     """The task as it stands. NOT_FOUND when it is unknown or was deleted."""
@@ -122,6 +132,17 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT: a field is wrong (BadRequest lists all). RESOURCE_EXHAUSTED with reason QUEUE_OVERLOADED: 25 wait already, or the
         wait reached 30 s (ErrorInfo: cause, depth, max_depth, waited_s, max_wait_s; RetryInfo). UNAVAILABLE: nothing was stored, try again.
         A deadline under 35 s cuts the wait short. With a request_id the call is safe to repeat: see there.
+        """
+
+    @_abc_1.abstractmethod
+    def SubmitTasks(
+        self,
+        request: _admission_service_pb2.SubmitTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admission_service_pb2.SubmitTasksResponse, _abc.Awaitable[_admission_service_pb2.SubmitTasksResponse]]:
+        """Asks for several videos in one call, for callers that speak for many: each item is decided, counted and traced as its own SubmitTask, and
+        OK says nothing about any of them. Only what can be decided at once is done: an item that would wait for a place, whose request_id
+        may be known, or that names images is left undone and answered ask_singly. INVALID_ARGUMENT: more than 64 items; none was looked at.
         """
 
     @_abc_1.abstractmethod
