@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from admission.core.excess import Excess
 from admission.core.tasks import Model
+from runtime.values import quickly_made
 
 
 class Place(NamedTuple):
@@ -23,6 +24,7 @@ def everywhere(model: Model) -> Place:
     return Place("", model, "")
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
     """How long renders took.
@@ -38,6 +40,7 @@ class Rate:
     largest_seconds_per_token: float
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
     """All that was learned about one place.
