@@ -225,7 +225,11 @@ def overdue_s(lane: Lane, assignment: Assignment) -> float:
 
 def watch_render(turn: Turn, lane: Lane) -> None:
     """Sets the look at the next deadline of a render; a look that is set for later does nothing then."""
-    due_s = min((overdue_s(lane, one) for one in lane.assignments if not one.is_withdrawn), default=None)
+    due_s: float | None = None
+    for assignment in lane.assignments:
+        if not assignment.is_withdrawn:
+            until_s = overdue_s(lane, assignment)
+            due_s = until_s if due_s is None else min(due_s, until_s)
     if due_s is not None and (lane.render_look_s is None or due_s < lane.render_look_s):
         lane.render_look_s = due_s
         turn.state.deadlines.set(due_s, Due.RENDER, lane.spec.lane_id)
@@ -240,7 +244,8 @@ def watch(turn: Turn, lane: Lane) -> None:
 
 def _acknowledge(lane: Lane, lease: Lease) -> None:
     """A lane has two attempts at most, and begins no third before it saw a wish that acknowledges one: the last two are enough."""
-    lane.acknowledged = (*(one for one in lane.acknowledged if one != lease), lease)[-2:]
+    known = lane.acknowledged
+    lane.acknowledged = (*known[-1:], lease) if lease not in known else (*(one for one in known if one != lease), lease)
 
 
 def _leave_waiting(turn: Turn, task: Task, *, is_turn: bool) -> None:

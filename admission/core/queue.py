@@ -165,8 +165,10 @@ class QueueState:
         """Gives idle lanes their next task: of the model's queue, which its held requests enter; the pool's rescued, then held ones."""
         state = turn.state
         for model in state.queues:
-            routing.take_held(turn, model)
-            while (pair := matching.next_of_queue(state, model)) is not None:
+            if state.held_by_model[model]:
+                routing.take_held(turn, model)
+            # Nearly always there is none.
+            while state.idle[model] and (pair := matching.next_of_queue(state, model)) is not None:
                 leases.assign(turn, *pair)
                 routing.take_held(turn, model)
         if not (state.held or state.rescued):

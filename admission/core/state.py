@@ -323,8 +323,7 @@ class Turn:
                 self.state.withdrawn[task.task_id] = task
         else:
             self.state.put(task)
-        self.emit(PersistTask(task=task, accepts=accepts))
-        self.emit(Publish(task=task))
+        self.commands += (PersistTask(task=task, accepts=accepts), Publish(task=task))
 
     def watch_unserved(self, task: Task, at_s: float) -> None:
         """A queued task fails at this time unless it was started."""
@@ -333,4 +332,4 @@ class Turn:
 
     def record(self, event: Event) -> None:
         """Keeps an event."""
-        self.emit(Record(event=event))
+        self.commands.append(Record(event=event))
