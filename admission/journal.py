@@ -39,8 +39,10 @@ _FOLDED_AT = 256
 # answers that leave together cost the server and its callers half of those that leave one by one (benchmarks/admission_speed.py). So
 # after a batch of so many decisions the writer waits until none came for a millisecond, but not for long.
 _CROWD = 4
-_LULL_S = 0.001
-_GATHER_S = 0.006
+import os
+
+_ENOUGH = int(os.environ.get("X_ENOUGH", "16"))
+_GATHER_S = float(os.environ.get("X_GATHER", "0.003"))
 
 _PERSISTS = (PersistTask, PersistLane, ForgetLane, PersistPolicy, PersistLearned)
 _WRITES = (*_PERSISTS, Record)
@@ -69,6 +71,7 @@ class _Pending:
 
     entries: list[_Entry] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Journal:
@@ -155,12 +158,16 @@ class Journal:
         return count(last_sequence - len(batch.events) + 1)
 
     async def _gather(self) -> None:
-        """Waits for a lull in what comes in."""
-        loop = asyncio.get_running_loop()
-        until_s, known = loop.time() + _GATHER_S, -1
-        while known != len(self._pending.entries) and loop.time() < until_s:
-            known = len(self._pending.entries)
-            await asyncio.sleep(_LULL_S)
+        """Waits until enough has come in, not for long."""
+        pending = self._pending
+        if len(pending.entries) >= _ENOUGH:
+            return
+        pending.enough.clear()
+        timer = asyncio.get_running_loop().call_later(_GATHER_S, pending.enough.set)
+        try:
+            await pending.enough.wait()
+        finally:
+            timer.cancel()
 
     def _append(self, entry: _Entry) -> None:
         if not entry.writes and not self._pending.entries and not self._is_writing:
@@ -170,6 +177,8 @@ class Journal:
         if len(self._pending.entries) > _FOLDED_AT:
             self._pending.entries = [_folded(self._pending.entries)]
         self._pending.wake.set()
+        if len(self._pending.entries) >= _ENOUGH:
+            self._pending.enough.set()
 
     async def _append_and_wait(self, entry: _Entry) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
