@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from admission.store.batches import BatchWriter, Rows, rows_of
 from admission.store.database import Backend, CommitInDoubtError, ConflictError, Database, driver_cursor
 from admission.store.port import Batch, RequestTakenError, StaleEpochError, StoreUnavailableError
-from admission.store.writer_process import WriterLostError, WriterProcess
+from admission.store.writer_process import NotPlainError, WriterLostError, WriterProcess
 
 # How long a write asks a database that went away during a commit whether it was stored.
 IN_DOUBT_S = 15.0
@@ -28,7 +28,10 @@ _log = structlog.get_logger()
 
 
 class Commits:
-    """Writes batches, one after another; owns the writer's process. Whether it is there, is lost or never starts, the answers are the same."""
+    """Writes batches, one after another; owns the writer's process.
+
+    Whether that is there, is lost or never starts, the answers are the same.
+    """
 
     def __init__(self, database: Database, backend: Backend, batches: BatchWriter, process: Callable[[], WriterProcess] | None) -> None:
         """`process` makes one that is not started yet; None: everything is written in the database's thread."""
@@ -69,6 +72,8 @@ class Commits:
             return await self._written_here(epoch, rows)
         try:
             return await process.write(epoch, rows, in_doubt=self._in_doubt)
+        except NotPlainError:
+            return await self._written_here(epoch, rows)
         except WriterLostError as error:
             _log.warning("store_writer_lost", error=str(error))
             await self._end_process()

@@ -27,6 +27,10 @@ class WriterLostError(Exception):
     """The process ended, or does not answer: what it was given is stored or not."""
 
 
+class NotPlainError(Exception):
+    """The rows hold what cannot travel; nothing was sent."""
+
+
 class WriterProcess:
     """One process and the socket to it. One batch at a time; whoever is lost stays lost: make another one."""
 
@@ -64,11 +68,18 @@ class WriterProcess:
         """Stores the batch; the number of the newest event.
 
         Raises:
-            ValueError: the rows are not plain values; nothing was sent.
+            NotPlainError: nothing was sent.
+            ValueError: the process could not store it: a bug.
             StaleEpochError, ConflictError, StoreUnavailableError: nothing was stored.
             WriterLostError: that is not known, and there is no process any more.
         """
-        message = frame((epoch, in_doubt, tuple(rows)))
+        try:
+            message = frame((epoch, in_doubt, tuple(rows)))
+        except ValueError as error:
+            raise NotPlainError from error
+        if self._asking is not None:
+            # Whoever asked was cancelled; the answer comes all the same, and is nobody's.
+            await asyncio.wait((self._asking,))
         # In a task of its own: who waits may be cancelled, the answer must still be read, or the next one would be taken for it.
         asking = self._asking = asyncio.create_task(self._ask(message), name="store-writer-process")
         kind, what = await asyncio.shield(asking)
