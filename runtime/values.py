@@ -34,7 +34,7 @@ def quickly_made(cls: type[_T]) -> type[_T]:
         raise TypeError(msg)
     twin = type(cls.__name__, (), {"__slots__": tuple(part.name for part in parts)})
     made = _functions(cls, twin, parts)
-    cls.__init__ = made["__init__"]  # type: ignore[misc]
+    setattr(cls, "__init__", made["__init__"])  # noqa: B010 - to the type checker a method is no attribute
     _COPIES[cls] = made["copied"]
     return cast("type[_T]", cls)
 

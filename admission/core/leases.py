@@ -10,7 +10,8 @@ from admission.core.fit import ANYHOW, shape_key
 from admission.core.lanes import Lease, Outcome, Wish
 from admission.core.routing import leave_held
 from admission.core.state import Assignment, Lane, Turn
-from admission.core.tasks import Event, Failure, FailureCode, LaneMode, MemoryRecord, Stage, Task, TaskState, changed, moved
+from admission.core.tasks import Event, Failure, FailureCode, LaneMode, MemoryRecord, Stage, Task, TaskState, moved
+from runtime.values import changed
 
 LOST_MESSAGE = "The GPU worker was lost three times while rendering. Please try again."
 NOT_SERVED = Failure(code=FailureCode.NOT_SERVED, message="No GPU worker became free for this task within an hour. Please try again later.")

@@ -33,8 +33,9 @@ from admission.core.lanes import KnownLane, Lease, ModelPolicy
 from admission.core.learned import Learned
 from admission.core.limits import Limits
 from admission.core.state import Assignment, Backlog, Lane, State, Turn
-from admission.core.tasks import Failure, FailureCode, LaneId, Model, Stage, Task, TaskId, TaskState, changed, moved
+from admission.core.tasks import Failure, FailureCode, LaneId, Model, Stage, Task, TaskId, TaskState, moved
 from admission.core.time import Now
+from runtime.values import changed
 
 _CANCELLED = Failure(code=FailureCode.CANCELLED, message="The task was cancelled.")
 _OVERDUE = Failure(code=FailureCode.DEADLINE_EXCEEDED, message="The render took longer than it may. Try fewer frames or a smaller size.")

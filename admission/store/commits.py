@@ -17,8 +17,10 @@ from admission.store.writer_process import NotPlainError, WriterLostError, Write
 # How long a write asks a database that went away during a commit whether it was stored.
 IN_DOUBT_S = 15.0
 RETRY_S = 0.2
-# A batch of so many events shows that decisions come faster than commits: then the process is worth its memory.
+# A batch of so many events shows that decisions come faster than commits, so many batches in a second that there is always one under way:
+# then the process is worth its memory.
 CROWD = 8
+BUSY = 30
 # One that was lost, or did not start, is not started again sooner: meanwhile batches are written here.
 RESTART_S = 10.0
 
@@ -39,9 +41,14 @@ class Commits:
         self._backend = backend
         self._batches = batches
         self._make = process
+        # So that a batch's numbers are known before the next one is begun.
+        self._turn = asyncio.Lock()
         self._process: WriterProcess | None = None
         self._starting: asyncio.Task[None] | None = None
         self._not_before_s = 0.0
+        # Since when batches are counted, and how many there were.
+        self._counted_s = 0.0
+        self._batches_counted = 0
         self._in_doubt: int | None = None
         # The newest event, once this one has written: from then on nobody else numbers any.
         self._newest: int | None = None
@@ -57,18 +64,26 @@ class Commits:
     async def write(self, epoch: int, batch: Batch) -> int:
         """See `Store.write`."""
         rows = rows_of(batch, self._backend.moment)
-        try:
-            newest = await self._written(epoch, rows)
-        except ConflictError as error:
-            raise RequestTakenError(str(error)) from None
-        self._in_doubt, self._newest = None, newest
-        if self._make is not None and self._process is None and len(rows.events) >= CROWD:
+        async with self._turn:
+            try:
+                newest = await self._written(epoch, rows)
+            except ConflictError as error:
+                raise RequestTakenError(str(error)) from None
+            except asyncio.CancelledError:
+                # It may be stored yet, and its number is not known here.
+                self._newest = None
+                raise
+            self._in_doubt, self._newest = None, newest
+        if self._make is not None and self._process is None and self._is_much(rows):
             self._start_process(self._make)
         return newest
 
     async def _written(self, epoch: int, rows: Rows) -> int:
         process, newest = self._process, self._newest
         if process is None or newest is None:
+            if process is not None:
+                # What nobody waits for any more comes first all the same.
+                await process.settled()
             return await self._written_here(epoch, rows)
         try:
             return await process.write(epoch, rows, in_doubt=self._in_doubt)
@@ -121,6 +136,14 @@ class Commits:
                     self._in_doubt = drawn
                     raise doubt from None
                 await asyncio.sleep(RETRY_S)
+
+    def _is_much(self, rows: Rows) -> bool:
+        """Whether the loop and the thread get into each other's way."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._counted_s >= 1.0:
+            self._counted_s, self._batches_counted = now_s, 0
+        self._batches_counted += 1
+        return len(rows.events) >= CROWD or self._batches_counted >= BUSY
 
     def _start_process(self, make: Callable[[], WriterProcess]) -> None:
         """Begins to start one, unless that is under way or failed a moment ago; batches go on here meanwhile."""

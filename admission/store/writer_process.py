@@ -51,7 +51,13 @@ class WriterProcess:
         """
         ours, theirs = socket.socketpair()
         try:
-            self._process = await asyncio.to_thread(self._spawn, theirs)
+            spawning = asyncio.create_task(asyncio.to_thread(self._spawn, theirs), name="store-writer-spawn")
+            try:
+                self._process = await asyncio.shield(spawning)
+            except asyncio.CancelledError:
+                # It is under way with the socket; what comes of it must have an owner.
+                self._process = await spawning
+                raise
             self._reader, self._writer = await asyncio.open_connection(sock=ours)
             await asyncio.wait_for(self._read(), _START_S)
         except BaseException as error:
@@ -77,9 +83,7 @@ class WriterProcess:
             message = frame((epoch, in_doubt, tuple(rows)))
         except ValueError as error:
             raise NotPlainError from error
-        if self._asking is not None:
-            # Whoever asked was cancelled; the answer comes all the same, and is nobody's.
-            await asyncio.wait((self._asking,))
+        await self.settled()
         # In a task of its own: who waits may be cancelled, the answer must still be read, or the next one would be taken for it.
         asking = self._asking = asyncio.create_task(self._ask(message), name="store-writer-process")
         kind, what = await asyncio.shield(asking)
@@ -95,10 +99,14 @@ class WriterProcess:
             raise ValueError(msg)
         raise StoreUnavailableError(text)
 
-    async def end(self) -> None:
-        """Waits for what was handed over, then ends the process, by force if it does not go. May be called twice."""
+    async def settled(self) -> None:
+        """Returns when nothing is under way. Of a write that was cancelled, the answer comes all the same, and is nobody's."""
         if self._asking is not None:
             await asyncio.gather(self._asking, return_exceptions=True)
+
+    async def end(self) -> None:
+        """Waits for what was handed over, then ends the process, by force if it does not go. May be called twice."""
+        await self.settled()
         if self._writer is not None:
             self._writer.close()
         process, self._process = self._process, None

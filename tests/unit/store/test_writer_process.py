@@ -92,6 +92,18 @@ async def test_no_process_is_started_when_decisions_come_one_by_one(tmp_path: Pa
     await store.close()
 
 
+async def test_a_process_is_started_when_batches_come_without_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commits, "BUSY", 3)
+    store = SqlStore(f"sqlite:///{tmp_path / 'store.db'}", has_writer=True)
+    await store.open()
+    epoch = await store.claim_epoch()
+    # Should a second pass between two of them, the count begins again.
+    for number in range(20):
+        await store.write(epoch, second(number))
+    assert store._commits._starting is not None
+    await store.close()
+
+
 async def test_a_batch_is_stored_once_when_the_process_was_killed_before_it(held: tuple[SqlStore, int, Path]) -> None:
     store, epoch, _ = held
     os.kill(pid_of(store), signal.SIGKILL)
