@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 from admission.core.excess import Excess
@@ -19,6 +20,7 @@ class Place(NamedTuple):
     placement: str
 
 
+@cache
 def everywhere(model: Model) -> Place:
     """The model, wherever it runs."""
     return Place("", model, "")

@@ -89,8 +89,10 @@ class QueueState:
     def handle(self, event: CoreEvent, now: Now) -> list[Command]:
         """What is due first, then the event, then whatever can be given to an idle lane."""
         turn = Turn(state=self.state, now=now)
-        for entry in self.state.deadlines.pop_due(turn.now_s):
-            self._look(turn, entry)
+        due_s = self.state.deadlines.next_at()
+        if due_s is not None and due_s <= turn.now_s:
+            for entry in self.state.deadlines.pop_due(turn.now_s):
+                self._look(turn, entry)
         self._take(turn, event)
         self._dispatch(turn)
         if self.state.fallbacks:

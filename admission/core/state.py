@@ -299,16 +299,19 @@ class State:
 
 @dataclass(slots=True, kw_only=True)
 class Turn:
-    """One event being handled: the state, the time, and the commands so far."""
+    """One event being handled: the state, the time, and the commands so far.
+
+    Attributes:
+        now_s: the time that decides; asked for at every step.
+    """
 
     state: State
     now: Now
+    now_s: float = field(init=False)
     commands: list[Command] = field(default_factory=list)
 
-    @property
-    def now_s(self) -> float:
-        """The time that decides."""
-        return self.now.monotonic_s
+    def __post_init__(self) -> None:
+        self.now_s = self.now.monotonic_s
 
     def emit(self, command: Command) -> None:
         """Adds a command."""
