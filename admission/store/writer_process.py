@@ -31,17 +31,22 @@ class NotPlainError(Exception):
     """The rows hold what cannot travel; nothing was sent."""
 
 
-class WriterProcess:
-    """One process and the socket to it. One batch at a time; whoever is lost stays lost: make another one."""
+class WriterProcess(asyncio.Protocol):
+    """One process and the socket to it. One batch at a time; whoever is lost stays lost: make another one.
+
+    It hears the socket itself, as a stream and a task for each batch would cost more than the batch.
+    """
 
     def __init__(self, url: str, *, busy_timeout_s: float) -> None:
         """Nothing is started yet. `url` names a SQLite file."""
         self._url = url
         self._busy_timeout_s = busy_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter | None = None
-        self._asking: asyncio.Task[Answer] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._heard_bytes = b""
+        # What is waited for. Never cancelled: an answer that nobody wants any more must still be taken, or the next one would be it.
+        self._answer: asyncio.Future[object] | None = None
+        self._lost_by = ""
 
     async def start(self) -> None:
         """Returns when it waits for batches.
@@ -58,13 +63,15 @@ class WriterProcess:
                 # It is under way with the socket; what comes of it must have an owner.
                 self._process = await spawning
                 raise
-            self._reader, self._writer = await asyncio.open_connection(sock=ours)
-            await asyncio.wait_for(self._read(), _START_S)
+            first = self._expected(_START_S)
+            self._transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
+            await asyncio.shield(first)
         except BaseException as error:
-            ours.close()
+            if self._transport is None:
+                ours.close()
             await self.end()
-            if isinstance(error, OSError | EOFError | TimeoutError):
-                msg = f"the writer's process did not come up: {type(error).__name__}"
+            if isinstance(error, OSError):
+                msg = f"the writer's process could not be started: {type(error).__name__}"
                 raise WriterLostError(msg) from error
             raise
         finally:
@@ -84,9 +91,11 @@ class WriterProcess:
         except ValueError as error:
             raise NotPlainError from error
         await self.settled()
-        # In a task of its own: who waits may be cancelled, the answer must still be read, or the next one would be taken for it.
-        asking = self._asking = asyncio.create_task(self._ask(message), name="store-writer-process")
-        kind, what = await asyncio.shield(asking)
+        if self._transport is None or self._lost_by:
+            raise WriterLostError(self._lost_by)
+        answer = self._expected(self._busy_timeout_s + _PATIENCE_S)
+        self._transport.write(message)
+        kind, what = cast("Answer", await asyncio.shield(answer))
         if kind == STORED:
             return cast("int", what)
         text = cast("str", what)
@@ -100,36 +109,57 @@ class WriterProcess:
         raise StoreUnavailableError(text)
 
     async def settled(self) -> None:
-        """Returns when nothing is under way. Of a write that was cancelled, the answer comes all the same, and is nobody's."""
-        if self._asking is not None:
-            await asyncio.gather(self._asking, return_exceptions=True)
+        """Returns when nothing is under way, of a write that was cancelled either."""
+        if self._answer is not None and not self._answer.done():
+            await asyncio.wait((self._answer,))
 
     async def end(self) -> None:
         """Waits for what was handed over, then ends the process, by force if it does not go. May be called twice."""
-        await self.settled()
-        if self._writer is not None:
-            self._writer.close()
+        if self._transport is not None:
+            await self.settled()
+            self._transport.close()
         process, self._process = self._process, None
         if process is not None:
             await asyncio.to_thread(_ended, process)
 
-    async def _ask(self, message: bytes) -> Answer:
-        assert self._writer is not None  # noqa: S101 - for the type checker: `start` came first
-        try:
-            async with asyncio.timeout(self._busy_timeout_s + _PATIENCE_S):
-                self._writer.write(message)
-                await self._writer.drain()
-                return cast("Answer", await self._read())
-        except (OSError, EOFError, TimeoutError) as error:
-            if self._process is not None:
-                # One that is only stopped would go on with its transaction when it is continued.
-                self._process.kill()
-            msg = f"the writer's process was lost: {type(error).__name__}"
-            raise WriterLostError(msg) from error
+    def data_received(self, data: bytes) -> None:
+        """Puts what comes together."""
+        self._heard_bytes += data
+        length = LENGTH_BYTES + int.from_bytes(self._heard_bytes[:LENGTH_BYTES], "big")
+        if len(self._heard_bytes) >= max(length, LENGTH_BYTES + 1):
+            body, self._heard_bytes = self._heard_bytes[LENGTH_BYTES:length], self._heard_bytes[length:]
+            self._hear(marshal.loads(body))  # noqa: S302 - the process that we started wrote it
 
-    async def _read(self) -> object:
-        length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
-        return marshal.loads(await self._reader.readexactly(length))  # noqa: S302 - the process that we started wrote it
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The process is gone, or about to."""
+        self._lose("it ended")
+
+    def _expected(self, patience_s: float) -> asyncio.Future[object]:
+        """The next answer."""
+        loop = asyncio.get_running_loop()
+        answer = self._answer = loop.create_future()
+        timer = loop.call_later(patience_s, self._lose, f"it did not answer for {patience_s:g} s")
+
+        def settle(_: object) -> None:
+            timer.cancel()
+            # Asked for, so that it is not reported as never retrieved when nobody waits any more.
+            answer.exception()
+
+        answer.add_done_callback(settle)
+        return answer
+
+    def _hear(self, value: object) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(value)
+
+    def _lose(self, how: str) -> None:
+        """Whatever is waited for does not come any more."""
+        self._lost_by = self._lost_by or f"the writer's process was lost: {how}"
+        if self._process is not None:
+            # One that is only stopped would go on with its transaction when it is continued.
+            self._process.kill()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(WriterLostError(self._lost_by))
 
     def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "admission.store.writer_program", self._url, str(self._busy_timeout_s), str(theirs.fileno())]

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -117,14 +117,13 @@ async def test_a_batch_is_stored_once_when_the_process_was_killed_before_it(held
 async def test_a_batch_is_stored_once_when_the_process_is_killed_in_the_middle(
     held: tuple[SqlStore, int, Path], *, is_stored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # With a lock in its way nothing is stored when it dies; stopped after its commit, everything is, and nobody was told.
+    # With a lock in its way nothing is stored when it dies; when its answer is lost, everything is.
     store, epoch, path = held
     process = store._commits._process
     assert process is not None
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         if is_stored:
-            read = process._read
-            monkeypatch.setattr(process, "_read", lambda: heard_and_lost(read))
+            monkeypatch.setattr(process, "_hear", lambda _: process._lose("a test says so"))
             assert await store.write(epoch, second()) == commits.CROWD + 1
         else:
             other.execute("BEGIN IMMEDIATE")
@@ -136,12 +135,6 @@ async def test_a_batch_is_stored_once_when_the_process_is_killed_in_the_middle(
             assert await writing == commits.CROWD + 1
     assert [event.value for event in await events(store, "task-2")] == ["0"]
     assert await store.last_sequence() == commits.CROWD + 1
-
-
-async def heard_and_lost(read: Callable[[], Awaitable[object]]) -> object:
-    """The process has answered, and the answer does not arrive."""
-    await read()
-    raise EOFError
 
 
 async def test_a_batch_is_stored_once_when_the_process_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
