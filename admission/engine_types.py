@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runtime.values import quickly_made
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from runtime.rules.request import GenerationRequest
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A checked request and who asks.
@@ -33,6 +36,7 @@ class Submission:
     trace: str = ""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
     """The durable task; `is_duplicate`: it was made by an earlier request with the same key."""
@@ -41,6 +45,7 @@ class Accepted:
     is_duplicate: bool = False
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
     """A task and where it stands in its queue.
@@ -55,6 +60,7 @@ class TaskView:
     eta_s: float | None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskChange:
     """What a watcher of a task is told: how it stands, and every event recorded since it was told last, oldest first."""
@@ -64,6 +70,7 @@ class TaskChange:
     last_sequence: int
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneWish:
     """A wish for one lane, with everything its message needs.

@@ -37,10 +37,11 @@ _LAST_RETRY_S = 2.0
 _FOLDED_AT = 256
 # Under load, decisions come one by one while the writer is free again after each few: a batch costs its transaction whatever is in it, and
 # answers that leave together cost the server and its callers half of those that leave one by one (benchmarks/admission_speed.py). So
-# after a batch of so many decisions the writer waits until none came for a millisecond, but not for long.
+# after a batch of so many decisions the writer waits until a few more than last time have come, as callers that have their answers come
+# back together: for so long for each of them, and never for more than so many.
 _CROWD = 4
-_LULL_S = 0.001
-_GATHER_S = 0.006
+_EACH_S = 0.00025
+_ENOUGH = 48
 
 _PERSISTS = (PersistTask, PersistLane, ForgetLane, PersistPolicy, PersistLearned)
 _WRITES = (*_PERSISTS, Record)
@@ -65,11 +66,13 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Pending:
-    """What waits for the writer, in the order of the decisions."""
+    """What waits for the writer, in the order of the decisions; `enough` is set once as many as are `wanted` wait."""
 
     entries: list[_Entry] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     is_gathered: bool = False
+    wanted: int = 0
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Journal:
@@ -106,6 +109,7 @@ class Journal:
     def gathered(self) -> None:
         """Their caller has gathered what was appended in this turn of the loop: it is written without a wait for more."""
         self._pending.is_gathered = bool(self._pending.entries)
+        self._pending.enough.set()
 
     async def delete(self, task_id: TaskId) -> None:
         """Removes a task; returns when that is on disk. Its files are removed after that, whether someone still waits here or not."""
@@ -123,7 +127,7 @@ class Journal:
         while True:
             await self._pending.wake.wait()
             if written >= _CROWD and not self._pending.is_gathered:
-                await self._gather()
+                await self._gather(written)
             self._pending.wake.clear()
             entries, self._pending.entries = self._pending.entries, []
             self._pending.is_gathered = False
@@ -160,13 +164,17 @@ class Journal:
         self._observer.committed(decisions=len(entries), seconds=loop.time() - started_s)
         return count(last_sequence - len(batch.events) + 1)
 
-    async def _gather(self) -> None:
-        """Waits for a lull in what comes in."""
-        loop = asyncio.get_running_loop()
-        until_s, known = loop.time() + _GATHER_S, -1
-        while known != len(self._pending.entries) and loop.time() < until_s and not self._pending.is_gathered:
-            known = len(self._pending.entries)
-            await asyncio.sleep(_LULL_S)
+    async def _gather(self, last: int) -> None:
+        """Waits until so many and a few more have come, not for long."""
+        pending = self._pending
+        pending.wanted = min(_ENOUGH, last + last // 4 + 1)
+        if len(pending.entries) < pending.wanted:
+            pending.enough.clear()
+            timer = asyncio.get_running_loop().call_later(pending.wanted * _EACH_S, pending.enough.set)
+            try:
+                await pending.enough.wait()
+            finally:
+                timer.cancel()
 
     def _append(self, entry: _Entry) -> None:
         if not entry.writes and not self._pending.entries and not self._is_writing:
@@ -176,6 +184,8 @@ class Journal:
         if len(self._pending.entries) > _FOLDED_AT:
             self._pending.entries = [_folded(self._pending.entries)]
         self._pending.wake.set()
+        if len(self._pending.entries) >= self._pending.wanted:
+            self._pending.enough.set()
 
     async def _append_and_wait(self, entry: _Entry) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -69,7 +69,7 @@ async def _serve(
 ) -> None:
     doors, clock = Doors(), SystemClock()
     registry, is_counted = Registry("admission"), bool(settings.metrics_bind)
-    objects, store = open_object_store(settings.object_store_url), open_store(settings.database_url)
+    objects, store = open_object_store(settings.object_store_url), open_store(settings.database_url, has_writer=True)
     engine = Engine(
         store=store,
         clock=clock,

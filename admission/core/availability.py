@@ -50,9 +50,13 @@ def refresh(turn: Turn, lane: Lane) -> None:
     ready = status is Availability.READY
     key = None if lane.is_pool else lane.spec.models[0]
     serves = ready and (key is None or not state.policy(key).is_fallback_manual)
-    has_changed = (lane.spec.lane_id in state.ready[key]) is not serves
-    _put(state.ready[key], lane, present=serves)
-    _put(state.idle[key], lane, present=serves and is_idle(lane))
+    lane_id = lane.spec.lane_id
+    has_changed = (lane_id in state.ready[key]) is not serves
+    if has_changed:
+        _put(state.ready[key], lane_id, present=serves)
+    idle = serves and is_idle(lane)
+    if (lane_id in state.idle[key]) is not idle:
+        _put(state.idle[key], lane_id, present=idle)
     if ready is not lane.is_ready:
         lane.is_ready = ready
         event_type = "lane_ready" if ready else "lane_not_ready"
@@ -81,11 +85,11 @@ def forget_service(turn: Turn, lane: Lane) -> None:
         note_service(turn, lane.spec.models[0])
 
 
-def _put(lanes: dict[LaneId, None], lane: Lane, *, present: bool) -> None:
+def _put(lanes: dict[LaneId, None], lane_id: LaneId, *, present: bool) -> None:
     if present:
-        lanes.setdefault(lane.spec.lane_id)
+        lanes[lane_id] = None
     else:
-        lanes.pop(lane.spec.lane_id, None)
+        del lanes[lane_id]
 
 
 def note_service(turn: Turn, model: Model) -> None:

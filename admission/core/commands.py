@@ -12,8 +12,10 @@ from enum import StrEnum
 from admission.core.lanes import KnownLane, ModelPolicy, Wish
 from admission.core.learned import Learned
 from admission.core.tasks import Event, LaneId, Model, Task, TaskId
+from runtime.values import quickly_made
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersistTask:
     """Write the task as it stands (insert or replace). `accepts`: this write is its acceptance; if it cannot be stored, tell the core."""
@@ -71,6 +73,7 @@ class OverloadCause(StrEnum):
     WAIT = "wait"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyOverloaded:
     """Tell the caller `queue_overloaded`. Written nowhere: overload answers come from memory.
@@ -120,6 +123,7 @@ class Refusal:
     max_size: tuple[int, int] | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyRefused:
     """Tell the caller that no lane could serve this. Written nowhere."""
@@ -136,6 +140,7 @@ class Publish:
     task: Task
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendWish:
     """Send the lane what is wanted of it, on the stream of this session. If that is gone it may be dropped: the next report repairs it."""

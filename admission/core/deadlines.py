@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Due(StrEnum):
@@ -23,9 +23,11 @@ class Due(StrEnum):
     REFUSALS = "refusals"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Entry:
-    """At this monotonic time, look at this; `order` keeps equal times in the order in which they were set."""
+class Entry(NamedTuple):
+    """At this monotonic time, look at this; `order` keeps equal times in the order in which they were set.
+
+    A tuple, because the heap compares entries at every change of it.
+    """
 
     at_s: float
     order: int

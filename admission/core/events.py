@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from admission.core.fit import ShapeKey
 from admission.core.lanes import Report
 from admission.core.tasks import LaneId, Model, Task, TaskId
+from runtime.values import quickly_made
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSubmitted:
     """A valid request came; `task` is in state HELD with nothing decided. Answered by exactly one Accept or Refuse command.
@@ -21,6 +23,7 @@ class TaskSubmitted:
     waited_s: float = 0.0
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestTurnedAway:
     """A valid request came to a core that `is_closed` to it; answered with ReplyRefused or ReplyOverloaded. There was never a task."""
@@ -31,6 +34,7 @@ class RequestTurnedAway:
     waited_s: float = 0.0
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerLeft:
     """Whoever waited for the acceptance of this task is gone: a held one frees its place, one accepted but not dispatched is cancelled.

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from admission.core.tasks import Failure, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, TaskId
 from runtime.fit.cost import WorkerMemory
+from runtime.values import quickly_made
 
 
 class Availability(StrEnum):
@@ -18,6 +19,7 @@ class Availability(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneSpec:
     """What a lane is; kept across restarts, so that its requests are held for it after one.
@@ -66,6 +68,7 @@ class ModelPolicy:
     quota_reason: str = ""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How an attempt ended on the lane: exactly one of result and failure is set.
@@ -81,6 +84,7 @@ class Outcome:
     render_s: float | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What the lane says of an attempt. `outcome` is set once it ended; it is repeated until acknowledged.
@@ -152,6 +156,7 @@ class LoadProgress:
     total_bytes: int = 0
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A lane's whole state at one instant.
@@ -190,6 +195,7 @@ class Report:
         return (self.finishing,) if self.work is None else (self.finishing, self.work)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """The right of one lane to work on one attempt; what to render is in the task. Task and attempt alone say which lease it is.
@@ -205,6 +211,7 @@ class Lease:
     predicted_peak_bytes: int = field(default=0, compare=False)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """The state that admission wants of a lane, sent whole; sequence rises with every wish of a session.

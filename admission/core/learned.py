@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 from admission.core.excess import Excess
 from admission.core.tasks import Model
+from runtime.values import quickly_made
 
 
 class Place(NamedTuple):
@@ -18,11 +20,13 @@ class Place(NamedTuple):
     placement: str
 
 
+@cache
 def everywhere(model: Model) -> Place:
     """The model, wherever it runs."""
     return Place("", model, "")
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
     """How long renders took.
@@ -38,6 +42,7 @@ class Rate:
     largest_seconds_per_token: float
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
     """All that was learned about one place.

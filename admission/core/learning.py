@@ -41,19 +41,21 @@ def learn(turn: Turn, lane: Lane, assignment: Assignment, task: Task, outcome: O
     if record.unmeasured_reason:
         _learn_time(turn, assignment, task, outcome, None)
         return
-    placement = measured.placement(record)
+    placement, ran_out = measured.placement(record), measured.out_of_memory(record)
     place = Place(lane.gpu, task.model, placement) if placement and lane.gpu else None
-    _learn_peaks(turn, lane, task, record)
-    _learn_time(turn, assignment, task, outcome, place)
-    _count_out_of_memory(turn, lane, task.model, outcome)
+    if placement or ran_out:
+        _learn_peaks(turn, lane, task, record)
+    # The time of one that had to begin anew is no measure.
+    if not ran_out:
+        _learn_time(turn, assignment, task, outcome, place)
+    if ran_out or lane.out_of_memory:
+        _count_out_of_memory(turn, lane, task.model, outcome)
     _watch_drift(turn, lane, task.model, measured.drift_bytes(record))
     _tell_residency(turn, lane, record)
 
 
 def _learn_time(turn: Turn, assignment: Assignment, task: Task, outcome: Outcome, place: Place | None) -> None:
-    """The time of a switch before a render is none of its own, and one that had to begin anew is no measure."""
-    if measured.out_of_memory(outcome.memory):
-        return
+    """The time of a switch before a render is none of its own."""
     render_s = _render_s(assignment, task, outcome)
     if render_s is None:
         return

@@ -10,7 +10,8 @@ from admission.core.fit import ANYHOW, shape_key
 from admission.core.lanes import Lease, Outcome, Wish
 from admission.core.routing import leave_held
 from admission.core.state import Assignment, Lane, Turn
-from admission.core.tasks import Event, Failure, FailureCode, LaneMode, MemoryRecord, Stage, Task, TaskState, changed, moved
+from admission.core.tasks import Event, Failure, FailureCode, LaneMode, MemoryRecord, Stage, Task, TaskState, moved
+from runtime.values import changed
 
 LOST_MESSAGE = "The GPU worker was lost three times while rendering. Please try again."
 NOT_SERVED = Failure(code=FailureCode.NOT_SERVED, message="No GPU worker became free for this task within an hour. Please try again later.")
@@ -225,7 +226,11 @@ def overdue_s(lane: Lane, assignment: Assignment) -> float:
 
 def watch_render(turn: Turn, lane: Lane) -> None:
     """Sets the look at the next deadline of a render; a look that is set for later does nothing then."""
-    due_s = min((overdue_s(lane, one) for one in lane.assignments if not one.is_withdrawn), default=None)
+    due_s: float | None = None
+    for assignment in lane.assignments:
+        if not assignment.is_withdrawn:
+            until_s = overdue_s(lane, assignment)
+            due_s = until_s if due_s is None else min(due_s, until_s)
     if due_s is not None and (lane.render_look_s is None or due_s < lane.render_look_s):
         lane.render_look_s = due_s
         turn.state.deadlines.set(due_s, Due.RENDER, lane.spec.lane_id)
@@ -240,7 +245,8 @@ def watch(turn: Turn, lane: Lane) -> None:
 
 def _acknowledge(lane: Lane, lease: Lease) -> None:
     """A lane has two attempts at most, and begins no third before it saw a wish that acknowledges one: the last two are enough."""
-    lane.acknowledged = (*(one for one in lane.acknowledged if one != lease), lease)[-2:]
+    known = lane.acknowledged
+    lane.acknowledged = (*known[-1:], lease) if lease not in known else (*(one for one in known if one != lease), lease)
 
 
 def _leave_waiting(turn: Turn, task: Task, *, is_turn: bool) -> None:

@@ -11,9 +11,9 @@ from admission.core.tasks import Model, Task, TaskId
 
 def next_of_queue(state: State, model: Model) -> tuple[Lane, Task] | None:
     """The first task in fair order that fits an idle lane of the model, and the lane that is idle for longest of those; None: no pair."""
-    idle = state.idle.get(model)
+    idle = state.idle[model]
     head = state.queues[model].peek() if idle else None
-    if not idle or head is None:
+    if head is None:
         return None
     lane, task = state.lanes[next(iter(idle))], state.tasks[head]
     return (lane, task) if lane.fit(model, shape_key(task)) is not None else _searched(state, model)

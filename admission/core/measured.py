@@ -34,6 +34,8 @@ class RanOut(NamedTuple):
 
 def out_of_memory(record: MemoryRecord) -> tuple[RanOut, ...]:
     """Every time the memory ran out, oldest first."""
+    if "out_of_memory" not in record.figures:
+        return ()
     return tuple(
         RanOut(placement, phase, _bytes(one, "peak_bytes") or 0, _bytes(one, "budget_bytes") or 0)
         for one in _messages(record, "out_of_memory")
@@ -54,7 +56,9 @@ def residency_change(record: MemoryRecord) -> Mapping[str, object] | None:
 
 def switch_s(record: MemoryRecord) -> float:
     """How long that switch took; 0 without one."""
-    change = residency_change(record) or {}
+    change = residency_change(record)
+    if change is None:
+        return 0.0
     return sum(seconds(change.get(name)) for name in ("release_duration", "load_duration"))
 
 

@@ -33,8 +33,9 @@ from admission.core.lanes import KnownLane, Lease, ModelPolicy
 from admission.core.learned import Learned
 from admission.core.limits import Limits
 from admission.core.state import Assignment, Backlog, Lane, State, Turn
-from admission.core.tasks import Failure, FailureCode, LaneId, Model, Stage, Task, TaskId, TaskState, changed, moved
+from admission.core.tasks import Failure, FailureCode, LaneId, Model, Stage, Task, TaskId, TaskState, moved
 from admission.core.time import Now
+from runtime.values import changed
 
 _CANCELLED = Failure(code=FailureCode.CANCELLED, message="The task was cancelled.")
 _OVERDUE = Failure(code=FailureCode.DEADLINE_EXCEEDED, message="The render took longer than it may. Try fewer frames or a smaller size.")
@@ -88,8 +89,10 @@ class QueueState:
     def handle(self, event: CoreEvent, now: Now) -> list[Command]:
         """What is due first, then the event, then whatever can be given to an idle lane."""
         turn = Turn(state=self.state, now=now)
-        for entry in self.state.deadlines.pop_due(turn.now_s):
-            self._look(turn, entry)
+        due_s = self.state.deadlines.next_at()
+        if due_s is not None and due_s <= turn.now_s:
+            for entry in self.state.deadlines.pop_due(turn.now_s):
+                self._look(turn, entry)
         self._take(turn, event)
         self._dispatch(turn)
         if self.state.fallbacks:
@@ -170,8 +173,10 @@ class QueueState:
         """Gives idle lanes their next task: of the model's queue, which its held requests enter; the pool's rescued, then held ones."""
         state = turn.state
         for model in state.queues:
-            routing.take_held(turn, model)
-            while (pair := matching.next_of_queue(state, model)) is not None:
+            if state.held_by_model[model]:
+                routing.take_held(turn, model)
+            # Nearly always there is none.
+            while state.idle[model] and (pair := matching.next_of_queue(state, model)) is not None:
                 leases.assign(turn, *pair)
                 routing.take_held(turn, model)
         if not (state.held or state.rescued):

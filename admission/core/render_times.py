@@ -40,7 +40,8 @@ class RenderTimes:
         """Learns from a finished render, of the place and of the model; the places of which it learned."""
         if render_s <= 0 or task.tokens <= 0:
             return ()
-        places = tuple(dict.fromkeys((everywhere(task.model), place or everywhere(task.model))))
+        anywhere = everywhere(task.model)
+        places = (anywhere,) if place is None or place == anywhere else (anywhere, place)
         for one in places:
             self._rates[one] = _observed(self._rates.get(one), render_s / task.tokens, task.tokens)
         self._note(task.model)
@@ -98,7 +99,7 @@ class RenderTimes:
 
     def _note(self, model: Model) -> None:
         self.version += 1
-        self._slowest[model] = max(_least(rate) for place, rate in self._rates.items() if place.model == model)
+        self._slowest[model] = max([_least(rate) for place, rate in self._rates.items() if place.model == model])
 
 
 def _has_guidance(task: Task) -> bool:

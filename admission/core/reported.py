@@ -5,7 +5,7 @@ from __future__ import annotations
 from admission.core import leases
 from admission.core.lanes import Report, Work
 from admission.core.state import Assignment, Lane, Turn
-from admission.core.tasks import changed
+from runtime.values import changed
 
 
 def sort(lane: Lane, report: Report) -> None:

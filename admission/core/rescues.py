@@ -7,7 +7,8 @@ from admission.core.fit import shape_key
 from admission.core.matching import fits_ready_lane, fits_some, pool_of
 from admission.core.routing import route
 from admission.core.state import Turn
-from admission.core.tasks import FallbackReason, Model, Task, changed
+from admission.core.tasks import FallbackReason, Model, Task
+from runtime.values import changed
 
 
 def offer_first(turn: Turn, task: Task) -> None:

@@ -13,7 +13,8 @@ from admission.core.fit import ShapeKey, shape_key
 from admission.core.matching import fits_ready_lane
 from admission.core.refusals import refusal
 from admission.core.state import Fallback, State, Turn
-from admission.core.tasks import Event, FallbackReason, LaneMode, Model, Task, TaskId, TaskState, changed, moved
+from admission.core.tasks import Event, FallbackReason, LaneMode, Model, Task, TaskId, TaskState, moved
+from runtime.values import changed
 
 # One key for the one look at all refusals.
 _REFUSALS = "refusals"

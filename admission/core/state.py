@@ -299,16 +299,19 @@ class State:
 
 @dataclass(slots=True, kw_only=True)
 class Turn:
-    """One event being handled: the state, the time, and the commands so far."""
+    """One event being handled: the state, the time, and the commands so far.
+
+    Attributes:
+        now_s: the time that decides; asked for at every step.
+    """
 
     state: State
     now: Now
+    now_s: float = field(init=False)
     commands: list[Command] = field(default_factory=list)
 
-    @property
-    def now_s(self) -> float:
-        """The time that decides."""
-        return self.now.monotonic_s
+    def __post_init__(self) -> None:
+        self.now_s = self.now.monotonic_s
 
     def emit(self, command: Command) -> None:
         """Adds a command."""
@@ -323,8 +326,7 @@ class Turn:
                 self.state.withdrawn[task.task_id] = task
         else:
             self.state.put(task)
-        self.emit(PersistTask(task=task, accepts=accepts))
-        self.emit(Publish(task=task))
+        self.commands += (PersistTask(task=task, accepts=accepts), Publish(task=task))
 
     def watch_unserved(self, task: Task, at_s: float) -> None:
         """A queued task fails at this time unless it was started."""
@@ -333,4 +335,4 @@ class Turn:
 
     def record(self, event: Event) -> None:
         """Keeps an event."""
-        self.emit(Record(event=event))
+        self.commands.append(Record(event=event))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from operator import attrgetter
 from typing import NewType
+
+from runtime.values import changed, quickly_made
 
 TaskId = NewType("TaskId", str)
 LaneId = NewType("LaneId", str)
@@ -87,6 +88,7 @@ class Failure:
     message: str
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """The files of a finished task; keys of the object store, sizes in bytes and pixels."""
@@ -102,6 +104,7 @@ class Result:
     fps: int
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One task as it stands; the core replaces it, never changes it.
@@ -150,23 +153,6 @@ class Task:
     trace: str = ""
 
 
-_FIELDS = tuple(one.name for one in fields(Task))
-_VALUES = attrgetter(*_FIELDS)
-# The slots behind the frozen fields.
-_SETTERS: Mapping[str, Callable[[Task, object], None]] = {name: getattr(Task, name).__set__ for name in _FIELDS}
-_SET_ALL = tuple(_SETTERS.values())
-
-
-def changed(task: Task, **changes: object) -> Task:
-    """As `dataclasses.replace`, in under half its time: the core makes a new task several times in a decision. KeyError: no such field."""
-    new = object.__new__(Task)
-    for setter, value in zip(_SET_ALL, _VALUES(task), strict=True):
-        setter(new, value)
-    for name, value in changes.items():
-        _SETTERS[name](new, value)
-    return new
-
-
 class IllegalTransitionError(Exception):
     """The core tried a transition that the table does not have: a bug, told with the task."""
 
@@ -179,6 +165,7 @@ def moved(task: Task, state: TaskState, at: datetime, **changes: object) -> Task
     return changed(task, state=state, updated_at=at, **changes)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRecord:
     """Memory of one attempt after cleanup, as the lane measured it: names and bytes as in `warmlane.generation.v1.MemoryRecord`.
@@ -190,6 +177,7 @@ class MemoryRecord:
     figures: Mapping[str, object] = field(default_factory=dict)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something that happened, kept: `fallback_activated`, `attempt_started`, `attempt_ended`, `lane_lost`, `memory_record`, ….

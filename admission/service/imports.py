@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from warmlane.admission.v1 import operator_service_pb2 as pb
 
-from admission.core.tasks import Result, Task, TaskState, changed
+from admission.core.tasks import Result, Task, TaskState
 from admission.service.convert_imports import imported_task
 from admission.service.errors import invalid
 from runtime.images import InvalidImageError, check_image
 from runtime.rules.request import Violation
+from runtime.values import changed
 from runtime.videos import HEAD_BYTES, video_type
 
 if TYPE_CHECKING:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Table
 from sqlalchemy.engine.interfaces import DBAPICursor
 
-from admission.core.tasks import TERMINAL, Event, Task
 from admission.store import rows
 from admission.store.database import Backend
 from admission.store.port import Batch, StaleEpochError
@@ -22,10 +21,55 @@ from admission.store.schema import EVENTS, LANES, LEARNED, POLICIES, TASK_COUNTS
 Place = tuple[str, str]
 """A model and a state."""
 
+_MODEL, _STATE = rows.TASK_COLUMNS.index("model"), rows.TASK_COLUMNS.index("state")
+
 # Rows of one statement: powers of two, so that any number of rows takes few statements of few shapes. A row has at most 28 values;
 # SQLite takes 32,766 in a statement, PostgreSQL 65,535.
 _LARGEST = 128
 _SIZES = tuple(2**power for power in range(_LARGEST.bit_length()))
+
+
+class Rows(NamedTuple):
+    """A batch as rows: nothing but plain values, so that it may be written by another process.
+
+    Attributes:
+        tasks: one for each task; those of deleted ones are left out.
+        inputs: object key and task id, of every one of these tasks.
+        events: in their order, still without a number, and not yet known whether they name a stored task.
+        deleted: ids of tasks.
+        forgotten_lanes: ids.
+    """
+
+    tasks: list[rows.Row]
+    inputs: list[rows.Row]
+    events: list[rows.Row]
+    lanes: list[rows.Row]
+    policies: list[rows.Row]
+    learned: list[rows.Row]
+    deleted: list[str]
+    forgotten_lanes: list[str]
+
+
+def rows_of(batch: Batch, moment: rows.Moment) -> Rows:
+    """The batch's rows, times as the engine keeps them.
+
+    Raises:
+        ValueError, TypeError: it holds what cannot be stored.
+    """
+    gone = set(batch.deleted)
+    # Merged batches may hold a task several times: the last one counts.
+    tasks = [rows.task_row(task, moment) for task in {task.task_id: task for task in batch.tasks if task.task_id not in gone}.values()]
+    events = [event for event in batch.events if event.task_id not in gone] if gone else batch.events
+    return Rows(
+        tasks=tasks,
+        inputs=[(key, row[0]) for row in tasks for key in rows.input_keys_of(row)],
+        events=[rows.event_row(event, moment) for event in events],
+        lanes=[rows.lane_row(lane) for lane in {lane.spec.lane_id: lane for lane in batch.lanes}.values()],
+        policies=[rows.policy_row(policy, moment) for policy in {policy.model: policy for policy in batch.policies}.values()],
+        learned=[rows.learned_row(one) for one in {one.place: one for one in batch.learned}.values()],
+        deleted=list(gone),
+        forgotten_lanes=list(batch.forgotten_lanes),
+    )
 
 
 class Insert:
@@ -107,33 +151,33 @@ class BatchWriter:
             raise StaleEpochError(rows.stale(epoch, newest))
         return int(last_sequence)
 
-    def write(self, cursor: DBAPICursor, epoch: int, batch: Batch, *, in_doubt: int | None = None) -> int:
+    def write(self, cursor: DBAPICursor, epoch: int, batch: Rows, *, in_doubt: int | None = None) -> int:
         """Stores the batch; the number of the newest event after it.
 
         `in_doubt`: the last number of a batch of which the caller was told that it was not stored, though that was not certain.
 
         Raises:
-            StaleEpochError, ValueError, TypeError: see `Store.write`; the transaction must be rolled back.
+            StaleEpochError: see `Store.write`; the transaction must be rolled back.
         """
-        gone = set(batch.deleted)
-        # Merged batches may hold a task several times: the last one counts.
-        tasks = {task.task_id: task for task in batch.tasks if task.task_id not in gone}
-        events = [event for event in batch.events if event.task_id not in gone] if gone else batch.events
-        last_sequence = self.guard(cursor, epoch, events=len(events))
-        if in_doubt == last_sequence - len(events):
+        last_sequence = self.guard(cursor, epoch, events=len(batch.events))
+        before = last_sequence - len(batch.events)
+        if in_doubt == before:
             msg = "a batch whose commit was in doubt had been stored: what is in memory is not what is stored, start again"
             raise StaleEpochError(msg)
-        concerned = {*tasks, *gone, *[event.task_id for event in events if event.task_id is not None]}
+        written = {row[0] for row in batch.tasks}
+        concerned = {*written, *batch.deleted, *[row[1] for row in batch.events if row[1] is not None]}
         known: dict[str, Place] = {task_id: (model, state) for task_id, model, state in self._known.find(cursor, list(concerned))}
         # First of all, because a new task may have the request id of a deleted one.
-        self.delete_tasks(cursor, gone, last_sequence)
-        self._write_tasks(cursor, tasks.values(), known)
-        self.count(cursor, moves(tasks.values(), gone, known))
-        self._write_events(cursor, events, last_sequence - len(events), {*known, *tasks} - gone)
-        if batch.lanes or batch.policies or batch.forgotten_lanes:
-            self._write_lanes(cursor, batch)
-        learned = {one.place: one for one in batch.learned}
-        self._learned.run(cursor, [rows.learned_row(one) for one in learned.values()])
+        self.delete_tasks(cursor, batch.deleted, last_sequence)
+        self._tasks.run(cursor, batch.tasks)
+        # Only once: parameters never change, and a task is written at every step of its progress.
+        self._inputs.run(cursor, [row for row in batch.inputs if row[1] not in known])
+        self.count(cursor, moves(batch.tasks, batch.deleted, known))
+        stored = {*known, *written}.difference(batch.deleted)
+        numbered = enumerate(batch.events, start=before + 1)
+        self._events.run(cursor, [rows.numbered(row, sequence, is_loose=row[1] not in stored) for sequence, row in numbered])
+        self._write_lanes(cursor, batch)
+        self._learned.run(cursor, batch.learned)
         return last_sequence
 
     def delete_tasks(self, cursor: DBAPICursor, task_ids: Collection[str], last_sequence: int) -> None:
@@ -152,38 +196,20 @@ class BatchWriter:
         # Always in one order, and of one text per pair: a statement may not touch a row twice.
         self._counts.run(cursor, [(*place, change) for place, change in sorted(changes.items()) if change])
 
-    def _write_tasks(self, cursor: DBAPICursor, tasks: Collection[Task], known: Mapping[str, Place]) -> None:
-        moment = self._backend.moment
-        written = [rows.task_row(task, moment) for task in tasks]
-        self._tasks.run(cursor, written)
-        # Only once: parameters never change, and a task is written at every step of its progress.
-        inputs = [(key, row[0]) for row in written if row[0] not in known for key in rows.input_keys_of(row)]
-        self._inputs.run(cursor, inputs)
-
-    def _write_events(self, cursor: DBAPICursor, events: Sequence[Event], before: int, stored: Collection[str]) -> None:
-        moment = self._backend.moment
-        numbered = enumerate(events, start=before + 1)
-        self._events.run(
-            cursor,
-            [rows.event_row(event, moment, sequence=sequence, is_loose=event.task_id not in stored) for sequence, event in numbered],
-        )
-
-    def _write_lanes(self, cursor: DBAPICursor, batch: Batch) -> None:
-        lanes = {lane.spec.lane_id: lane for lane in batch.lanes}
-        policies = {policy.model: policy for policy in batch.policies}
-        self._lanes.run(cursor, [rows.lane_row(lane) for lane in lanes.values()])
-        self._policies.run(cursor, [rows.policy_row(policy, self._backend.moment) for policy in policies.values()])
+    def _write_lanes(self, cursor: DBAPICursor, batch: Rows) -> None:
+        self._lanes.run(cursor, batch.lanes)
+        self._policies.run(cursor, batch.policies)
         for lane_id in batch.forgotten_lanes:
             cursor.execute(self._delete_lane, (lane_id,))
 
 
-def moves(tasks: Iterable[Task], gone: Iterable[str], known: Mapping[str, Place]) -> Counter[Place]:
+def moves(tasks: Iterable[rows.Row], gone: Iterable[str], known: Mapping[str, Place]) -> Counter[Place]:
     """How a batch changes the numbers of ended tasks per model and state."""
     changes: Counter[Place] = Counter()
-    for task in tasks:
-        before = known.get(task.task_id)
-        if task.state in TERMINAL:
-            changes[task.model if before is None else before[0], task.state.value] += 1
+    for row in tasks:
+        before = known.get(row[0])
+        if row[_STATE] in rows.ENDED:
+            changes[row[_MODEL] if before is None else before[0], row[_STATE]] += 1
         if before is not None and before[1] in rows.ENDED:
             changes[before] -= 1
     changes.subtract(known[task_id] for task_id in gone if task_id in known and known[task_id][1] in rows.ENDED)

@@ -186,7 +186,7 @@ class _Side:
         self._engine.dispose()
 
     def _serve(self) -> None:
-        line = _Line(self._backend, self._engine)
+        line = Line(self._backend, self._engine)
         try:
             while (job := self._jobs.get()) is not None:
                 if job.future.cancelled():
@@ -204,7 +204,7 @@ class _Side:
             line.hang_up()
 
 
-class _Line:
+class Line:
     """A thread's connection: made when needed, dropped after a failure, since what failed may be the connection itself."""
 
     def __init__(self, backend: Backend, engine: Engine) -> None:

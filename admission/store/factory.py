@@ -7,10 +7,10 @@ from admission.store.memory import MemoryStore
 from admission.store.sql import SqlStore
 
 
-def open_store(url: str) -> SqlStore | MemoryStore:
+def open_store(url: str, *, has_writer: bool = False) -> SqlStore | MemoryStore:
     """The store at `sqlite:///path/to/file.db` or `postgresql://…`, or `memory:` for one that forgets.
 
-    Nothing is touched before its `open` is awaited.
+    Nothing is touched before its `open` is awaited. `has_writer`: see `SqlStore`.
 
     Raises:
         ValueError: the URL names none of them; the message has no password.
@@ -19,6 +19,6 @@ def open_store(url: str) -> SqlStore | MemoryStore:
         return MemoryStore()
     scheme, colon, _ = url.partition(":")
     if colon and scheme.partition("+")[0] in ("sqlite", "postgresql"):
-        return SqlStore(url)
+        return SqlStore(url, has_writer=has_writer)
     msg = f"the database URL must be {sqlite.FORM}, {postgresql.FORM} or memory:, not {scheme or 'nothing'!r}"
     raise ValueError(msg)

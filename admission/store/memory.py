@@ -83,7 +83,7 @@ class MemoryStore:
         events = [event for event in batch.events if event.task_id not in gone]
         numbered = enumerate(events, start=self._last_sequence + 1)
         new_tasks = {task.task_id: rows.task_row(task, rows.utc) for task in batch.tasks if task.task_id not in gone}
-        new_events = [rows.event_row(event, rows.utc, sequence=sequence, is_loose=False) for sequence, event in numbered]
+        new_events = [rows.numbered(rows.event_row(event, rows.utc), sequence, is_loose=False) for sequence, event in numbered]
         new_lanes = {str(lane.spec.lane_id): rows.lane_row(lane) for lane in batch.lanes}
         new_learned = {one.place: rows.learned_row(one) for one in batch.learned}
         new_policies = {str(policy.model): rows.policy_row(policy, rows.utc) for policy in batch.policies}

@@ -11,6 +11,7 @@ from typing import Protocol
 from admission.core.lanes import KnownLane, ModelPolicy
 from admission.core.learned import Learned
 from admission.core.tasks import Event, LaneId, Task, TaskId, TaskState
+from runtime.values import quickly_made
 
 
 class StoreUnavailableError(Exception):
@@ -25,6 +26,7 @@ class StaleEpochError(Exception):
     """Another admission has claimed a newer epoch, or the store holds more than this one knows: it rules no more and must stop."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """One transaction: all of it is stored, or nothing. Held tasks are never in it.

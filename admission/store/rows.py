@@ -89,6 +89,10 @@ def task_row(task: Task, moment: Moment) -> Row:
     if task.state is TaskState.HELD:
         msg = f"task {task.task_id} is held: only accepted tasks are stored"
         raise ValueError(msg)
+    created_at = moment(task.created_at)
+    # The first write of most tasks has one time in all three places.
+    updated_at = created_at if task.updated_at is task.created_at else moment(task.updated_at)
+    queued_at = updated_at if task.queued_at is task.updated_at else None if task.queued_at is None else moment(task.queued_at)
     return (
         task.task_id,
         task.owner,
@@ -100,11 +104,11 @@ def task_row(task: Task, moment: Moment) -> Row:
         _extent(task.parameters, "width"),
         _extent(task.parameters, "height"),
         task.tokens,
-        moment(task.created_at),
+        created_at,
         task.trace or None,
         task.state.value,
-        moment(task.updated_at),
-        None if task.queued_at is None else moment(task.queued_at),
+        updated_at,
+        queued_at,
         None if task.leased_at is None else moment(task.leased_at),
         task.attempt,
         task.lost_lanes,
@@ -226,21 +230,27 @@ def policy_of(row: Sequence[Any]) -> ModelPolicy:
     )
 
 
-def event_row(event: Event, moment: Moment, *, sequence: int, is_loose: bool) -> Row:
-    """The row of an event under its number; `is_loose`: it names no stored task."""
+def event_row(event: Event, moment: Moment) -> Row:
+    """The row of an event that has no number yet, as if it named a stored task; `numbered` says what is true."""
     return (
-        sequence,
+        0,
         event.task_id,
         event.event_type,
         moment(event.created_at),
-        event.value,
-        event.reason,
+        # Often the value of an enum, which is a text and more; rows have plain ones.
+        str(event.value),
+        str(event.reason),
         event.attempt,
         event.lane_id,
         event.model,
         None if event.memory is None else _to_json(asdict(event.memory)),
-        is_loose,
+        False,
     )
+
+
+def numbered(row: Row, sequence: int, *, is_loose: bool) -> Row:
+    """The event's row under its number; `is_loose`: it names no stored task."""
+    return (sequence, *row[1:-1], is_loose)
 
 
 def event_of(row: Sequence[Any]) -> Event:

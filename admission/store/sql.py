@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -17,7 +16,8 @@ from admission.core.tasks import Task, TaskId
 from admission.store import migrations, postgresql, rows, sqlite
 from admission.store.access import SqlAccess
 from admission.store.batches import BatchWriter
-from admission.store.database import Backend, CommitInDoubtError, ConflictError, Database, driver_cursor
+from admission.store.commits import Commits
+from admission.store.database import Backend, Database
 from admission.store.lookups import RequestLookups
 from admission.store.pages import read_page
 from admission.store.port import (
@@ -25,7 +25,6 @@ from admission.store.port import (
     EventPage,
     EventQuery,
     Pruned,
-    RequestTakenError,
     Retention,
     StoreUnavailableError,
     TaskPage,
@@ -46,11 +45,9 @@ from admission.store.schema import (
     TASKS,
 )
 from admission.store.sqlite import SqliteBackend
+from admission.store.writer_process import WriterProcess
 
 BUSY_TIMEOUT_S = 5.0
-# How long a write asks a server that went away during a commit whether it was stored.
-IN_DOUBT_S = 15.0
-RETRY_S = 0.2
 
 T = TypeVar("T")
 
@@ -62,13 +59,16 @@ class SqlStore:
         access: sessions and the audit log, open as long as the store is.
     """
 
-    def __init__(self, url: str, *, now: Callable[[], datetime] = rows.utc_now, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, now: Callable[[], datetime] = rows.utc_now, busy_timeout_s: float = BUSY_TIMEOUT_S, has_writer: bool = False
+    ) -> None:
         """Takes the address; nothing is touched before `open`.
 
         Args:
             url: `sqlite:///path`, the path relative to the working folder or with a fourth slash absolute; or `postgresql://…`.
             now: aware UTC time, for the removal of old sessions only.
             busy_timeout_s: how long a write waits while another process writes.
+            has_writer: batches may be written by a process of its own, once many come together; of SQLite only, as a server is one already.
 
         Raises:
             ValueError: the URL names no database; the message has no password.
@@ -78,7 +78,8 @@ class SqlStore:
         self._batches = BatchWriter(backend)
         self.access = SqlAccess(self._database, backend, now=now)
         self._lookups = RequestLookups(backend, self._database.read)
-        self._in_doubt: int | None = None
+        process = (lambda: WriterProcess(url, busy_timeout_s=busy_timeout_s)) if has_writer and isinstance(backend, SqliteBackend) else None
+        self._commits = Commits(self._database, backend, self._batches, process)
 
     async def open(self) -> None:
         """Connects and brings the schema up to date; a database of a newer program is unavailable to this one."""
@@ -88,6 +89,7 @@ class SqlStore:
         """Ends every look, connection and thread. May be called twice."""
         try:
             await self._lookups.close()
+            await self._commits.close()
         finally:
             await self._database.close()
 
@@ -102,24 +104,7 @@ class SqlStore:
 
     async def write(self, epoch: int, batch: Batch) -> int:
         """Stores the batch in one transaction."""
-        drawn = 0
-
-        def work(connection: Connection) -> None:
-            nonlocal drawn
-            drawn = self._batches.write(driver_cursor(connection), epoch, batch, in_doubt=self._in_doubt)
-
-        try:
-            await self._database.write(work)
-        except ConflictError as error:
-            raise RequestTakenError(str(error)) from None
-        except CommitInDoubtError as error:
-            if not batch.events:
-                # Storing it twice is storing it once.
-                await self._patiently(work, error)
-            elif await self._patiently(lambda connection: self._batches.guard(driver_cursor(connection), epoch), error, drawn) != drawn:
-                raise
-        self._in_doubt = None
-        return drawn
+        return await self._commits.write(epoch, batch)
 
     async def prune(self, epoch: int, retention: Retention) -> Pruned:
         """Removes what is too old, at most `retention.limit` tasks and as many events, in one transaction."""
@@ -182,18 +167,6 @@ class SqlStore:
     async def _one(self, query: Select[Any] | CompoundSelect[Any], decode: Callable[[Sequence[Any]], T]) -> T | None:
         found = await self._all(query, decode)
         return found[0] if found else None
-
-    async def _patiently(self, work: Callable[[Connection], T], doubt: CommitInDoubtError, drawn: int | None = None) -> T:
-        """Runs it when the server is there again. If it stays away, the commit with these numbers stays in doubt until the next write."""
-        deadline_s = asyncio.get_running_loop().time() + IN_DOUBT_S
-        while True:
-            try:
-                return await self._database.write(work)
-            except StoreUnavailableError:
-                if asyncio.get_running_loop().time() > deadline_s:
-                    self._in_doubt = drawn
-                    raise doubt from None
-                await asyncio.sleep(RETRY_S)
 
 
 def _backend(url: str, busy_timeout_s: float) -> Backend:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from operator import attrgetter
+from dataclasses import replace
 
 from runtime.rules.catalogue import KEYFRAME_MULTIPLE, MODELS, SIZE_MULTIPLE
 from runtime.rules.request import ArbitraryFrame, GenerationRequest
+from runtime.values import changed
 
 MAX_SEED = 2_147_483_647
 
 # The VAE turns 4 frames into one latent frame and keeps the first (facts/models.md, section 4).
 _FRAMES_PER_LATENT = 4
-
-# What `dataclasses.replace` would look up at every request.
-_NAMES = tuple(field.name for field in fields(GenerationRequest))
-_VALUES = attrgetter(*_NAMES)
 
 
 def effective(request: GenerationRequest, *, seed: int) -> GenerationRequest:
@@ -33,15 +29,16 @@ def effective(request: GenerationRequest, *, seed: int) -> GenerationRequest:
         raise ValueError(msg)
     multiple = MODELS[request.model].frame_multiple
     num_frames = (request.num_frames - 1) // multiple * multiple + 1
-    values = dict(zip(_NAMES, _VALUES(request), strict=True))
-    values["width"] = request.width // SIZE_MULTIPLE * SIZE_MULTIPLE
-    values["height"] = request.height // SIZE_MULTIPLE * SIZE_MULTIPLE
-    values["num_frames"] = num_frames
+    changes: dict[str, object] = {
+        "width": request.width // SIZE_MULTIPLE * SIZE_MULTIPLE,
+        "height": request.height // SIZE_MULTIPLE * SIZE_MULTIPLE,
+        "num_frames": num_frames,
+    }
     if request.seed == -1:
-        values["seed"] = seed
+        changes["seed"] = seed
     if request.arbitrary_frames:
-        values["arbitrary_frames"] = _snapped(request.arbitrary_frames, num_frames)
-    return GenerationRequest(**values)
+        changes["arbitrary_frames"] = _snapped(request.arbitrary_frames, num_frames)
+    return changed(request, **changes)
 
 
 def latent_tokens(request: GenerationRequest) -> int:

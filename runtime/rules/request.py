@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runtime.values import quickly_made
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageReference:
@@ -25,6 +27,7 @@ class ArbitraryFrame:
     strength: float
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One video to render. Made by `check.check_request` only, so an instance is always within the rules.

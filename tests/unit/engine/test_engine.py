@@ -55,8 +55,7 @@ async def test_many_acceptances_share_one_commit(rig: Rig) -> None:
 
 
 async def test_decisions_that_come_one_by_one_share_a_commit_when_many_came_before(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "_LULL_S", 0.2)
-    monkeypatch.setattr(journal, "_GATHER_S", PATIENCE_S)
+    monkeypatch.setattr(journal, "_EACH_S", 0.05)
     await rig.lane()
     await asyncio.gather(*[rig.submit(prompt=f"boat {number}") for number in range(12)])
     rig.store.batches.clear()
@@ -68,7 +67,7 @@ async def test_decisions_that_come_one_by_one_share_a_commit_when_many_came_befo
 
 
 async def test_lone_decision_waits_for_no_other(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "_LULL_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(journal, "_EACH_S", 10 * PATIENCE_S)
     await rig.lane()
     for _ in range(3):
         await asyncio.wait_for(rig.submit(), PATIENCE_S)

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from admission.core.tasks import TaskId
-from admission.store import sql as sql_store
+from admission.store import commits
 from admission.store.port import Batch, EventQuery, StaleEpochError, StoreUnavailableError, TaskQuery
 from admission.store.sql import SqlStore
 from tests.contract.stored import events
@@ -230,7 +230,7 @@ async def test_a_batch_without_events_is_stored_when_the_connection_ends_at_its_
 async def test_the_store_refuses_to_go_on_when_it_learns_late_that_a_refused_batch_was_stored(
     own_server: PostgresqlServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql_store, "IN_DOUBT_S", 0.0)
+    monkeypatch.setattr(commits, "IN_DOUBT_S", 0.0)
     url = own_server.create_database()
     store = SqlStore(url)
     await store.open()
@@ -255,7 +255,7 @@ async def test_the_store_refuses_to_go_on_when_it_learns_late_that_a_refused_bat
 async def test_the_store_goes_on_when_it_learns_late_that_a_refused_batch_was_not_stored(
     own_server: PostgresqlServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql_store, "IN_DOUBT_S", 0.0)
+    monkeypatch.setattr(commits, "IN_DOUBT_S", 0.0)
     store = SqlStore(own_server.create_database())
     await store.open()
     epoch = await store.claim_epoch()
