@@ -19,7 +19,7 @@ from http_bridge.protocol import BoundedProtocol
 from runtime.addresses import TAKEN, BindError
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from http_bridge.config import BridgeSettings
 
@@ -107,7 +107,7 @@ def connection_limits(settings: BridgeSettings) -> ConnectionLimits:
 
 
 def http_server(
-    app: FastAPI, settings: BridgeSettings, *, spares_loopback: bool = True, on_refused: Callable[[str], None] = lambda _reason: None
+    app: ASGIApp, settings: BridgeSettings, *, spares_loopback: bool = True, on_refused: Callable[[str], None] = lambda _reason: None
 ) -> HttpServer:
     """A server for the application, on `http_bind`; port 0 picks a free one."""
     limits = connection_limits(settings)

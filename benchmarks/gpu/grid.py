@@ -1,10 +1,8 @@
-"""Peaks against predictions, phase by phase, for every size, mode and placement that the prediction lets fit.
+"""Renders of the grid's cells, phase by phase, with the peak of each; `cells` puts them together.
 
-What a mode, a size or a placement does not change is not measured twice. Every placement and size has a render of `i2v`. Of its denoising
-the last pass is computed (`Inside.last_passes_only`). Pictures are encoded once with the VAE whole and once tiled; clips are decoded
-likewise, and once for both models, whose VAE is the same. Other modes differ from `i2v` in what is encoded, so at some sizes they are
-rendered up to the end of that; at the others the peak of `i2v` stands for theirs: the same video is encoded, whatever pictures are in it,
-and with fewer of them in `t2v`.
+Every placement and size has a render of `i2v`. Of its denoising the last pass is computed (`Inside.last_passes_only`). Pictures are encoded
+once with the VAE whole and once tiled, and clips decoded likewise. Other modes differ from `i2v` in what is encoded, so at some sizes they
+are rendered up to the end of that.
 """
 
 from __future__ import annotations
@@ -12,15 +10,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from benchmarks.gpu.bench import PICTURE_KEY, Bench, request_of
-from runtime.fit.cost import Rung, Shape
+from benchmarks.gpu.cells import OTHER_MODES, WHOLE_MODE, Cell, fitting, rows_of
 from runtime.fit.placement import BY_NAME, MemoryPhase
-from runtime.fit.predict import PhasePrediction, explain, peak_bytes
+from runtime.fit.predict import explain
 from runtime.lane.raised import drop_frames
 from runtime.lane.renderer import RenderJob
 
@@ -30,39 +27,14 @@ if TYPE_CHECKING:
     from benchmarks.gpu.inside import Encodings
     from runtime.rules.request import GenerationRequest
 
-Size = tuple[int, int, int]
 Runs = list[dict[str, Any]]
-
-_WHOLE_MODE = "i2v"
-"""Rendered whole; every model has it."""
-_MODES = {"anisora": ("t2v", "first_last_frame", "arbitrary_frame"), "phr00t": ("t2v", "first_last_frame")}
 
 _FASTEST = "resident"
 """Of the placements that fit; at the first size each transformer of it computes a pass."""
 
-_LAYERS, _WIDTH, _WEIGHTS = 40, 5120, 14.3e9
-"""Of the published transformers: what a pass costs grows with tokens and with their square."""
-
 
 class _Enough(Exception):  # noqa: N818  # not an error: all that was to be measured is
     pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Cell:
-    model: str
-    mode: str
-    size: Size
-    rung: Rung
-
-    @property
-    def shape(self) -> Shape:
-        width, height, frames = self.size
-        return Shape(width=width, height=height, num_frames=frames, mode=self.mode)
-
-    @property
-    def name(self) -> str:
-        return f"{self.model} {self.mode} {self.size[0]}x{self.size[1]}x{self.size[2]} {self.rung.placement}"
 
 
 def measure_grid(bench: Bench, runs: Runs, keep: Callable[[], None]) -> list[dict[str, Any]]:
@@ -78,49 +50,40 @@ def measure_grid(bench: Bench, runs: Runs, keep: Callable[[], None]) -> list[dic
     for cell, until in _wanted(bench):
         if cell.name in known:
             continue
-        needed_s = max((run["seconds"] * _cost(cell) / run["cost"] for run in runs if run["mode"] == cell.mode), default=0.0)
+        needed_s = max((run["seconds"] * cell.cost / run["cost"] for run in runs if run["mode"] == cell.mode), default=0.0)
         if bench.has_time(cell.name, min(needed_s, 200.0)):
             bench.resident.ensure(cell.model, lambda _stage: None)
             if until is None and any(_has_decoded_like(cell, run) for run in runs):
                 until = MemoryPhase.DECODE  # noqa: PLW2901  # what is known already ends there
             runs.append(_measured(bench, cell, until, encodings))
             keep()
-    return _rows(bench, runs)
+    ladders = [bench.ladders.of(model) for model in bench.catalog.models()]
+    return rows_of(ladders, bench.memory.limits().budget_bytes, bench.plan.grid, runs)
 
 
-def _wanted(bench: Bench) -> Iterator[tuple[_Cell, MemoryPhase | None]]:
+def _wanted(bench: Bench) -> Iterator[tuple[Cell, MemoryPhase | None]]:
     """Every render to be made, and the phase before which it ends; what matters most comes first."""
     for _frames, group in itertools.groupby(bench.plan.grid, key=lambda size: size[2]):
         sizes = list(group)
         for model in bench.catalog.models():
             for size in sizes:
-                fitting = _fitting(bench, model, _WHOLE_MODE, size)
-                yield from ((cell, None) for cell in fitting)
-                by_tiling = {BY_NAME[cell.rung.placement].is_vae_tiled: cell.rung for cell in reversed(fitting)}
-                for mode in _MODES[model] if size in bench.plan.mode_sizes else ():
-                    yield from ((_Cell(model=model, mode=mode, size=size, rung=rung), MemoryPhase.DENOISE) for rung in by_tiling.values())
+                fits = fitting(bench.ladders.of(model), bench.memory.limits().budget_bytes, WHOLE_MODE, size)
+                yield from ((cell, None) for cell in fits)
+                by_tiling = {BY_NAME[cell.rung.placement].is_vae_tiled: cell.rung for cell in reversed(fits)}
+                for mode in OTHER_MODES[model] if size in bench.plan.mode_sizes else ():
+                    yield from ((Cell(model=model, mode=mode, size=size, rung=rung), MemoryPhase.DENOISE) for rung in by_tiling.values())
 
 
-def _fitting(bench: Bench, model: str, mode: str, size: Size) -> list[_Cell]:
-    cells = [_Cell(model=model, mode=mode, size=size, rung=rung) for rung in bench.ladders.of(model).rungs]
-    return [cell for cell in cells if peak_bytes(cell.rung, cell.shape) <= bench.memory.limits().budget_bytes]
-
-
-def _cost(cell: _Cell) -> float:
-    tokens = cell.shape.tokens
-    return 2 * _WEIGHTS * tokens + 4 * _LAYERS * _WIDTH * tokens**2
-
-
-def _has_decoded_like(cell: _Cell, run: Mapping[str, Any]) -> bool:
+def _has_decoded_like(cell: Cell, run: Mapping[str, Any]) -> bool:
     is_tiled = BY_NAME[cell.rung.placement].is_vae_tiled
     is_decoded = "peak_bytes" in run["phases"].get(MemoryPhase.DECODE, {})
     return is_decoded and run["size"] == list(cell.size) and BY_NAME[run["placement"]].is_vae_tiled == is_tiled
 
 
-def _measured(bench: Bench, cell: _Cell, until: MemoryPhase | None, encodings: Encodings) -> dict[str, Any]:
+def _measured(bench: Bench, cell: Cell, until: MemoryPhase | None, encodings: Encodings) -> dict[str, Any]:
     memory, request = bench.memory, request_of(cell.model, cell.mode, cell.size)
     phases: dict[str, dict[str, Any]] = {
-        part.phase: {"predicted_bytes": part.peak_bytes, "weights_bytes": part.weights_bytes} for part in _explained(cell)
+        part.phase: {"predicted_bytes": part.peak_bytes, "weights_bytes": part.weights_bytes} for part in explain(cell.rung, cell.shape)
     }
     phase, since_s, highest_reserved = MemoryPhase.LOAD, time.monotonic(), 0
 
@@ -163,7 +126,7 @@ def _measured(bench: Bench, cell: _Cell, until: MemoryPhase | None, encodings: E
         "size": list(cell.size),
         "placement": cell.rung.placement,
         "phases": phases,
-        "cost": _cost(cell),
+        "cost": cell.cost,
         "seconds": round(seconds, 3),
         "live_after_bytes": memory.live_bytes(),
         "device": memory.label,
@@ -171,11 +134,7 @@ def _measured(bench: Bench, cell: _Cell, until: MemoryPhase | None, encodings: E
     }
 
 
-def _explained(cell: _Cell) -> tuple[PhasePrediction, ...]:
-    return explain(cell.rung, cell.shape)
-
-
-def _job(request: GenerationRequest, cell: _Cell, on_phase: Callable[[MemoryPhase], None]) -> RenderJob:
+def _job(request: GenerationRequest, cell: Cell, on_phase: Callable[[MemoryPhase], None]) -> RenderJob:
     return RenderJob(
         request=request,
         images={PICTURE_KEY: Image.new("RGB", (request.width, request.height), (90, 120, 160))},
@@ -184,54 +143,3 @@ def _job(request: GenerationRequest, cell: _Cell, on_phase: Callable[[MemoryPhas
         on_step=lambda _step, _steps: None,
         check=lambda: None,
     )
-
-
-def _rows(bench: Bench, runs: Runs) -> list[dict[str, Any]]:
-    """A row for each cell whose phases were all measured: its own where it has them, else those that are the same in another cell."""
-    rows = []
-    for size in bench.plan.grid:
-        for model in bench.catalog.models():
-            for mode in (_WHOLE_MODE, *_MODES[model]):
-                rows += [row for cell in _fitting(bench, model, mode, size) if (row := _row(cell, runs)) is not None]
-    return rows
-
-
-def _row(cell: _Cell, runs: Runs) -> dict[str, Any] | None:
-    peaks: dict[str, int] = {}
-    for part in _explained(cell):
-        found = next((one for one in _alike(cell, part.phase, runs)), None)
-        if found is None:
-            return None
-        peaks[part.phase] = max(peaks.get(part.phase, 0), part.weights_bytes + found)
-    predicted = peak_bytes(cell.rung, cell.shape)
-    measured = max(peaks.values())
-    failures = [run["failure"] for run in runs if run["failure"] and run["name"] == cell.name]
-    return {
-        "model": cell.model,
-        "mode": cell.mode,
-        "size": f"{cell.size[0]}x{cell.size[1]}x{cell.size[2]}",
-        "placement": cell.rung.placement,
-        "predicted_bytes": predicted,
-        "peak_bytes": measured,
-        "predicted_over_measured": round(predicted / measured, 4),
-        "decided_by": max(peaks, key=lambda name: peaks[name]),
-        "failure": "; ".join(failures),
-    }
-
-
-def _alike(cell: _Cell, phase: str, runs: Runs) -> Iterator[int]:
-    """The phase's peak above its weights: of the cell's own render, then of renders in which that phase does the same work."""
-    placement = BY_NAME[cell.rung.placement]
-    for run in sorted(runs, key=lambda run: (run["name"] != cell.name, run["mode"] != cell.mode)):
-        measured = run["phases"].get(phase, {})
-        if "peak_bytes" not in measured or (run["model"] != cell.model and phase != MemoryPhase.DECODE):
-            continue
-        other, same_size = BY_NAME[run["placement"]], run["size"] == list(cell.size)
-        is_alike = {
-            MemoryPhase.TEXT: other.weights is placement.weights,
-            MemoryPhase.ENCODE: same_size and run["mode"] in {cell.mode, _WHOLE_MODE} and other.is_vae_tiled == placement.is_vae_tiled,
-            MemoryPhase.DENOISE: same_size and other == placement,
-            MemoryPhase.DECODE: same_size and other.is_vae_tiled == placement.is_vae_tiled,
-        }
-        if is_alike[MemoryPhase(phase)]:
-            yield measured["peak_bytes"] - measured["weights_bytes"]

@@ -38,7 +38,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"Held to {limits['total_bytes'] / _GIB:.2f} GiB ({sizes}); {versions}; {report.get('seconds', 0):.0f} s in the last run.",
     ]
     if report.get("grid"):
-        lines += ["", "## Peaks", "", _summary(report["grid"]), "", *_table(report["grid"], _GRID)]
+        lines += ["", "## Peaks", "", *peaks(report["grid"])]
     for title, names in (("copies", "Copies from pinned memory"), ("alternating", "The two models in turn")):
         if report.get(title):
             lines += ["", f"## {names}", "", *(f"- {name}: {_shown(name, value)}" for name, value in report[title].items())]
@@ -54,6 +54,11 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report.get("left_out"):
         lines += ["", f"Left out, for time unless it says why: {', '.join(report['left_out'])}."]
     return "\n".join(lines) + "\n"
+
+
+def peaks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines about the grid: how good the predictions are, and every cell."""
+    return [_summary(rows), "", *_table(rows, _GRID)]
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> str:

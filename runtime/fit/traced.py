@@ -12,8 +12,10 @@ from typing import Any
 
 from runtime.fit.cost import Activations, ModelLadder
 from runtime.fit.ladder import ModelParts, Part, build_ladder
+from runtime.fit.workspaces import with_workspaces
 
 FILE_NAME = "traced.json"
+TINY_PROFILE = "tiny"
 VERSION = 1
 
 
@@ -39,11 +41,12 @@ class TracedModel:
     parts: Mapping[str, ModelParts]
 
     def ladder(self, storage: str) -> ModelLadder:
-        """The ladder with weights stored so. Raises ValueError where there is none."""
+        """The ladder with weights stored so; real models are for GPUs. Raises ValueError where there is none."""
         if storage not in self.parts:
             msg = f"{self.model}: no weights stored as {storage}; there are {', '.join(sorted(self.parts))}"
             raise ValueError(msg)
-        return build_ladder(self.parts[storage], self.activations)
+        activations = self.activations if self.profile == TINY_PROFILE else with_workspaces(self.activations)
+        return build_ladder(self.parts[storage], activations)
 
 
 def parse(text: str) -> Mapping[str, TracedModel]:

@@ -104,9 +104,9 @@ class _Serving:
             address = f"127.0.0.1:{admission.port}"
             settings = _settings(address, objects, self._settings)
             app = create_app(settings, AdmissionClient(address), LocalStore(objects, mkdir=True))
-            if self._breaker is not None:
-                app.add_middleware(Breaking, breaker=self._breaker)
-            server = http_server(app, settings)
+            # Around the whole application: busy routes have a way of their own through it.
+            served = app if self._breaker is None else Breaking(app, self._breaker)
+            server = http_server(served, settings)
             serving = asyncio.create_task(server.serve(), name="http-server")
             async with asyncio.timeout(_START_S):
                 await server.listening.wait()

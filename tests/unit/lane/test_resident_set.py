@@ -48,16 +48,19 @@ class FakeCatalog:
     """Loads FakePipelines; a model named `broken` fails when it is assembled, after it took `residue` bytes, and `unread` when it is read.
 
     Attributes:
+        keeps: bytes that pipelines made from now on keep.
         read_models: models whose weights were read, with whether they were mapped, in order.
+        weights: what the reads gave.
     """
 
     def __init__(self, memory: FakeMemory, *, keeps: int = 0, residue: int = 0, host_bytes: int = 100) -> None:
         """Keeps how pipelines behave."""
         self._memory = memory
-        self._keeps = keeps
+        self.keeps = keeps
         self._residue = residue
         self._host_bytes = host_bytes
         self.read_models: list[tuple[str, bool]] = []
+        self.weights: list[FakeWeights] = []
         self.assembled_poor: list[bool] = []
         self.held: list[Pipeline] = []
         self.holds = False
@@ -76,7 +79,8 @@ class FakeCatalog:
         self.read_models.append((model, settings.is_host_poor))
         if model == "unread":
             raise self.error
-        return FakeWeights(host_bytes=0 if settings.is_host_poor else self._host_bytes)
+        self.weights.append(FakeWeights(host_bytes=0 if settings.is_host_poor else self._host_bytes))
+        return self.weights[-1]
 
     def assemble(self, model: str, weights: HostWeights, settings: LoadSettings, on_stage: Callable[[str], None]) -> Pipeline:
         """Assembles or fails."""
@@ -84,7 +88,7 @@ class FakeCatalog:
         if model == "broken":
             self._memory.alive_bytes += self._residue
             raise self.error
-        pipeline = FakePipeline(self._memory, self._keeps)
+        pipeline = FakePipeline(self._memory, self.keeps)
         if self.holds:
             self.held.append(pipeline)
         return pipeline
@@ -162,6 +166,25 @@ def test_the_record_says_replaced_when_the_last_process_could_not_release() -> N
     assert change is not None
     assert change.process_replaced
     assert (change.released_model, change.residue_bytes) == ("a", 60)
+
+
+def test_the_model_is_released_when_what_is_left_hangs_on_the_kept_networks() -> None:
+    memory = FakeMemory()
+    catalog = FakeCatalog(memory, keeps=60)
+    resident = resident_set(catalog, memory)
+    resident.ensure("a", ignore)
+    (weights,) = catalog.weights
+
+    def forget() -> None:
+        memory.alive_bytes -= 60
+
+    weights.forget_networks = forget  # type: ignore[method-assign]
+    catalog.keeps = 0
+
+    change = resident.ensure("b", ignore)
+
+    assert change is not None
+    assert (change.released_model, change.residue_bytes) == ("a", 0)
 
 
 def test_small_leaks_add_up_when_models_are_switched_again_and_again() -> None:

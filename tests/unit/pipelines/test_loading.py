@@ -22,7 +22,7 @@ from tests.unit.pipelines.jobs import ignore_stage, inner, load, make_job, make_
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
-    from runtime.lane.renderer import Catalog, Pipeline
+    from runtime.lane.renderer import Catalog, HostWeights, Pipeline
 
 pytestmark = pytest.mark.torch
 
@@ -338,3 +338,45 @@ def test_ending_stays_when_the_prompt_is_too_long() -> None:
         assert prompt.startswith(joined.removesuffix(" The end."))
         assert 505 <= len(tokenizer(joined).input_ids) <= 512
     assert join_prompt("a fox", "The end.", tokenizer, max_tokens=512) == "a fox The end."
+
+
+def test_the_same_networks_work_again_when_the_weights_get_another_pipeline(models_dir: Path) -> None:
+    weights, first = read_and_assembled("anisora", models_dir)
+    job = make_job(make_request("anisora", "i2v"))
+    frames, networks = first.render(job), dict(inner(first).components)
+    first.release()
+
+    second = catalog_of("anisora").assemble("anisora", weights, settings(models_dir), ignore_stage)
+
+    assert inner(second).transformer is networks["transformer"]
+    assert inner(second).vae is networks["vae"]
+    assert np.array_equal(second.render(job), frames)
+
+
+def test_pipelines_have_networks_of_their_own_when_both_live(models_dir: Path) -> None:
+    weights, first = read_and_assembled("phr00t", models_dir)
+    second = catalog_of("phr00t").assemble("phr00t", weights, settings(models_dir), ignore_stage)
+
+    assert inner(first).transformer is not inner(second).transformer
+
+
+def test_networks_are_made_anew_when_those_that_were_kept_are_forgotten(models_dir: Path) -> None:
+    weights, first = read_and_assembled("phr00t", models_dir)
+    job = make_job(make_request("phr00t"))
+    frames, kept = first.render(job), weakref.ref(inner(first).transformer)
+    first.release()
+    gc.collect()
+    assert kept() is not None
+
+    weights.forget_networks()
+    gc.collect()
+
+    assert kept() is None
+    assert np.array_equal(catalog_of("phr00t").assemble("phr00t", weights, settings(models_dir), ignore_stage).render(job), frames)
+
+
+def read_and_assembled(model: str, models_dir: Path) -> tuple[HostWeights, Pipeline]:
+    """The weights, and a pipeline of them."""
+    catalog = catalog_of(model)
+    weights = catalog.read(model, settings(models_dir), ignore_stage)
+    return weights, catalog.assemble(model, weights, settings(models_dir), ignore_stage)
