@@ -51,7 +51,7 @@ def test_line_names_lane_task_attempt_and_model_when_a_lane_works_on_it(capsys: 
 
     with order.about().told():
         structlog.get_logger().warning("out_of_memory", phase="decode")
-        logging.getLogger("diffusers").warning("odd")
+        logging.getLogger("obstore").warning("odd")
     structlog.get_logger().info("idle")
 
     within, foreign, after = (json.loads(line) for line in capsys.readouterr().err.splitlines())
