@@ -43,7 +43,7 @@ class Traced:
             await self._app(scope, receive, send)
             return
         parent = _parent(scope)
-        opened, began_ns, status = OpenSpan(context=self._tracer.begin(parent)), time.time_ns(), 0
+        opened, began_ns, status = OpenSpan(self._tracer.begin(parent), {}), time.time_ns(), 0
 
         async def send_noted(message: MutableMapping[str, Any]) -> None:
             nonlocal status

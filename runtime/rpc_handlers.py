@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeAlias, TypeVar, cast
 
 import grpc
@@ -75,6 +75,7 @@ class _WrappedHandlers(grpc.GenericRpcHandler):
             self._wrapped[method] = wrapped
         if self._guard is not None and (error := self._guard.refusal(method, handler_call_details.invocation_metadata or ())) is not None:
             return self._told.refusal(error, method)
+        self._told.arrived(handler_call_details.invocation_metadata or ())
         return wrapped
 
 
@@ -97,6 +98,11 @@ class Told:
         self._traces = traces
         self._refusals = RefusalLog()
         self._open_calls = OpenCalls()
+
+    def arrived(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """A call that is let in came with this; it is served in the task of whoever says so."""
+        if self._traces is not None:
+            self._traces.arrived(metadata)
 
     def open_to_all(self, handler: _Handler, method: str) -> _Handler:
         """The handler of a method that anyone may call, within its limits."""
@@ -134,8 +140,10 @@ class Told:
                 wrapped: object = stream if ended is None else observed_stream(stream, ended)
             elif inspect.iscoroutinefunction(behaviour):
                 call = self._wrap_call(behaviour, method)
-                call = call if self._traces is None else self._traces.call(call, method)
-                wrapped = call if ended is None else observed_call(call, ended)
+                if self._traces is not None:
+                    wrapped = self._traces.call(call, method, ended)
+                else:
+                    wrapped = call if ended is None else observed_call(call, ended)
             else:
                 return handler
             return make(wrapped, handler.request_deserializer, handler.response_serializer)

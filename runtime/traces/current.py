@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from runtime.traces.context import TraceContext
 from runtime.traces.tracer import Value
 
 
-@dataclass(slots=True, kw_only=True)
-class OpenSpan:
-    """A span that is not over."""
+class OpenSpan(NamedTuple):
+    """A span that is not over. A tuple for the same reason as its context.
+
+    Attributes:
+        context: its own place.
+        attributes: what is known of it so far; added to until it is over.
+    """
 
     context: TraceContext
-    attributes: dict[str, Value] = field(default_factory=dict)
+    attributes: dict[str, Value]
 
 
 _CURRENT: ContextVar[OpenSpan | None] = ContextVar("warmlane-span", default=None)

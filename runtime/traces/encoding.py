@@ -41,9 +41,9 @@ def _moment(field: str) -> int:
     return Message.DESCRIPTOR.fields_by_name[field].number << 3 | 1
 
 
-_TRACE_ID = bytes((_bracket(Message, "trace_id"), 16))
-_SPAN_ID = bytes((_bracket(Message, "span_id"), 8))
-_PARENT_ID = bytes((_bracket(Message, "parent_span_id"), 8))
+_TRACE_ID = bytes((_bracket(Message, "trace_id"), 16)).hex()
+_SPAN_ID = bytes((_bracket(Message, "span_id"), 8)).hex()
+_PARENT_ID = bytes((_bracket(Message, "parent_span_id"), 8)).hex()
 _STATE = _bracket(Message, "trace_state")
 _BEGAN, _ENDED = _moment("start_time_unix_nano"), _moment("end_time_unix_nano")
 _TIMES = struct.Struct("<BQBQ")
@@ -64,25 +64,32 @@ class Encoder:
         self._resource = _bracketed(_RESOURCE, of_process)
         self._scope = _bracketed(_OF_SCOPE, _SCOPE)
         self._named: dict[tuple[str, int, bool], bytes] = {}
-        self._repeated: dict[tuple[str, str], bytes] = {}
+        self._repeated: dict[tuple[str, Value], bytes] = {}
         self._before: dict[tuple[str, int], bytes] = {}
 
     def encode(self, spans: Sequence[Span]) -> bytes:
         """One message of these spans."""
-        of_scope = b"".join((self._scope, *[_bracketed(_SPAN, self._span(span)) for span in spans]))
-        return _bracketed(_PROCESSES, self._resource + _bracketed(_SCOPES, of_scope))
+        pieces = [self._scope]
+        for span in spans:
+            made = self._span(span)
+            length = len(made)
+            pieces += (_SPAN_HEADS[length] if length < _USUAL_BYTES else _head(_SPAN, length), made)
+        return _bracketed(_PROCESSES, self._resource + _bracketed(_SCOPES, b"".join(pieces)))
 
     def _span(self, span: Span) -> bytes:
-        name, context, parent_id, began_ns, ended_ns, attributes, kind, is_failed = span
+        name, (trace_id, span_id, _, state), parent_id, began_ns, ended_ns, attributes, kind, is_failed = span
         named = self._named.get((name, kind, is_failed)) or self._name(name, kind, is_failed)
         # The clock may have been set back meanwhile.
-        times = _TIMES.pack(_BEGAN, began_ns, _ENDED, max(began_ns, ended_ns))
-        pieces = [named, times, _TRACE_ID, bytes.fromhex(context.trace_id), _SPAN_ID, bytes.fromhex(context.span_id)]
-        if parent_id:
-            pieces += (_PARENT_ID, bytes.fromhex(parent_id))
-        if context.state:
-            pieces.append(_bracketed(_STATE, context.state.encode()))
-        pieces += map(self._attribute, attributes.items())
+        times = _TIMES.pack(_BEGAN, began_ns, _ENDED, ended_ns if ended_ns > began_ns else began_ns)
+        # All ids at once, with what stands before each as digits too.
+        ids = f"{_TRACE_ID}{trace_id}{_SPAN_ID}{span_id}{_PARENT_ID}{parent_id}" if parent_id else f"{_TRACE_ID}{trace_id}{_SPAN_ID}{span_id}"
+        pieces = [named, times, bytes.fromhex(ids)]
+        if state:
+            pieces.append(_bracketed(_STATE, state.encode()))
+        known = self._repeated.get
+        for item in attributes.items():
+            # Only texts are there: numbers would be found for others that are equal, as 1 is True.
+            pieces.append(known(item) or self._attribute(item))
         return b"".join(pieces)
 
     def _name(self, name: str, kind: int, is_failed: bool) -> bytes:
@@ -99,11 +106,9 @@ class Encoder:
             return _bracketed(_ATTRIBUTE, _key_value(name, value).SerializeToString())
         if len(value) > _REPEATED_CHARACTERS:
             return self._long(name, value)
-        made = self._repeated.get((name, value))
-        if made is None:
-            made = _bracketed(_ATTRIBUTE, _key_value(name, value).SerializeToString())
-            if len(self._repeated) < _MOST_REPEATED:
-                self._repeated[name, value] = made
+        made = _bracketed(_ATTRIBUTE, _key_value(name, value).SerializeToString())
+        if len(self._repeated) < _MOST_REPEATED:
+            self._repeated[item] = made
         return made
 
     def _long(self, name: str, value: str) -> bytes:
@@ -132,13 +137,20 @@ def _key_value(name: str, value: Value) -> KeyValue:
 
 
 def _bracketed(bracket: int, content: bytes) -> bytes:
-    """As protobuf frames a message within another: the field (its number is below 16), the length, seven bits a byte, the content."""
-    length = len(content)
-    if length < 0x80:
-        return bytes((bracket, length)) + content
+    """As protobuf frames a message within another: the field (its number is below 16), the length, the content."""
+    return _head(bracket, len(content)) + content
+
+
+def _head(bracket: int, length: int) -> bytes:
+    """The length has seven bits a byte, the lowest first."""
     head = bytearray((bracket,))
     while length >= 0x80:
         head.append(length & 0x7F | 0x80)
         length >>= 7
     head.append(length)
-    return bytes(head) + content
+    return bytes(head)
+
+
+# Of spans that are no longer than most.
+_USUAL_BYTES = 1024
+_SPAN_HEADS = tuple(_head(_SPAN, length) for length in range(_USUAL_BYTES))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
 
+from runtime.rpc_observer import AbortedContext, Ended
 from runtime.token_channel import CarryingChannel
 from runtime.traces import names
 from runtime.traces.context import TraceContext, parse
@@ -22,20 +24,8 @@ PARENT = "traceparent"
 STATE = "tracestate"
 
 
-class ServedContext(Protocol):
-    """The part of a handler's context that traces need."""
-
-    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
-        """What came with the call."""
-        ...
-
-    def code(self) -> grpc.StatusCode | None:
-        """The status that it was aborted with; None: it was not."""
-        ...
-
-
-Call = Callable[[object, ServedContext], Awaitable[object]]
-Stream = Callable[[object, ServedContext], AsyncIterator[object]]
+Call = Callable[[object, AbortedContext], Awaitable[object]]
+Stream = Callable[[object, AbortedContext], AsyncIterator[object]]
 
 
 class RpcTraces:
@@ -49,20 +39,32 @@ class RpcTraces:
         self._tracer = tracer
         self._roots = frozenset(roots)
 
-    def call(self, handler: Call, method: str) -> Call:
-        """The handler of a single answer, with a span for each call."""
+    def arrived(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """A call came with this metadata. Told while its handler is looked for: there it is at hand, and its context would make it anew."""
+        parent = _context_of(metadata)
+        if parent is not None:
+            # grpc.aio looks for the handler in the task that serves the call, and in no other.
+            _ARRIVED.set(parent)
 
-        async def call(request: object, context: ServedContext) -> object:
-            opened = self._open(context, method)
-            if opened is None:
-                return await handler(request, context)
-            began_ns, status = time.time_ns(), grpc.StatusCode.OK
+    def call(self, handler: Call, method: str, ended: Ended | None = None) -> Call:
+        """The handler of a single answer, with a span for each call; `ended` is told as well: a wrapper of its own would cost as much."""
+
+        async def call(request: object, context: AbortedContext) -> object:
+            opened = self._open(method)
+            began_ns, started_s = time.time_ns(), time.perf_counter()
             try:
-                return await handler(request, context)
+                answer = await handler(request, context)
             except BaseException:
                 status = context.code() or grpc.StatusCode.CANCELLED
+                over(opened, began_ns, started_s, status)
                 raise
-            finally:
+            over(opened, began_ns, started_s, grpc.StatusCode.OK)
+            return answer
+
+        def over(opened: tuple[OpenSpan, str] | None, began_ns: int, started_s: float, status: grpc.StatusCode) -> None:
+            if ended is not None:
+                ended(status, time.perf_counter() - started_s)
+            if opened is not None:
                 self.end(*opened, method, began_ns, status)
 
         return call
@@ -70,8 +72,8 @@ class RpcTraces:
     def stream(self, handler: Stream, method: str) -> Stream:
         """The handler of many answers, with a span for each call; it is over when the stream is."""
 
-        async def stream(request: object, context: ServedContext) -> AsyncIterator[object]:
-            opened = self._open(context, method)
+        async def stream(request: object, context: AbortedContext) -> AsyncIterator[object]:
+            opened = self._open(method)
             began_ns, status = time.time_ns(), grpc.StatusCode.OK
             answers = handler(request, context)
             try:
@@ -87,9 +89,9 @@ class RpcTraces:
 
         return stream
 
-    def _open(self, context: ServedContext, method: str) -> tuple[OpenSpan, str] | None:
+    def _open(self, method: str) -> tuple[OpenSpan, str] | None:
         """The span of a call, and its parent's id; from now on it is the current one. None: the call gets none."""
-        begun = self.begin(_context_of(context.invocation_metadata() or ()), method)
+        begun = self.begin(_ARRIVED.get(), method)
         if begun is not None:
             # grpc.aio serves each call in a task of its own, and a span ends with its call.
             enter(begun[0])
@@ -99,19 +101,21 @@ class RpcTraces:
         """The span of something that came as a call of the method or inside another one, and its parent's id; None: it gets none."""
         if parent is None and method not in self._roots:
             return None
-        return OpenSpan(context=self._tracer.begin(parent)), "" if parent is None else parent.span_id
+        return OpenSpan(self._tracer.begin(parent), {names.RPC_SYSTEM: "grpc"}), "" if parent is None else parent.span_id
 
     def end(self, opened: OpenSpan, parent_id: str, method: str, began_ns: int, status: grpc.StatusCode) -> None:
         """Writes the span of a call that ended now with this status."""
         if not opened.context.is_sampled:
             return
         attributes, is_ok = opened.attributes, status is grpc.StatusCode.OK
-        attributes[names.RPC_SYSTEM] = "grpc"
         attributes[names.RPC_STATUS] = "OK" if is_ok else status.name
         is_failed = not is_ok and status in _FAULTS
         # In their order: naming them takes as long as all else here.
         self._tracer.write(Span(method[1:], opened.context, parent_id, began_ns, time.time_ns(), attributes, Kind.SERVER, is_failed))
 
+
+# The context that the call which is served here brought.
+_ARRIVED: ContextVar[TraceContext | None] = ContextVar("warmlane-arrived", default=None)
 
 # Those that say that the server failed, not that the caller asked for what it cannot have (OpenTelemetry's list).
 _FAULTS = frozenset(

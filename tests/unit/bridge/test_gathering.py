@@ -342,7 +342,7 @@ async def test_everyone_is_told_when_the_bridge_stops() -> None:
 async def test_each_item_has_its_own_trace_and_the_call_has_none() -> None:
     async with rig() as one:
         one.admission.gate.set()
-        with entered(OpenSpan(context=CONTEXT)):
+        with entered(OpenSpan(CONTEXT, {})):
             traced = one.send("traced")
         await asyncio.gather(traced, one.send("plain"))
     found = {item.submission.request_id: (item.traceparent, item.tracestate) for item in one.admission.items}

@@ -185,7 +185,7 @@ async def test_calls_carry_the_open_span_when_there_is_one() -> None:
     tracer = Kept()
     async with _served(tracer, wraps=TraceChannel) as (admission, stub):
         await stub.SubmitTask(pb.SubmitTaskRequest(), timeout=CALL_S)
-        with entered(OpenSpan(context=CONTEXT)):
+        with entered(OpenSpan(CONTEXT, {})):
             await stub.SubmitTask(pb.SubmitTaskRequest(), timeout=CALL_S, metadata=_metadata(("other", "kept")))
         await stub.SubmitTask(pb.SubmitTaskRequest(), timeout=CALL_S)
     before, within, after = admission.metadata
@@ -201,7 +201,7 @@ async def test_calls_carry_the_token_too_when_the_channel_has_one() -> None:
             super().__init__(TokenChannel(channel, "t" * 32))
 
     async with _served(Kept(), wraps=Both) as (admission, stub):
-        with entered(OpenSpan(context=CONTEXT)):
+        with entered(OpenSpan(CONTEXT, {})):
             await stub.SubmitTask(pb.SubmitTaskRequest(), timeout=CALL_S)
     [metadata] = admission.metadata
     assert metadata["authorization"] == f"Bearer {'t' * 32}"
