@@ -9,7 +9,7 @@ from typing import Any
 
 import schemathesis
 from schemathesis.config import ChecksConfig, GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
-from schemathesis.config._checks import NotAServerErrorConfig
+from schemathesis.config._checks import NegativeDataRejectionConfig, NotAServerErrorConfig
 from schemathesis.engine import events, from_schema
 
 from tests.harness.bridge import data_uri, png
@@ -20,6 +20,8 @@ NAMED_SERVER_ERRORS: Mapping[int, frozenset[str]] = {
     503: frozenset({"service_unavailable", "queue_overloaded", "model_unavailable"}),
 }
 _EXPECTED = ["2xx", "3xx", "4xx", *map(str, NAMED_SERVER_ERRORS)]
+# Of a body that does not fit the schema. 413: what is wrong with it may be beyond what is read of it.
+_REJECTIONS = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "428", "429", "5xx"]
 _REQUEST_TIMEOUT_S = 20.0
 
 # A body that fits the schema may still be refused for what no JSON Schema can say:
@@ -72,7 +74,10 @@ def explore(url: str, headers: Mapping[str, str], *, examples: int, without: str
         continue_on_failure=True,
         request_timeout=_REQUEST_TIMEOUT_S,
         generation=GenerationConfig(max_examples=examples, deterministic=True, database="none"),
-        checks=ChecksConfig(not_a_server_error=NotAServerErrorConfig(expected_statuses=_EXPECTED)),
+        checks=ChecksConfig(
+            not_a_server_error=NotAServerErrorConfig(expected_statuses=_EXPECTED),
+            negative_data_rejection=NegativeDataRejectionConfig(expected_statuses=_REJECTIONS),
+        ),
     )
     config = SchemathesisConfig(projects=ProjectsConfig(default=project), color=False)
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json", config=config)
