@@ -27,6 +27,9 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[object, object]"
 
 _log = structlog.get_logger()
 
+Arrived = Callable[[Iterable[tuple[str, str | bytes]]], None]
+"""Is told what metadata a call came with."""
+
 Translate = Callable[[Exception], ServiceError | None]
 """Turns a process's own errors into what a client is told; None for those that no client should see."""
 
@@ -58,6 +61,7 @@ class _WrappedHandlers(grpc.GenericRpcHandler):
         self._handlers = handlers
         self._told = told
         self._guard = guard
+        self._arrived = told.arrived
         self._wrapped: dict[str, _Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> _Handler | None:
@@ -75,7 +79,8 @@ class _WrappedHandlers(grpc.GenericRpcHandler):
             self._wrapped[method] = wrapped
         if self._guard is not None and (error := self._guard.refusal(method, handler_call_details.invocation_metadata or ())) is not None:
             return self._told.refusal(error, method)
-        self._told.arrived(handler_call_details.invocation_metadata or ())
+        if self._arrived is not None:
+            self._arrived(handler_call_details.invocation_metadata or ())
         return wrapped
 
 
@@ -99,10 +104,10 @@ class Told:
         self._refusals = RefusalLog()
         self._open_calls = OpenCalls()
 
-    def arrived(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        """A call that is let in came with this; it is served in the task of whoever says so."""
-        if self._traces is not None:
-            self._traces.arrived(metadata)
+    @property
+    def arrived(self) -> Arrived | None:
+        """Is told of each call that is let in, in the task that serves it; None: nobody is."""
+        return None if self._traces is None else self._traces.arrived
 
     def open_to_all(self, handler: _Handler, method: str) -> _Handler:
         """The handler of a method that anyone may call, within its limits."""

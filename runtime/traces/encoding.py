@@ -80,16 +80,17 @@ class Encoder:
         name, (trace_id, span_id, _, state), parent_id, began_ns, ended_ns, attributes, kind, is_failed = span
         named = self._named.get((name, kind, is_failed)) or self._name(name, kind, is_failed)
         # The clock may have been set back meanwhile.
-        times = _TIMES.pack(_BEGAN, began_ns, _ENDED, ended_ns if ended_ns > began_ns else began_ns)
+        times = _TIMES.pack(_BEGAN, began_ns, _ENDED, max(began_ns, ended_ns))
         # All ids at once, with what stands before each as digits too.
-        ids = f"{_TRACE_ID}{trace_id}{_SPAN_ID}{span_id}{_PARENT_ID}{parent_id}" if parent_id else f"{_TRACE_ID}{trace_id}{_SPAN_ID}{span_id}"
+        ids = (
+            f"{_TRACE_ID}{trace_id}{_SPAN_ID}{span_id}{_PARENT_ID}{parent_id}" if parent_id else f"{_TRACE_ID}{trace_id}{_SPAN_ID}{span_id}"
+        )
         pieces = [named, times, bytes.fromhex(ids)]
         if state:
             pieces.append(_bracketed(_STATE, state.encode()))
         known = self._repeated.get
-        for item in attributes.items():
-            # Only texts are there: numbers would be found for others that are equal, as 1 is True.
-            pieces.append(known(item) or self._attribute(item))
+        # Only texts are there: numbers would be found for others that are equal, as 1 is True.
+        pieces += [known(item) or self._attribute(item) for item in attributes.items()]
         return b"".join(pieces)
 
     def _name(self, name: str, kind: int, is_failed: bool) -> bytes:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from runtime.traces.context import TraceContext, new_ids, new_span_id
+from runtime.traces.context import TraceContext, new_roots, new_span_id
 from runtime.traces.outbox import Outbox
 from runtime.traces.tracer import SILENT, Span, Tracer
 
@@ -24,6 +24,7 @@ CLOSE_S = 2.0
 """A graceful stop waits so long for what is not sent yet."""
 
 _SHARES = 2**56
+_ROOTS_AT_A_TIME = 256
 
 
 class WritingTracer:
@@ -32,6 +33,7 @@ class WritingTracer:
     def __init__(self, put: Callable[[Span], None], *, sample_ratio: float) -> None:
         """`put` takes every span that is to be sent; `sample_ratio` is for traces that begin here."""
         self._put = put
+        self._roots: list[TraceContext] = []
         self._bound = round(sample_ratio * _SHARES)
 
     @property
@@ -43,9 +45,16 @@ class WritingTracer:
         """See `Tracer`."""
         if parent is not None:
             return TraceContext(parent.trace_id, new_span_id(), parent.is_sampled, parent.state)
-        trace_id, span_id = new_ids()
+        try:
+            root = self._roots.pop()
+        except IndexError:
+            root, *more = new_roots(_ROOTS_AT_A_TIME)
+            # Of two threads that draw at a time each keeps its own for all to take.
+            self._roots += more
         # By the last 7 bytes, which the standard promises to be random: whoever has the same ratio decides the same for the same trace.
-        return TraceContext(trace_id, span_id, self._bound == _SHARES or int(trace_id[18:], 16) < self._bound)
+        if self._bound == _SHARES or int(root.trace_id[18:], 16) < self._bound:
+            return root
+        return root._replace(is_sampled=False)
 
     def write(self, span: Span) -> None:
         """See `Tracer`."""

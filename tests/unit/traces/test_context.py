@@ -8,7 +8,7 @@ from runtime.traces.context import (
     TraceContext,
     attempt_span_id,
     derived_span_id,
-    new_ids,
+    new_roots,
     new_span_id,
     of_stored,
     parse,
@@ -102,7 +102,7 @@ def test_nothing_comes_back_when_nothing_or_nonsense_was_stored() -> None:
 
 
 def test_ids_are_of_their_length_and_differ_when_many_are_drawn() -> None:
-    drawn = [new_ids() for _ in range(1000)]
+    drawn = [(root.trace_id, root.span_id) for root in new_roots(1000)]
     traces, spans = {trace_id for trace_id, _ in drawn}, {span_id for _, span_id in drawn} | {new_span_id() for _ in range(1000)}
     assert (len(traces), len(spans)) == (1000, 2000)
     assert {len(one) for one in traces} == {32}
