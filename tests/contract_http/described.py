@@ -22,7 +22,8 @@ NAMED_SERVER_ERRORS: Mapping[int, frozenset[str]] = {
 _EXPECTED = ["2xx", "3xx", "4xx", *map(str, NAMED_SERVER_ERRORS)]
 # Of a body that does not fit the schema. 413: what is wrong with it may be beyond what is read of it.
 _REJECTIONS = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "428", "429", "5xx"]
-_REQUEST_TIMEOUT_S = 20.0
+# A request that no lane can take at once is held for 30 s: what the cases do to the lanes comes before what they ask of them.
+_REQUEST_TIMEOUT_S = 40.0
 
 # A body that fits the schema may still be refused for what no JSON Schema can say:
 UNSAYABLE = (
@@ -94,7 +95,7 @@ def explore(url: str, headers: Mapping[str, str], *, examples: int, without: str
         if isinstance(event, events.ScenarioFinished):
             _count(findings, event.recorder)
         elif isinstance(event, events.NonFatalError):
-            findings.errors.append(str(event.info.title) + ": " + str(event.value))
+            findings.errors.append(f"{event.info.title} {event.label}: {event.value}")
         elif isinstance(event, events.FatalError):
             findings.errors.append(repr(event.exception))
     return findings
