@@ -95,7 +95,7 @@ class Submissions:
         all_asked: Callable[[], None],
     ) -> list[Accepted | Exception | None]:
         """Returns when all are durable or refused; see `Controller.submit_together`. `all_asked` is called when all are before the core."""
-        begun = [None if would_hold(one) else self._begin(one, is_held) for one in submissions]
+        begun = [self._begin(one, would_hold, is_held) for one in submissions]
         all_asked()
         running = {answer for _, answer in filter(None, begun)}
         try:
@@ -108,19 +108,29 @@ class Submissions:
             raise
         return [None if one is None else _outcome(one[1]) for one in begun]
 
-    def _begin(self, submission: Submission, is_held: Callable[[TaskId], bool]) -> tuple[Asking, asyncio.Future[Accepted]] | None:
-        """Puts a request before the core now; None when it cannot be told without looking in the store whether its key is new, and when it
-        was held after all: then its place is free again."""
+    def _begin(
+        self, submission: Submission, would_hold: Callable[[Submission], bool], is_held: Callable[[TaskId], bool]
+    ) -> tuple[Asking, asyncio.Future[Accepted]] | None:
+        """Puts a request before the core now; None when it would be held, when it cannot be told without looking in the store whether its
+        key is new, and when it was held after all: then its place is free again. An error is the answer: others may have been accepted."""
         key = (submission.owner, submission.request_id)
         if not _is_new(submission) or key in self._keyed or self._is_closed:
             return None
-        asking = Asking(submission=submission, fingerprint=fingerprint(submission.request), callers=1)
-        asking.task_id = task_id = TaskId(self._new_id())
+        asking = Asking(submission=submission, callers=1)
         answer: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
-        self._answers[task_id], self._keyed[key] = answer, (asking, answer)
-        answer.add_done_callback(lambda done: self._ended(key, done, task_id))
-        self._ask(asking, task_id)
-        if is_held(task_id):
+        try:
+            if would_hold(submission):
+                return None
+            asking.fingerprint = fingerprint(submission.request)
+            asking.task_id = task_id = TaskId(self._new_id())
+            self._answers[task_id], self._keyed[key] = answer, (asking, answer)
+            answer.add_done_callback(lambda done: self._ended(key, done, task_id))
+            self._ask(asking, task_id)
+            is_undone = is_held(task_id)
+        except Exception as error:
+            answer.set_exception(error)
+            return asking, answer
+        if is_undone:
             self._left_by_one(asking, answer)
             return None
         return asking, answer

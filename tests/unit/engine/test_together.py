@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from admission import engine
 from admission.core.tasks import LaneMode, Task, TaskState
 from admission.engine_types import Accepted, OverloadedError, Submission
 from admission.store.port import StoreUnavailableError
+from runtime.rules.request import GenerationRequest
 from tests.harness.engine import PATIENCE_S, Rig, settle
 
 
@@ -155,6 +157,23 @@ async def test_each_hears_of_it_when_the_store_fails(rig: Rig) -> None:
     assert [type(answer) for answer in answers] == [StoreUnavailableError] * 2
     rig.store.fail_writes = False
     assert len(tasks_of(await outcomes(rig, first(rig, "a")))) == 1
+
+
+@pytest.mark.parametrize("broken", ["shape_key", "latent_tokens"])
+async def test_error_of_one_is_its_own_when_nobody_expects_it(rig: Rig, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    def breaks(request: GenerationRequest) -> object:
+        if request.prompt == "odd":
+            raise ZeroDivisionError
+        return sound(request)
+
+    sound = getattr(engine, broken)
+    monkeypatch.setattr(engine, broken, breaks)
+    await rig.lane()
+    one, odd, other = await outcomes(rig, first(rig, "a"), first(rig, "odd", prompt="odd"), first(rig, "b"))
+    assert [type(answer) for answer in (one, odd, other)] == [Accepted, ZeroDivisionError, Accepted]
+    # Its key is free again.
+    monkeypatch.undo()
+    assert len(tasks_of(await outcomes(rig, first(rig, "odd", prompt="odd")))) == 1
 
 
 async def test_none_is_rendered_when_the_caller_left_before_they_were_on_disk(rig: Rig) -> None:
