@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -209,3 +210,13 @@ def test_the_process_ends_when_admission_is_killed(tmp_path: Path) -> None:
         admission.kill()
         writer.wait(PATIENCE_S)
     assert not writer.is_running()
+
+
+def test_the_process_ends_quietly_when_admission_was_gone_before_it_began(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs:
+        url, descriptor = f"sqlite:///{tmp_path / 'store.db'}", theirs.fileno()
+        command = [sys.executable, "-m", "admission.store.writer_program", url, "5.0", str(descriptor)]
+        ended = subprocess.run(command, pass_fds=[descriptor], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
