@@ -46,6 +46,8 @@ _STUCK_S = 0.25
 # From here on the time on the way counts as waited; below it a new key need not be looked for.
 _COUNTED_S = 0.1
 _MOST_WAITED_S = 30.0
+# What clients who left have been accepted for is cancelled for so long yet when the bridge stops.
+_LAST_WORDS_S = 1.0
 
 # Asked for once: the enum looks its names up.
 _QUEUED = TaskState.TASK_STATE_QUEUED
@@ -127,14 +129,21 @@ class GatheringLine:
                 raise _senseless()
 
     async def close(self) -> None:
-        """Ends every call; whoever waits gets `service_unavailable`."""
+        """Ends every call; whoever waits gets `service_unavailable`. Tasks that nobody knows of are given up first."""
         self._is_closed = True
         if self._look is not None:
             self._look.cancel()
-        ending = [*self._running, *self._giving_up]
-        for task in ending:
+        running = tuple(self._running)
+        for task in running:
             task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
+        giving_up = tuple(self._giving_up)
+        if giving_up:
+            # Nobody else would say it: their tasks would be rendered for nobody.
+            await asyncio.wait(giving_up, timeout=_LAST_WORDS_S)
+        for task in giving_up:
+            task.cancel()
+        await asyncio.gather(*giving_up, return_exceptions=True)
         while self._queue:
             _refuse(self._queue.popitem(last=False)[0], _closed())
 

@@ -265,6 +265,17 @@ async def test_task_is_given_up_when_only_its_client_left_before_the_answer() ->
     assert (cancel.task_id, cancel.only_owner, cancel.only_waiting) == ("gone", "session:s1", True)
 
 
+async def test_task_of_a_client_that_left_is_given_up_when_the_bridge_stops_at_once() -> None:
+    async with rig() as one:
+        gone, stays = one.send("gone"), one.send("stays")
+        await one.until(lambda: one.admission.batches == [["gone", "stays"]])
+        gone.cancel()
+        one.admission.gate.set()
+        await stays
+        await one.line.close()
+        assert [cancel.task_id for cancel in one.admission.cancels] == ["gone"]
+
+
 async def test_each_may_ask_again_when_admission_dies_with_the_batch() -> None:
     async with rig() as one:
         clients = [one.send("a"), one.send("b")]
