@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ class Asking:
         may_return: some caller can ask again, so that what was accepted goes on when all of them are gone.
         callers: how many wait.
         task_id: set once it was put before the core.
+        is_left: it was accepted when its last caller went, so that it may be cancelled by now; that is not on disk yet.
     """
 
     submission: Submission
@@ -34,6 +35,7 @@ class Asking:
     may_return: bool = False
     callers: int = 0
     task_id: TaskId | None = None
+    is_left: bool = False
 
 
 def fingerprint(request: GenerationRequest) -> str:
@@ -54,12 +56,15 @@ class Submissions:
         new_id: Callable[[], str],
         ask: Callable[[Asking, TaskId], None],
         leave: Callable[[Asking, TaskId], bool],
+        settled: Callable[[TaskId], Awaitable[Task | None]],
     ) -> None:
-        """The engine's: `ask` puts a task before the core; `leave` says that its callers are gone, and returns whether it was accepted."""
+        """The engine's: `ask` puts a task before the core; `leave` says that its callers are gone, and returns whether it was accepted;
+        `settled` gives an accepted task as it stands once all that is decided is on disk."""
         self._store = store
         self._new_id = new_id
         self._ask = ask
         self._leave = leave
+        self._settled = settled
         self._answers: dict[TaskId, asyncio.Future[Accepted]] = {}
         self._keyed: dict[tuple[str, str], tuple[Asking, asyncio.Future[Accepted]]] = {}
         self._is_closed = False
@@ -163,7 +168,9 @@ class Submissions:
         asking.callers += 1
         try:
             accepted = await asyncio.shield(running)
-            return accepted if known is None else Accepted(task=accepted.task, is_duplicate=True)
+            if known is None:
+                return accepted
+            return Accepted(task=await self._as_it_stands(accepted.task) if asking.is_left else accepted.task, is_duplicate=True)
         finally:
             self._left_by_one(asking, running)
 
@@ -173,7 +180,9 @@ class Submissions:
         asking.callers -= 1
         if asking.callers or running.done():
             return
-        if asking.task_id is None or not self._leave(asking, asking.task_id):
+        if asking.task_id is not None and self._leave(asking, asking.task_id):
+            asking.is_left = not asking.may_return
+        else:
             self._keyed.pop((asking.submission.owner, asking.submission.request_id), None)
             running.cancel()
 
@@ -194,7 +203,12 @@ class Submissions:
             return Accepted(task=await self._accepted(asking))
         if task.fingerprint != asking.fingerprint:
             raise RequestReusedError
-        return Accepted(task=task, is_duplicate=True)
+        # A client's own key is never cancelled for it, and is told without a write.
+        return Accepted(task=await self._as_it_stands(task) if submission.abandon else task, is_duplicate=True)
+
+    async def _as_it_stands(self, task: Task) -> Task:
+        """Of one whose callers may have gone: it is cancelled then, and whoever comes back must not take it for accepted."""
+        return await self._settled(task.task_id) or task
 
     async def answered(self, task_id: TaskId, ask: Callable[[], None]) -> Task:
         """Runs `ask`, which puts a task of this id before the core, and returns or raises what the engine answers."""

@@ -190,6 +190,30 @@ async def test_none_is_rendered_when_the_caller_left_before_they_were_on_disk(ri
     assert [task.request_id for task in await rig.store.unfinished()] == ["leased"]
 
 
+@pytest.mark.parametrize("is_batch", [False, True])
+@pytest.mark.parametrize("is_early", [False, True])
+async def test_who_comes_back_hears_that_it_was_cancelled_when_its_connection_broke(rig: Rig, *, is_batch: bool, is_early: bool) -> None:
+    lane = await rig.lane()
+    await outcomes(rig, first(rig, "leased"))
+    await lane.leased()
+    rig.store.gate.clear()
+    asking: asyncio.Task[object] = together(rig, first(rig, "a")) if is_batch else rig.submit_keyed("a", abandon=True)
+    await settle()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    if not is_early:
+        # The acceptance comes on disk, the cancellation does not yet.
+        rig.store.gate.set()
+        await asyncio.sleep(0)
+        rig.store.gate.clear()
+        await settle()
+    again = asyncio.create_task(rig.engine.submit(first(rig, "a", waited_s=0.1)))
+    await settle()
+    rig.store.gate.set()
+    told = await asyncio.wait_for(again, PATIENCE_S)
+    assert (told.is_duplicate, told.task.state) == (True, TaskState.CANCELLED)
+
+
 async def test_one_goes_on_when_another_caller_of_its_key_still_waits(rig: Rig) -> None:
     await rig.lane()
     await settle()
