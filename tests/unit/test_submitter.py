@@ -204,7 +204,7 @@ async def test_request_is_made_anew_when_admission_took_its_caller_for_gone() ->
 
 
 async def test_cancelled_task_is_no_acceptance_when_the_connection_breaks_under_the_second_key_too() -> None:
-    line = ScriptedLine(*[(0.0, broken()), (0.0, ABANDONED)] * 2)
+    line = ScriptedLine((0.0, broken()), (0.0, ABANDONED), (0.0, broken()), (0.0, ABANDONED))
 
     with pytest.raises(ServiceError) as refused:
         await submit(line)
