@@ -127,7 +127,7 @@ class Engine:
         self._sweeper = ObjectSweeper(objects)
         self._shown: dict[TaskId, Task] = {}
         self._draws = Draws(clock)
-        self._submissions = Submissions(store, new_id or self._draws.task_id, self._ask, self._callers_left)
+        self._submissions = Submissions(store, new_id or self._draws.task_id, self._ask, self._callers_left, self._settled)
         self._watching = Watching(store, self.task, lambda model: self._core.state.queues[model])
         self.imports = Imports(store=store, objects=objects, sweeper=self._sweeper, is_known=self._is_known, put=self._take_over)
         self._lanes = LaneSessions(self._core.state, self._handle, self._limits.report_interval_s)
@@ -342,6 +342,11 @@ class Engine:
         task = self._core.state.tasks.get(task_id)
         self._handle(CallerLeft(task_id=task_id, may_return=asking.may_return))
         return task is None or task.state is not TaskState.HELD
+
+    async def _settled(self, task_id: TaskId) -> Task | None:
+        await self._durable(self._journal.flushed())
+        view = await self.task(task_id)
+        return None if view is None else view.task
 
     async def _is_known(self, task_id: TaskId) -> bool:
         """Whether a task has this id, once everything that is decided has taken effect."""

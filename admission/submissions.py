@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ class Asking:
         may_return: some caller can ask again, so that what was accepted goes on when all of them are gone.
         callers: how many wait.
         task_id: set once it was put before the core.
+        is_left: it was accepted when its last caller went, so that it may be cancelled by now; that is not on disk yet.
     """
 
     submission: Submission
@@ -34,6 +35,7 @@ class Asking:
     may_return: bool = False
     callers: int = 0
     task_id: TaskId | None = None
+    is_left: bool = False
 
 
 def fingerprint(request: GenerationRequest) -> str:
@@ -54,12 +56,15 @@ class Submissions:
         new_id: Callable[[], str],
         ask: Callable[[Asking, TaskId], None],
         leave: Callable[[Asking, TaskId], bool],
+        settled: Callable[[TaskId], Awaitable[Task | None]],
     ) -> None:
-        """The engine's: `ask` puts a task before the core; `leave` says that its callers are gone, and returns whether it was accepted."""
+        """The engine's: `ask` puts a task before the core; `leave` says that its callers are gone, and returns whether it was accepted;
+        `settled` gives an accepted task as it stands once all that is decided is on disk."""
         self._store = store
         self._new_id = new_id
         self._ask = ask
         self._leave = leave
+        self._settled = settled
         self._answers: dict[TaskId, asyncio.Future[Accepted]] = {}
         self._keyed: dict[tuple[str, str], tuple[Asking, asyncio.Future[Accepted]]] = {}
         self._is_closed = False
@@ -95,7 +100,7 @@ class Submissions:
         all_asked: Callable[[], None],
     ) -> list[Accepted | Exception | None]:
         """Returns when all are durable or refused; see `Controller.submit_together`. `all_asked` is called when all are before the core."""
-        begun = [None if would_hold(one) else self._begin(one, is_held) for one in submissions]
+        begun = [self._begin(one, would_hold, is_held) for one in submissions]
         all_asked()
         running = {answer for _, answer in filter(None, begun)}
         try:
@@ -108,19 +113,29 @@ class Submissions:
             raise
         return [None if one is None else _outcome(one[1]) for one in begun]
 
-    def _begin(self, submission: Submission, is_held: Callable[[TaskId], bool]) -> tuple[Asking, asyncio.Future[Accepted]] | None:
-        """Puts a request before the core now; None when it cannot be told without looking in the store whether its key is new, and when it
-        was held after all: then its place is free again."""
+    def _begin(
+        self, submission: Submission, would_hold: Callable[[Submission], bool], is_held: Callable[[TaskId], bool]
+    ) -> tuple[Asking, asyncio.Future[Accepted]] | None:
+        """Puts a request before the core now; None when it would be held, when it cannot be told without looking in the store whether its
+        key is new, and when it was held after all: then its place is free again. An error is the answer: others may have been accepted."""
         key = (submission.owner, submission.request_id)
         if not _is_new(submission) or key in self._keyed or self._is_closed:
             return None
-        asking = Asking(submission=submission, fingerprint=fingerprint(submission.request), callers=1)
-        asking.task_id = task_id = TaskId(self._new_id())
+        asking = Asking(submission=submission, callers=1)
         answer: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
-        self._answers[task_id], self._keyed[key] = answer, (asking, answer)
-        answer.add_done_callback(lambda done: self._ended(key, done, task_id))
-        self._ask(asking, task_id)
-        if is_held(task_id):
+        try:
+            if would_hold(submission):
+                return None
+            asking.fingerprint = fingerprint(submission.request)
+            asking.task_id = task_id = TaskId(self._new_id())
+            self._answers[task_id], self._keyed[key] = answer, (asking, answer)
+            answer.add_done_callback(lambda done: self._ended(key, done, task_id))
+            self._ask(asking, task_id)
+            is_undone = is_held(task_id)
+        except Exception as error:
+            answer.set_exception(error)
+            return asking, answer
+        if is_undone:
             self._left_by_one(asking, answer)
             return None
         return asking, answer
@@ -153,7 +168,9 @@ class Submissions:
         asking.callers += 1
         try:
             accepted = await asyncio.shield(running)
-            return accepted if known is None else Accepted(task=accepted.task, is_duplicate=True)
+            if known is None:
+                return accepted
+            return Accepted(task=await self._as_it_stands(accepted.task) if asking.is_left else accepted.task, is_duplicate=True)
         finally:
             self._left_by_one(asking, running)
 
@@ -163,7 +180,9 @@ class Submissions:
         asking.callers -= 1
         if asking.callers or running.done():
             return
-        if asking.task_id is None or not self._leave(asking, asking.task_id):
+        if asking.task_id is not None and self._leave(asking, asking.task_id):
+            asking.is_left = not asking.may_return
+        else:
             self._keyed.pop((asking.submission.owner, asking.submission.request_id), None)
             running.cancel()
 
@@ -184,7 +203,12 @@ class Submissions:
             return Accepted(task=await self._accepted(asking))
         if task.fingerprint != asking.fingerprint:
             raise RequestReusedError
-        return Accepted(task=task, is_duplicate=True)
+        # A client's own key is never cancelled for it, and is told without a write.
+        return Accepted(task=await self._as_it_stands(task) if submission.abandon else task, is_duplicate=True)
+
+    async def _as_it_stands(self, task: Task) -> Task:
+        """Of one whose callers may have gone: it is cancelled then, and whoever comes back must not take it for accepted."""
+        return await self._settled(task.task_id) or task
 
     async def answered(self, task_id: TaskId, ask: Callable[[], None]) -> Task:
         """Runs `ask`, which puts a task of this id before the core, and returns or raises what the engine answers."""

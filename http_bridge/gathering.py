@@ -7,6 +7,7 @@ import contextvars
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -39,6 +40,14 @@ MOST_BYTES = 256 * 1024
 # A call ends when the time of its first item does: the others of its batch are not much younger.
 _SAME_AGE_S = 1.0
 _ASK_AGAIN_S = 60.0
+# A call takes some milliseconds. While calls take longer, as on a disk that hangs, what comes is asked singly: it may be refused or held,
+# which needs no disk, and is owed its answer.
+_STUCK_S = 0.25
+# From here on the time on the way counts as waited; below it a new key need not be looked for.
+_COUNTED_S = 0.1
+_MOST_WAITED_S = 30.0
+# What clients who left have been accepted for is cancelled for so long yet when the bridge stops.
+_LAST_WORDS_S = 1.0
 
 # Asked for once: the enum looks its names up.
 _QUEUED = TaskState.TASK_STATE_QUEUED
@@ -51,6 +60,7 @@ class _Asked:
 
     item: admission.SubmitTasksItem
     size_bytes: int
+    begun_s: float
     until_s: float
     answer: asyncio.Future[admission.SubmitTasksAnswer]
     batch: _Batch | None = None
@@ -81,6 +91,9 @@ class GatheringLine:
         self._running: set[asyncio.Task[None]] = set()
         self._giving_up: set[asyncio.Task[None]] = set()
         self._is_flush_due = False
+        # When the newest call began, by the loop's clock, and the next look at whether those under way are stuck.
+        self._newest_s = 0.0
+        self._look: asyncio.TimerHandle | None = None
         self._is_closed = False
         # Until then admission is taken for one without the method.
         self._singly_until_s = float("-inf")
@@ -97,9 +110,9 @@ class GatheringLine:
     async def send(self, message: admission.SubmitTaskRequest, timeout_s: float) -> admission.SubmitTaskResponse:
         """See Line. Of a task that was accepted with others only its id and state are told."""
         now_s, size_bytes = self._now_s(), message.ByteSize()
-        if size_bytes > MOST_BYTES or now_s < self._singly_until_s or not _can_be_gathered(message):
+        if size_bytes > MOST_BYTES or now_s < self._singly_until_s or self._stuck_in_s() <= 0 or not _can_be_gathered(message):
             return await self._single.send(message, timeout_s)
-        asked = self._ask(message, size_bytes, now_s + timeout_s)
+        asked = self._ask(message, size_bytes, now_s, now_s + timeout_s)
         try:
             told = await asked.answer
         except asyncio.CancelledError:
@@ -111,21 +124,37 @@ class GatheringLine:
             case "refusal":
                 raise of_status(told.refusal)
             case "ask_singly":
-                return await self._single.send(message, max(0.0, asked.until_s - self._now_s()))
+                return await self._asked_singly(message, asked)
             case _:
                 raise _senseless()
 
     async def close(self) -> None:
-        """Ends every call; whoever waits gets `service_unavailable`."""
+        """Ends every call; whoever waits gets `service_unavailable`. Tasks that nobody knows of are given up first."""
         self._is_closed = True
-        ending = [*self._running, *self._giving_up]
-        for task in ending:
+        if self._look is not None:
+            self._look.cancel()
+        running = tuple(self._running)
+        for task in running:
             task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
+        giving_up = tuple(self._giving_up)
+        if giving_up:
+            # Nobody else would say it: their tasks would be rendered for nobody.
+            await asyncio.wait(giving_up, timeout=_LAST_WORDS_S)
+        for task in giving_up:
+            task.cancel()
+        await asyncio.gather(*giving_up, return_exceptions=True)
         while self._queue:
             _refuse(self._queue.popitem(last=False)[0], _closed())
 
-    def _ask(self, message: admission.SubmitTaskRequest, size_bytes: int, until_s: float) -> _Asked:
+    async def _asked_singly(self, message: admission.SubmitTaskRequest, asked: _Asked) -> admission.SubmitTaskResponse:
+        """The time that it took until here is part of the time for which it may be held."""
+        now_s = self._now_s()
+        if now_s - asked.begun_s >= _COUNTED_S:
+            message.waited.FromMilliseconds(round(min(now_s - asked.begun_s, _MOST_WAITED_S) * 1000))
+        return await self._single.send(message, max(0.0, asked.until_s - now_s))
+
+    def _ask(self, message: admission.SubmitTaskRequest, size_bytes: int, begun_s: float, until_s: float) -> _Asked:
         if self._is_closed:
             raise _closed()
         item = admission.SubmitTasksItem(submission=message)
@@ -133,9 +162,12 @@ class GatheringLine:
         if context is not None:
             item.traceparent, item.tracestate = context.traceparent, context.state
         loop = asyncio.get_running_loop()
-        asked = _Asked(item=item, size_bytes=size_bytes, until_s=until_s, answer=loop.create_future())
+        asked = _Asked(item=item, size_bytes=size_bytes, begun_s=begun_s, until_s=until_s, answer=loop.create_future())
         self._queue[asked] = None
-        if not self._is_flush_due and len(self._running) < MOST_CALLS:
+        if len(self._running) >= MOST_CALLS:
+            if self._look is None:
+                self._look = loop.call_later(self._stuck_in_s(), self._give_out_stuck)
+        elif not self._is_flush_due:
             # What other requests ask for in this turn of the loop goes along.
             self._is_flush_due = True
             loop.call_soon(self._flush)
@@ -149,11 +181,37 @@ class GatheringLine:
             # In no client's context: the call belongs to none of them.
             batch.task = asyncio.create_task(self._run(batch), name="submit-tasks", context=contextvars.Context())
             self._running.add(batch.task)
-            batch.task.add_done_callback(self._ended)
+            self._newest_s = asyncio.get_running_loop().time()
+            batch.task.add_done_callback(partial(self._ended, batch))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, batch: _Batch, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        bug = None if task.cancelled() else task.exception()
+        if bug is not None:
+            _LOG.error("submit_tasks_broken", exc_info=bug)
+        for asked in batch.asked:
+            # Nobody may wait for what ended: all left, the bridge stops (a task that never ran hears nothing of it), or there is a bug.
+            _refuse(asked, _closed() if bug is None else _senseless())
         self._flush()
+
+    def _stuck_in_s(self) -> float:
+        """When it must be said that the calls under way are stuck, unless one ends; infinite while there is room for one."""
+        if len(self._running) < MOST_CALLS:
+            return float("inf")
+        return self._newest_s + _STUCK_S - asyncio.get_running_loop().time()
+
+    def _give_out_stuck(self) -> None:
+        """What waits for calls that are stuck waits no longer."""
+        self._look = None
+        left_s = self._stuck_in_s()
+        if left_s > 0:
+            if self._queue and left_s < float("inf"):
+                self._look = asyncio.get_running_loop().call_later(left_s, self._give_out_stuck)
+            return
+        while self._queue:
+            asked = self._queue.popitem(last=False)[0]
+            if not asked.answer.done():
+                asked.answer.set_result(_SINGLY)
 
     def _taken(self) -> _Batch:
         """The next batch: first come, first served."""
@@ -178,11 +236,6 @@ class GatheringLine:
         timeout_s = max(0.0, batch.asked[0].until_s - self._now_s())
         try:
             answers = (await self._stub.SubmitTasks(request, timeout=timeout_s)).answers
-        except asyncio.CancelledError:
-            # All left, or the bridge stops.
-            for asked in batch.asked:
-                _refuse(asked, _closed())
-            raise
         except grpc.RpcError as error:
             self._broke(batch, error)
             return

@@ -120,10 +120,13 @@ class Submitter:
         begun_s = self._now_s()
         message = admission.SubmitTaskRequest(request=request, owner=owner, request_id=key or _own_key(), abandon=not key)
         answer = await self._taken_in(message, begun_s)
-        if answer.is_duplicate and not key and answer.task.state == TaskState.TASK_STATE_CANCELLED:
+        if not key and _is_abandoned(answer):
             # Admission saw the connection break and took the caller for gone. No one else knows of that task, and no lane had it.
             message.request_id = _own_key()
             answer = await self._taken_in(message, begun_s)
+            if _is_abandoned(answer):
+                # Twice. It must not go on for ever, and a task that is cancelled is no acceptance.
+                raise _away()
         return answer.task
 
     async def _taken_in(self, message: admission.SubmitTaskRequest, begun_s: float) -> admission.SubmitTaskResponse:
@@ -158,6 +161,10 @@ class Submitter:
 
 def _own_key() -> str:
     return f"{OWN_KEY_PREFIX}{secrets.token_hex(16)}"
+
+
+def _is_abandoned(answer: admission.SubmitTaskResponse) -> bool:
+    return answer.is_duplicate and answer.task.state == TaskState.TASK_STATE_CANCELLED
 
 
 def _is_broken(error: ServiceError) -> bool:

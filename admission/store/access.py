@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, Table, bindparam, delete, insert, sel
 from admission.store import access_rows as rows
 from admission.store.access_port import SESSIONS_KEPT, AdminChange, AdminSession, AuditEntry, Decide, Session
 from admission.store.batches import Insert, replacing
-from admission.store.database import Backend, Database, driver_cursor
+from admission.store.database import Backend, Run, driver_cursor
 from admission.store.rows import Row, utc
 from admission.store.schema import ADMIN_SESSIONS, AUDIT, SESSIONS
 
@@ -18,9 +18,10 @@ from admission.store.schema import ADMIN_SESSIONS, AUDIT, SESSIONS
 class SqlAccess:
     """The part of a SqlStore that implements AccessStore. Acceptances share its writer's thread, so every transaction is short."""
 
-    def __init__(self, database: Database, backend: Backend, *, now: Callable[[], datetime]) -> None:
-        """On the store's database. `now`: aware UTC time, for the removal of old sessions only."""
-        self._database = database
+    def __init__(self, read: Run, write: Run, backend: Backend, *, now: Callable[[], datetime]) -> None:
+        """Reads and writes by these, in transactions of the store's database. `now`: aware UTC time, for the removal of old sessions
+        only."""
+        self._read, self._write = read, write
         self._moment = backend.moment
         self._now = now
         self._sessions = Insert(backend, SESSIONS, rows.SESSION_COLUMNS, then=replacing("token_sha256", rows.SESSION_COLUMNS[1:]))
@@ -34,17 +35,17 @@ class SqlAccess:
             self._remove_ended(connection, SESSIONS)
             self._sessions.run(driver_cursor(connection), list(new.values()))
 
-        await self._database.write(write)
+        await self._write(write)
 
     async def session(self, token_sha256: str) -> Session | None:
         """The generation session of this token."""
         query = select(SESSIONS).where(SESSIONS.c.token_sha256 == token_sha256)
-        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        row = await self._read(lambda connection: connection.execute(query).one_or_none())
         return None if row is None else rows.session_of(row)
 
     async def admin_session(self, token_sha256: str) -> AdminSession | None:
         """The admin session of this token."""
-        return await self._database.read(lambda connection: _admin_session(connection, _of_token(token_sha256)))
+        return await self._read(lambda connection: _admin_session(connection, _of_token(token_sha256)))
 
     async def change_admin_session(self, token_sha256: str, decide: Decide) -> AdminChange:
         """Does what `decide` says of the token's session."""
@@ -60,7 +61,7 @@ class SqlAccess:
                 _add_entries(connection, [change.entry])
             return change
 
-        return await self._database.write(write)
+        return await self._write(write)
 
     async def write_audit(self, new: Sequence[AuditEntry], details: Mapping[int, str]) -> tuple[int, ...]:
         """Adds entries and replaces the details of earlier ones."""
@@ -72,13 +73,13 @@ class SqlAccess:
                 connection.execute(change, changed)
             return _add_entries(connection, new)
 
-        return await self._database.write(write)
+        return await self._write(write)
 
     async def audit(self, limit: int) -> tuple[AuditEntry, ...]:
         """The newest entries."""
         rows.check_audit_limit(limit)
         query = select(AUDIT).order_by(AUDIT.c.entry_id.desc()).limit(limit)
-        return await self._database.read(lambda connection: tuple([rows.audit_of(row) for row in connection.execute(query)]))
+        return await self._read(lambda connection: tuple([rows.audit_of(row) for row in connection.execute(query)]))
 
     async def prune_audit(self, before: datetime | None, *, keep: int, limit: int) -> int:
         """Removes entries that are too old or too many."""
@@ -88,7 +89,7 @@ class SqlAccess:
         def write(connection: Connection) -> int:
             return sum(connection.execute(delete(AUDIT).where(AUDIT.c.entry_id.in_(ids))).rowcount for ids in (*too_old, *too_many))
 
-        return await self._database.write(write)
+        return await self._write(write)
 
     def _replace(self, connection: Connection, token_sha256: str, before: AdminSession | None, after: AdminSession | None) -> None:
         of_token = ADMIN_SESSIONS.c.token_sha256 == token_sha256

@@ -23,6 +23,8 @@ CROWD = 8
 BUSY = 30
 # One that was lost, or did not start, is not started again sooner: meanwhile batches are written here.
 RESTART_S = 10.0
+# What else writes waits so long for its turn between batches. After that it tries its luck: the process may be one that never answers.
+TURN_S = 5.0
 
 T = TypeVar("T")
 
@@ -41,7 +43,7 @@ class Commits:
         self._backend = backend
         self._batches = batches
         self._make = process
-        # So that a batch's numbers are known before the next one is begun.
+        # So that a batch's numbers are known before the next one is begun, and what else writes comes between two.
         self._turn = asyncio.Lock()
         self._process: WriterProcess | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -77,6 +79,21 @@ class Commits:
         if self._make is not None and self._process is None and self._is_much(rows):
             self._start_process(self._make)
         return newest
+
+    async def beside(self, work: Callable[[Connection], T]) -> T:
+        """Runs what else writes, in the database's thread. SQLite lets one of several write and gives nobody a turn: beside a process that
+        writes all the time, the thread would find a gap only by chance."""
+        if self._process is None:
+            return await self._database.write(work)
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._turn.acquire()
+        except TimeoutError:
+            return await self._database.write(work)
+        try:
+            return await self._database.write(work)
+        finally:
+            self._turn.release()
 
     async def _written(self, epoch: int, rows: Rows) -> int:
         process, newest = self._process, self._newest

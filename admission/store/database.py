@@ -59,6 +59,14 @@ class Backend(Protocol):
         ...
 
 
+class Run(Protocol):
+    """Runs work in a transaction of its own; see `Database.write` and `Database.read`."""
+
+    async def __call__(self, work: Callable[[Connection], T], /) -> T:
+        """What the work returns."""
+        ...
+
+
 class CommitInDoubtError(StoreUnavailableError):
     """The connection ended while a commit was under way: the transaction is stored or not."""
 

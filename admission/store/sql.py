@@ -76,10 +76,10 @@ class SqlStore:
         backend = _backend(url, busy_timeout_s)
         self._database = Database(backend)
         self._batches = BatchWriter(backend)
-        self.access = SqlAccess(self._database, backend, now=now)
         self._lookups = RequestLookups(backend, self._database.read)
         process = (lambda: WriterProcess(url, busy_timeout_s=busy_timeout_s)) if has_writer and isinstance(backend, SqliteBackend) else None
         self._commits = Commits(self._database, backend, self._batches, process)
+        self.access = SqlAccess(self._database.read, self._commits.beside, backend, now=now)
 
     async def open(self) -> None:
         """Connects and brings the schema up to date; a database of a newer program is unavailable to this one."""
@@ -108,7 +108,7 @@ class SqlStore:
 
     async def prune(self, epoch: int, retention: Retention) -> Pruned:
         """Removes what is too old, at most `retention.limit` tasks and as many events, in one transaction."""
-        return await self._database.write(lambda connection: prune(connection, self._batches, epoch, retention))
+        return await self._commits.beside(lambda connection: prune(connection, self._batches, epoch, retention))
 
     async def unfinished(self) -> tuple[Task, ...]:
         """Every task that is queued, leased or withdrawn, oldest acceptance first."""

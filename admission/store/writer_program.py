@@ -75,8 +75,8 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     writer = Writer(SqliteBackend(make_url(url), busy_timeout_s=float(busy_timeout_s)))
     with socket.socket(fileno=int(descriptor)) as link, closing(writer):
-        link.sendall(frame(True))
         try:
+            link.sendall(frame(True))
             for epoch, in_doubt, rows in _frames(link):
                 link.sendall(frame(writer.answer(epoch, in_doubt, rows)))
         except OSError:

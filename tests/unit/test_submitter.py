@@ -203,6 +203,16 @@ async def test_request_is_made_anew_when_admission_took_its_caller_for_gone() ->
     assert third.request_id.startswith(OWN_KEY_PREFIX)
 
 
+async def test_cancelled_task_is_no_acceptance_when_the_connection_breaks_under_the_second_key_too() -> None:
+    line = ScriptedLine((0.0, broken()), (0.0, ABANDONED), (0.0, broken()), (0.0, ABANDONED))
+
+    with pytest.raises(ServiceError) as refused:
+        await submit(line)
+
+    assert refused.value.code == ErrorCode.SERVICE_UNAVAILABLE
+    assert len(line.sent) == 4
+
+
 async def test_cancelled_task_is_told_when_the_client_has_a_key_of_its_own() -> None:
     """The client, or somebody that it told the id, cancelled it: the key still means that task."""
     line = ScriptedLine((0.0, ABANDONED))

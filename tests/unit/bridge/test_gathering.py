@@ -49,6 +49,7 @@ class Admission(stubs.AdmissionServiceServicer):
     batches: list[list[str]] = field(default_factory=list)
     items: list[pb.SubmitTasksItem] = field(default_factory=list)
     singly: list[str] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
     cancels: list[pb.CancelTaskRequest] = field(default_factory=list)
     left: int = 0
     is_old: bool = False
@@ -66,6 +67,7 @@ class Admission(stubs.AdmissionServiceServicer):
 
     async def SubmitTask(self, request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:  # noqa: N802
         self.singly.append(request.request_id)
+        self.waited.append(request.waited.ToNanoseconds() / 1e9)
         await self.place.wait()
         return pb.SubmitTaskResponse(task=Task(task_id=f"single-{request.request_id}"))
 
@@ -263,6 +265,17 @@ async def test_task_is_given_up_when_only_its_client_left_before_the_answer() ->
     assert (cancel.task_id, cancel.only_owner, cancel.only_waiting) == ("gone", "session:s1", True)
 
 
+async def test_task_of_a_client_that_left_is_given_up_when_the_bridge_stops_at_once() -> None:
+    async with rig() as one:
+        gone, stays = one.send("gone"), one.send("stays")
+        await one.until(lambda: one.admission.batches == [["gone", "stays"]])
+        gone.cancel()
+        one.admission.gate.set()
+        await stays
+        await one.line.close()
+        assert [cancel.task_id for cancel in one.admission.cancels] == ["gone"]
+
+
 async def test_each_may_ask_again_when_admission_dies_with_the_batch() -> None:
     async with rig() as one:
         clients = [one.send("a"), one.send("b")]
@@ -347,3 +360,52 @@ async def test_each_item_has_its_own_trace_and_the_call_has_none() -> None:
         await asyncio.gather(traced, one.send("plain"))
     found = {item.submission.request_id: (item.traceparent, item.tracestate) for item in one.admission.items}
     assert found == {"traced": (CONTEXT.traceparent, CONTEXT.state), "plain": ("", "")}
+
+
+async def test_what_waits_goes_singly_when_the_calls_under_way_are_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "_STUCK_S", 0.02)
+    async with rig() as one:
+        one.admission.place.set()
+        busy = await one.busy()
+        # It may be one that admission refuses at once, which needs no disk.
+        assert await one.send("waits") == "single-waits"
+        assert await one.send("later") == "single-later"
+        one.admission.gate.set()
+        await asyncio.gather(*busy)
+        assert await one.send("after") == "after"
+        assert one.admission.singly == ["waits", "later"]
+
+
+async def test_time_on_the_way_counts_as_waited_when_an_item_is_asked_singly() -> None:
+    async with rig(Admission(answers=lambda _: pb.SubmitTasksAnswer(ask_singly=True))) as one:  # type: ignore[abstract]
+        one.admission.place.set()
+        asked = one.send("a")
+        await one.until(lambda: bool(one.admission.batches))
+        one.now_s += 7.0
+        one.admission.gate.set()
+        await asked
+        await one.send("b")
+        # One that was not held up goes as it came: its key need not be looked for.
+        assert one.admission.waited == [7.0, 0.0]
+
+
+async def test_nobody_waits_for_ever_when_a_call_breaks_in_an_unknown_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with rig() as one:
+        one.admission.gate.set()
+        with monkeypatch.context() as patched, capture_logs() as lines:
+            patched.setattr(one.line._stub, "SubmitTasks", lambda *_, **__: 1 // 0)
+            errors = await asyncio.wait_for(asyncio.gather(one.send("a"), one.send("b"), return_exceptions=True), 5)
+        assert [error.code for error in errors if isinstance(error, ServiceError)] == [ErrorCode.INTERNAL] * 2
+        assert [line["event"] for line in lines] == ["submit_tasks_broken"]
+        assert await one.send("c") == "c"
+
+
+async def test_nobody_waits_for_ever_when_the_bridge_stops_before_a_call_has_begun() -> None:
+    async with rig() as one:
+        asked = one.send("a")
+        await asyncio.sleep(0)
+        # The call has its task now, which did not run yet.
+        one.line._flush()
+        await one.line.close()
+        with pytest.raises(ServiceError, match="stops"):
+            await asyncio.wait_for(asked, 5)

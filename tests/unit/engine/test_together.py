@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from admission import engine
 from admission.core.tasks import LaneMode, Task, TaskState
 from admission.engine_types import Accepted, OverloadedError, Submission
 from admission.store.port import StoreUnavailableError
+from runtime.rules.request import GenerationRequest
 from tests.harness.engine import PATIENCE_S, Rig, settle
 
 
@@ -157,6 +159,23 @@ async def test_each_hears_of_it_when_the_store_fails(rig: Rig) -> None:
     assert len(tasks_of(await outcomes(rig, first(rig, "a")))) == 1
 
 
+@pytest.mark.parametrize("broken", ["shape_key", "latent_tokens"])
+async def test_error_of_one_is_its_own_when_nobody_expects_it(rig: Rig, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    def breaks(request: GenerationRequest) -> object:
+        if request.prompt == "odd":
+            raise ZeroDivisionError
+        return sound(request)
+
+    sound = getattr(engine, broken)
+    monkeypatch.setattr(engine, broken, breaks)
+    await rig.lane()
+    one, odd, other = await outcomes(rig, first(rig, "a"), first(rig, "odd", prompt="odd"), first(rig, "b"))
+    assert [type(answer) for answer in (one, odd, other)] == [Accepted, ZeroDivisionError, Accepted]
+    # Its key is free again.
+    monkeypatch.undo()
+    assert len(tasks_of(await outcomes(rig, first(rig, "odd", prompt="odd")))) == 1
+
+
 async def test_none_is_rendered_when_the_caller_left_before_they_were_on_disk(rig: Rig) -> None:
     lane = await rig.lane()
     await outcomes(rig, first(rig, "leased"))
@@ -169,6 +188,30 @@ async def test_none_is_rendered_when_the_caller_left_before_they_were_on_disk(ri
     rig.store.gate.set()
     await settle()
     assert [task.request_id for task in await rig.store.unfinished()] == ["leased"]
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+@pytest.mark.parametrize("is_early", [False, True])
+async def test_who_comes_back_hears_that_it_was_cancelled_when_its_connection_broke(rig: Rig, *, is_batch: bool, is_early: bool) -> None:
+    lane = await rig.lane()
+    await outcomes(rig, first(rig, "leased"))
+    await lane.leased()
+    rig.store.gate.clear()
+    asking: asyncio.Task[object] = together(rig, first(rig, "a")) if is_batch else rig.submit_keyed("a", abandon=True)
+    await settle()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    if not is_early:
+        # The acceptance comes on disk, the cancellation does not yet.
+        rig.store.gate.set()
+        await asyncio.sleep(0)
+        rig.store.gate.clear()
+        await settle()
+    again = asyncio.create_task(rig.engine.submit(first(rig, "a", waited_s=0.1)))
+    await settle()
+    rig.store.gate.set()
+    told = await asyncio.wait_for(again, PATIENCE_S)
+    assert (told.is_duplicate, told.task.state) == (True, TaskState.CANCELLED)
 
 
 async def test_one_goes_on_when_another_caller_of_its_key_still_waits(rig: Rig) -> None:

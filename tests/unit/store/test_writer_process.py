@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import pytest
 
 from admission.core.tasks import LaneMode
 from admission.store import commits, writer_process
-from admission.store.port import Batch, RequestTakenError, StaleEpochError, StoreUnavailableError
+from admission.store.access_port import Session
+from admission.store.port import Batch, RequestTakenError, Retention, StaleEpochError, StoreUnavailableError
+from admission.store.rows import utc_now
 from admission.store.sql import SqlStore
 from tests.contract.stored import events
 from tests.harness.tasks import make_event, make_known_lane, make_task
@@ -164,6 +167,42 @@ async def test_another_process_is_started_later_when_one_was_lost(held: tuple[Sq
     assert await store.write(epoch, crowd) == 4 * commits.CROWD
 
 
+async def test_other_writes_come_between_batches_when_these_never_pause(tmp_path: Path) -> None:
+    # Whoever meets a lock is refused at once: so a turn it was, and no luck.
+    store, epoch = await opened(tmp_path / "store.db", busy_timeout_s=0.0)
+    large, is_over = Batch(events=[make_event()] * 200), False
+
+    async def busy() -> None:
+        while not is_over:
+            await store.write(epoch, large)
+
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(busy())
+        for number in range(40):
+            session = Session(session_id=f"id-{number}", token_sha256=f"hash-{number}", expires_at=utc_now())
+            await store.access.add_sessions([session])
+            await store.prune(epoch, Retention(tasks_before={}, limit=1))
+        is_over = True
+    assert pid_of(store)
+    await store.close()
+
+
+async def test_other_writes_do_not_wait_for_a_process_that_never_answers(
+    held: tuple[SqlStore, int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, epoch, _ = held
+    monkeypatch.setattr(commits, "TURN_S", 0.05)
+    stopped = pid_of(store)
+    os.kill(stopped, signal.SIGSTOP)
+    writing = asyncio.create_task(store.write(epoch, second()), name="write")
+    await asyncio.sleep(0)
+    await asyncio.wait_for(store.access.add_sessions([Session(session_id="a", token_sha256="b", expires_at=utc_now())]), 5)
+    assert not writing.done()
+    os.kill(stopped, signal.SIGCONT)
+    assert await writing == commits.CROWD + 1
+
+
 async def test_the_process_says_why_when_it_stores_nothing(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     store, epoch = await opened(path, busy_timeout_s=0.1)
@@ -209,3 +248,13 @@ def test_the_process_ends_when_admission_is_killed(tmp_path: Path) -> None:
         admission.kill()
         writer.wait(PATIENCE_S)
     assert not writer.is_running()
+
+
+def test_the_process_ends_quietly_when_admission_was_gone_before_it_began(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs:
+        url, descriptor = f"sqlite:///{tmp_path / 'store.db'}", theirs.fileno()
+        command = [sys.executable, "-m", "admission.store.writer_program", url, "5.0", str(descriptor)]
+        ended = subprocess.run(command, pass_fds=[descriptor], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
