@@ -66,16 +66,21 @@ class Both:
         """These."""
         self._first = first
         self._second = second
+        # Looked up once: these are told of in every acceptance.
+        self._recorded = first.recorded, second.recorded
+        self._shown = first.shown, second.shown
 
     def recorded(self, event: Event, task: Task | None) -> None:
         """See `Observer`."""
-        self._first.recorded(event, task)
-        self._second.recorded(event, task)
+        first, second = self._recorded
+        first(event, task)
+        second(event, task)
 
     def shown(self, task: Task) -> None:
         """See `Observer`."""
-        self._first.shown(task)
-        self._second.shown(task)
+        first, second = self._shown
+        first(task)
+        second(task)
 
     def refused(self, reply: ReplyOverloaded | ReplyRefused) -> None:
         """See `Observer`."""
