@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ _COUNTED_S = 0.1
 _MOST_WAITED_S = 30.0
 # What clients who left have been accepted for is cancelled for so long yet when the bridge stops.
 _LAST_WORDS_S = 1.0
+_BACK_WITHIN_S = 5.0
 
 # Asked for once: the enum looks its names up.
 _QUEUED = TaskState.TASK_STATE_QUEUED
@@ -291,6 +293,11 @@ class GatheringLine:
         try:
             await answer(self._stub.CancelTask(message, timeout=CALL_TIMEOUT_S))
         except ServiceError as error:
+            # One that restarts is there again in a moment; the task waits until then.
+            if error.code == ErrorCode.SERVICE_UNAVAILABLE and await self._single.connect(_BACK_WITHIN_S):
+                with suppress(ServiceError):
+                    await answer(self._stub.CancelTask(message, timeout=CALL_TIMEOUT_S))
+                    return
             _LOG.warning("abandoned_task_not_cancelled", task=message.task_id, reason=error.message)
 
 

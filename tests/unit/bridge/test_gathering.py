@@ -40,6 +40,7 @@ class Admission(stubs.AdmissionServiceServicer):
         gate: SubmitTasks answers once it is set.
         place: SubmitTask answers once it is set, as a held request.
         batches: the request ids of each SubmitTasks, when it came.
+        is_away: the next CancelTask is not let in.
         left: how many SubmitTasks their caller ended.
     """
 
@@ -53,6 +54,7 @@ class Admission(stubs.AdmissionServiceServicer):
     cancels: list[pb.CancelTaskRequest] = field(default_factory=list)
     left: int = 0
     is_old: bool = False
+    is_away: bool = False
     is_short: bool = False
 
     async def SubmitTasks(self, request: pb.SubmitTasksRequest, context: object) -> pb.SubmitTasksResponse:  # noqa: N802
@@ -72,6 +74,9 @@ class Admission(stubs.AdmissionServiceServicer):
         return pb.SubmitTaskResponse(task=Task(task_id=f"single-{request.request_id}"))
 
     async def CancelTask(self, request: pb.CancelTaskRequest, context: object) -> pb.CancelTaskResponse:  # noqa: N802
+        if self.is_away:
+            self.is_away = False
+            raise ServiceError(code=ErrorCode.SERVICE_UNAVAILABLE, message="Starting.", metadata={"admission": "starting"})
         self.cancels.append(request)
         return pb.CancelTaskResponse()
 
@@ -274,6 +279,18 @@ async def test_task_of_a_client_that_left_is_given_up_when_the_bridge_stops_at_o
         await stays
         await one.line.close()
         assert [cancel.task_id for cancel in one.admission.cancels] == ["gone"]
+
+
+async def test_task_is_given_up_when_admission_is_back_after_a_restart() -> None:
+    async with rig() as one:
+        gone, stays = one.send("gone"), one.send("stays")
+        await one.until(lambda: one.admission.batches == [["gone", "stays"]])
+        one.admission.is_away = True
+        gone.cancel()
+        one.admission.gate.set()
+        await stays
+        await one.until(lambda: bool(one.admission.cancels))
+    assert [cancel.task_id for cancel in one.admission.cancels] == ["gone"]
 
 
 async def test_each_may_ask_again_when_admission_dies_with_the_batch() -> None:
