@@ -5,7 +5,7 @@ from __future__ import annotations
 from admission.core import rescues
 from admission.core.lanes import Availability
 from admission.core.state import Lane, State, Turn
-from admission.core.tasks import Event, LaneId, Model
+from admission.core.tasks import Event, LaneId, LaneMode, Model
 
 
 def availability(state: State, lane: Lane, now_s: float) -> tuple[Availability, str]:
@@ -36,7 +36,7 @@ def is_idle(lane: Lane) -> bool:
     if not lane.attached or lane.rendering is not None or lane.report is None:
         return False
     work, finishing = lane.report.work, lane.finishing
-    if work is None or (work.outcome is not None and work.lease in lane.acknowledged):
+    if work is None or (work.outcome is not None and lane.has_acknowledged(work)):
         return True
     # It has not seen yet that this attempt is moved aside; the wish that says so brings the next lease.
     is_moved = finishing is not None and not finishing.is_withdrawn and work.is_of(finishing.lease)
@@ -48,25 +48,25 @@ def refresh(turn: Turn, lane: Lane) -> None:
     state = turn.state
     status, reason = availability(state, lane, turn.now_s)
     ready = status is Availability.READY
-    key = None if lane.is_pool else lane.spec.models[0]
-    serves = ready and (key is None or not state.policy(key).is_fallback_manual)
-    lane_id = lane.spec.lane_id
-    has_changed = (lane_id in state.ready[key]) is not serves
+    spec = lane.spec
+    key = None if spec.mode is LaneMode.DEGRADED_SHARED else spec.models[0]
+    serves = ready and (key is None or not state.policies[key].is_fallback_manual)
+    lane_id, lanes = spec.lane_id, state.ready[key]
+    has_changed = (lane_id in lanes) is not serves
     if has_changed:
-        _put(state.ready[key], lane_id, present=serves)
-    idle = serves and is_idle(lane)
-    if (lane_id in state.idle[key]) is not idle:
-        _put(state.idle[key], lane_id, present=idle)
+        _put(lanes, lane_id, present=serves)
+    idle, lanes = serves and is_idle(lane), state.idle[key]
+    if (lane_id in lanes) is not idle:
+        _put(lanes, lane_id, present=idle)
     if ready is not lane.is_ready:
         lane.is_ready = ready
         event_type = "lane_ready" if ready else "lane_not_ready"
         # How long it took from the first word of its process: the cold start as admission saw it.
         value = f"{turn.now_s - lane.booted_at_s:.3f}" if ready else status.value
         turn.record(Event(event_type=event_type, created_at=turn.now.utc, lane_id=lane.spec.lane_id, value=value, reason=reason))
-    if key is not None:
+    if has_changed and key is not None:
         note_service(turn, key)
-        if has_changed:
-            rescues.note_fits(turn, key)
+        rescues.note_fits(turn, key)
 
 
 def note_fits_of(turn: Turn, lane: Lane) -> None:

@@ -32,11 +32,14 @@ def hear(turn: Turn, report: Report) -> None:
         return
     lane = _lane_of(turn, report)
     is_first = report.session > lane.session
-    _note_cold_start(turn, lane, report, is_known=known is not None)
+    if lane.report is None or report.cold_starts != lane.report.cold_starts or report.boot_id != lane.boot_id:
+        _note_cold_start(turn, lane, report, is_known=known is not None)
     if report.boot_id != lane.boot_id:
         _boot(turn, lane, report)
-    _note_start_failure(turn, lane, report)
-    _note_object_store(turn, lane, report)
+    if report.start_failure is not None or lane.failed_causes:
+        _note_start_failure(turn, lane, report)
+    if lane.report is None or lane.report.object_store_failure != report.object_store_failure:
+        _note_object_store(turn, lane, report)
     lane.session = report.session
     lane.attached = True
     lane.report = report
@@ -56,7 +59,8 @@ def hear(turn: Turn, report: Report) -> None:
         before = lane.wish.sequence
     reported.hear(turn, lane, report)
     refresh(turn, lane)
-    if not is_first and lane.wish.sequence == before and report.seen_sequence < lane.wish.sequence:
+    is_told = is_first or turn.unwished is lane or lane.wish.sequence != before
+    if not is_told and report.seen_sequence < lane.wish.sequence:
         leases.send_wish(turn, lane)
 
 

@@ -56,18 +56,16 @@ def learn(turn: Turn, lane: Lane, assignment: Assignment, task: Task, outcome: O
 
 def _learn_time(turn: Turn, assignment: Assignment, task: Task, outcome: Outcome, place: Place | None) -> None:
     """The time of a switch before a render is none of its own."""
-    render_s = _render_s(assignment, task, outcome)
+    render_s = outcome.render_s if outcome.result is not None else _estimated_s(assignment, task, outcome)
     if render_s is None:
         return
     for learned_at in turn.state.times.observe(task, render_s - measured.switch_s(outcome.memory), place):
         _persist(turn, learned_at)
 
 
-def _render_s(assignment: Assignment, task: Task, outcome: Outcome) -> float | None:
-    """How long the render took; or would have taken, by how far it had come when its deadline passed: the next one like it gets a longer
+def _estimated_s(assignment: Assignment, task: Task, outcome: Outcome) -> float | None:
+    """How long a render without a result would have taken, by how far it had come when its deadline passed: the next one like it gets a longer
     deadline, or is refused when there is none. None: nothing can be said, as of one that waited for the object store."""
-    if outcome.result is not None:
-        return outcome.render_s
     is_overdue = outcome.failure is not None and outcome.failure.code is FailureCode.DEADLINE_EXCEEDED
     deadline_s = assignment.render_deadline_s
     if not is_overdue or assignment.is_gpu_free or task.progress < _TELLING_PROGRESS or deadline_s <= 0:

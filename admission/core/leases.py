@@ -74,10 +74,12 @@ def move_aside(turn: Turn, lane: Lane, assignment: Assignment) -> None:
 
 
 def settle(turn: Turn, lane: Lane, assignment: Assignment, task: Task, outcome: Outcome) -> None:
-    """The lane says how a lease ended: one commit, once. The acknowledgement follows it to disk. The caller refreshes the lane."""
+    """The lane says how a lease ended: one commit, once. The acknowledgement follows it to disk, with the wish that
+    the end of the turn sends at the latest. The caller refreshes the lane."""
     lane.drop(assignment)
     _acknowledge(lane, assignment.lease)
-    _remember_memory(turn, lane, task, outcome.memory)
+    lane.last_memory = outcome.memory
+    turn.record(_memory_event(turn, lane, assignment.lease, outcome.memory))
     learning.learn(turn, lane, assignment, task, outcome)
     failure = outcome.failure
     if outcome.result is not None:
@@ -97,7 +99,8 @@ def settle(turn: Turn, lane: Lane, assignment: Assignment, task: Task, outcome: 
         failure = failure or Failure(code=FailureCode.RENDER_FAILED, message="The render ended without a result.")
         turn.record(_event(task, turn, "attempt_ended", value=failure.code))
         fail(turn, task, failure)
-    send_new_wish(turn, lane)
+    # One wish tells of this end and of the lease that the lane gets now, if it gets one.
+    turn.unwished = lane
 
 
 def lose_all(turn: Turn, lane: Lane, reason: str) -> None:
@@ -185,18 +188,21 @@ def fail(turn: Turn, task: Task, failure: Failure, *, is_withdrawn: bool = False
 
 def send_new_wish(turn: Turn, lane: Lane) -> None:
     """Tells the lane what is wanted of it now."""
-    lease, finishing = lane.lease, lane.finishing
+    if turn.unwished is lane:
+        turn.unwished = None
+    rendering, finishing = lane.rendering, lane.finishing
+    lease = None if rendering is None or rendering.is_withdrawn else rendering.lease
     before, newest = (None, None, *lane.acknowledged)[-2:]
+    lane.settled_sequence = sequence = lane.wish.sequence + 1
     lane.wish = Wish(
-        sequence=lane.wish.sequence + 1,
+        sequence=sequence,
         lease=lease,
         acknowledged=newest,
         acknowledged_before=before,
         finishing=None if finishing is None or finishing.is_withdrawn else finishing.lease,
-        render_deadline_s=0.0 if lease is None or lane.rendering is None else lane.rendering.render_deadline_s,
+        render_deadline_s=0.0 if lease is None or rendering is None else rendering.render_deadline_s,
         drain=lane.is_drained,
     )
-    lane.settled_sequence = lane.wish.sequence
     send_wish(turn, lane)
 
 
@@ -295,11 +301,6 @@ def _run_again(turn: Turn, lane: Lane, task: Task, *, reason: str, counts: bool,
         rescues.offer_first(turn, waiting)
     else:
         rescues.watch(turn, task.model, turn.now_s + state.limits.rescue_after_s)
-
-
-def _remember_memory(turn: Turn, lane: Lane, task: Task, memory: MemoryRecord) -> None:
-    lane.last_memory = memory
-    turn.record(_memory_event(turn, lane, Lease(task_id=task.task_id, attempt=task.attempt), memory))
 
 
 def _unmeasured(turn: Turn, lane: Lane, lease: Lease, reason: str) -> Event:

@@ -51,6 +51,9 @@ def drift_bytes(record: MemoryRecord) -> int | None:
 def residency_change(record: MemoryRecord) -> Mapping[str, object] | None:
     """The switch that preceded the attempt; None: there was none."""
     found = record.figures.get("residency_change")
+    if found is None:
+        # Of most. The question below is a slow one.
+        return None
     return found if isinstance(found, Mapping) else None
 
 

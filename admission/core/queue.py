@@ -95,6 +95,8 @@ class QueueState:
                 self._look(turn, entry)
         self._take(turn, event)
         self._dispatch(turn)
+        if turn.unwished is not None:
+            leases.send_new_wish(turn, turn.unwished)
         if self.state.fallbacks:
             routing.end_fallbacks(turn)
         return turn.commands
@@ -116,6 +118,9 @@ class QueueState:
 
     def _take(self, turn: Turn, event: CoreEvent) -> None:
         match event:
+            # The most frequent first: each case that is passed over costs.
+            case LaneReported(report=report):
+                contact.hear(turn, report)
             case TaskSubmitted(task=task, waited_s=waited_s):
                 routing.admit(turn, task, waited_s)
             case RequestTurnedAway():
@@ -124,8 +129,6 @@ class QueueState:
                 self._caller_left(turn, task_id, may_return=may_return)
             case CancelRequested(task_id=task_id):
                 self._cancel(turn, task_id)
-            case LaneReported(report=report):
-                contact.hear(turn, report)
             case LaneDetached(lane_id=lane_id, session=session):
                 contact.detach(turn, lane_id, session)
             case AcceptancesNotStored(task_ids=task_ids):
@@ -173,7 +176,8 @@ class QueueState:
         """Gives idle lanes their next task: of the model's queue, which its held requests enter; the pool's rescued, then held ones."""
         state = turn.state
         for model in state.queues:
-            if state.held_by_model[model]:
+            # Without a ready lane every request goes the degraded way.
+            if state.held_by_model[model] and state.ready[model]:
                 routing.take_held(turn, model)
             # Nearly always there is none.
             while state.idle[model] and (pair := matching.next_of_queue(state, model)) is not None:

@@ -20,6 +20,10 @@ _REACH = 4
 _ASSUMED_SHARE_OF_PEAK = 0.35
 
 
+# Made once: it is asked at every lease.
+_NUMBER = int | float
+
+
 class RenderTimes:
     """Seconds per latent token, by GPU, model and placement, and over all of a model. A denoising step grows with the tokens."""
 
@@ -34,7 +38,7 @@ class RenderTimes:
         for one in learned:
             if one.rate is not None:
                 self._rates[one.place] = one.rate
-                self._note(one.place.model)
+                self._note(one.place.model, None, one.rate)
 
     def observe(self, task: Task, render_s: float, place: Place | None = None) -> tuple[Place, ...]:
         """Learns from a finished render, of the place and of the model; the places of which it learned."""
@@ -43,8 +47,9 @@ class RenderTimes:
         anywhere = everywhere(task.model)
         places = (anywhere,) if place is None or place == anywhere else (anywhere, place)
         for one in places:
-            self._rates[one] = _observed(self._rates.get(one), render_s / task.tokens, task.tokens)
-        self._note(task.model)
+            known = self._rates.get(one)
+            rate = self._rates[one] = _observed(known, render_s / task.tokens, task.tokens)
+            self._note(task.model, known, rate)
         return places
 
     def rate(self, place: Place) -> Rate | None:
@@ -97,14 +102,19 @@ class RenderTimes:
         found = None if place is None else self._rates.get(place)
         return self._rates.get(everywhere(model)) if found is None else found
 
-    def _note(self, model: Model) -> None:
+    def _note(self, model: Model, before: Rate | None, rate: Rate) -> None:
+        """Keeps the slowest of the model's places; looks at all of them only when the one that was it is quicker now."""
         self.version += 1
-        self._slowest[model] = max([_least(rate) for place, rate in self._rates.items() if place.model == model])
+        slowest, least = self._slowest.get(model, 0.0), _least(rate)
+        if least >= slowest:
+            self._slowest[model] = least
+        elif before is not None and _least(before) >= slowest:
+            self._slowest[model] = max([_least(one) for place, one in self._rates.items() if place.model == model])
 
 
 def _has_guidance(task: Task) -> bool:
     scale = task.parameters.get("guidance_scale")
-    return isinstance(scale, int | float) and scale > 1
+    return isinstance(scale, _NUMBER) and scale > 1
 
 
 def _least(rate: Rate) -> float:

@@ -40,7 +40,7 @@ def _hear_work(turn: Turn, lane: Lane, work: Work) -> None:
         if work.outcome is not None:
             leases.end_withdrawn(turn, lane, assignment, work.outcome)
             leases.send_new_wish(turn, lane)
-    elif work.outcome is not None and work.lease not in lane.acknowledged:
+    elif work.outcome is not None and not lane.has_acknowledged(work):
         leases.refuse(turn, lane, work.lease, work.outcome)
         leases.send_new_wish(turn, lane)
 
@@ -81,7 +81,7 @@ def _hear_gpu(turn: Turn, lane: Lane, report: Report) -> None:
     assignment, work, other = lane.rendering, report.work, report.finishing
     if work is None or not work.gpu_free or assignment is None or assignment.is_withdrawn or not work.is_of(assignment.lease):
         return
-    if lane.finishing is None and (other is None or (other.outcome is not None and other.lease in lane.acknowledged)):
+    if lane.finishing is None and (other is None or (other.outcome is not None and lane.has_acknowledged(other))):
         leases.move_aside(turn, lane, assignment)
     elif assignment.waiting_since_s is None:
         assignment.waiting_since_s = turn.now_s

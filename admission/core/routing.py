@@ -131,7 +131,9 @@ def leave_held(state: State, task_id: TaskId) -> None:
 
 def end_fallbacks(turn: Turn) -> None:
     """A model to whose own queue requests go again is not in fallback any more; how long it was is recorded."""
-    for model in [model for model in turn.state.fallbacks if route(turn.state, model, turn.now_s) is None]:
+    state = turn.state
+    # Without a ready lane they go on.
+    for model in [model for model in state.fallbacks if state.ready[model] and route(state, model, turn.now_s) is None]:
         _end_fallback(turn, model)
 
 

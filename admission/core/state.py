@@ -144,6 +144,14 @@ class Lane:
                 return one
         return None
 
+    def has_acknowledged(self, work: Work) -> bool:
+        """Whether the end of this attempt is settled."""
+        # Nearly always it is the newest. No lease is made for the question: it is asked at every report of a lane that ended something.
+        for lease in reversed(self.acknowledged):
+            if work.is_of(lease):
+                return True
+        return False
+
     def assignment_of(self, task_id: TaskId) -> Assignment | None:
         """The one of this task. It never has two."""
         return next((one for one in self.assignments if one.lease.task_id == task_id), None)
@@ -303,12 +311,14 @@ class Turn:
 
     Attributes:
         now_s: the time that decides; asked for at every step.
+        unwished: the lane that must be told of a settled attempt; unless something else tells it before, it is told at the end.
     """
 
     state: State
     now: Now
     now_s: float = field(init=False)
     commands: list[Command] = field(default_factory=list)
+    unwished: Lane | None = None
 
     def __post_init__(self) -> None:
         self.now_s = self.now.monotonic_s
