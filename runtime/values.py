@@ -7,7 +7,7 @@ twin class of the same slots that is not frozen, and only then becomes of its ow
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar, cast
 
@@ -41,6 +41,11 @@ def quickly_made(cls: type[_T]) -> type[_T]:
 
 def changed(value: _T, **changes: object) -> _T:
     """As `dataclasses.replace`, for a class that is `quickly_made`, in a fifth of its time. AttributeError: no such field."""
+    return changed_by(value, changes)
+
+
+def changed_by(value: _T, changes: Mapping[str, object]) -> _T:
+    """The same, of changes that are at hand."""
     kind = type(value)
     new = _COPIES[kind](value)
     for name, part in changes.items():

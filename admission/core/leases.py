@@ -8,6 +8,7 @@ from admission.core.commands import DiscardAttempt, ReplyAccepted, SendWish
 from admission.core.deadlines import Due
 from admission.core.fit import ANYHOW, shape_key
 from admission.core.lanes import Lease, Outcome, Wish
+from admission.core.learned import Place
 from admission.core.routing import leave_held
 from admission.core.state import Assignment, Lane, Turn
 from admission.core.tasks import Event, Failure, FailureCode, LaneMode, MemoryRecord, Stage, Task, TaskState, moved
@@ -78,8 +79,7 @@ def settle(turn: Turn, lane: Lane, assignment: Assignment, task: Task, outcome: 
     the end of the turn sends at the latest. The caller refreshes the lane."""
     lane.drop(assignment)
     _acknowledge(lane, assignment.lease)
-    lane.last_memory = outcome.memory
-    turn.record(_memory_event(turn, lane, assignment.lease, outcome.memory))
+    _remember_memory(turn, lane, assignment.lease, outcome.memory)
     learning.learn(turn, lane, assignment, task, outcome)
     failure = outcome.failure
     if outcome.result is not None:
@@ -215,10 +215,12 @@ def send_wish(turn: Turn, lane: Lane) -> None:
 def set_render_deadline(turn: Turn, lane: Lane, assignment: Assignment, task: Task) -> None:
     """Fixes how long the render may take, from the giving of its lease on."""
     limits = turn.state.limits
-    expected_s = turn.state.times.generous_s(task, lane.place(task.model, assignment.lease), lane.gpu) or 0.0
+    gpu, placement = lane.gpu, assignment.lease.placement
+    place = Place(gpu, task.model, placement) if gpu and placement else None
+    expected_s = turn.state.times.generous_s(task, place, gpu) or 0.0
     longest_s = max(limits.render_deadline_s, limits.render_deadline_factor * expected_s)
-    assignment.render_deadline_s = min(limits.render_deadline_max_s, longest_s)
-    assignment.render_until_s = assignment.given_s + assignment.render_deadline_s + limits.render_grace_s
+    assignment.render_deadline_s = deadline_s = min(limits.render_deadline_max_s, longest_s)
+    assignment.render_until_s = assignment.given_s + deadline_s + limits.render_grace_s
     watch_render(turn, lane)
 
 
@@ -301,6 +303,11 @@ def _run_again(turn: Turn, lane: Lane, task: Task, *, reason: str, counts: bool,
         rescues.offer_first(turn, waiting)
     else:
         rescues.watch(turn, task.model, turn.now_s + state.limits.rescue_after_s)
+
+
+def _remember_memory(turn: Turn, lane: Lane, lease: Lease, memory: MemoryRecord) -> None:
+    lane.last_memory = memory
+    turn.record(_memory_event(turn, lane, lease, memory))
 
 
 def _unmeasured(turn: Turn, lane: Lane, lease: Lease, reason: str) -> Event:

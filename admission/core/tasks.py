@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NewType
 
-from runtime.values import changed, quickly_made
+from runtime.values import changed_by, quickly_made
 
 TaskId = NewType("TaskId", str)
 LaneId = NewType("LaneId", str)
@@ -162,7 +162,8 @@ def moved(task: Task, state: TaskState, at: datetime, **changes: object) -> Task
     if state not in TRANSITIONS[task.state]:
         msg = f"task {task.task_id} attempt {task.attempt}: {task.state} -> {state} is not in the table; the task: {task!r}"
         raise IllegalTransitionError(msg)
-    return changed(task, state=state, updated_at=at, **changes)
+    changes["state"], changes["updated_at"] = state, at
+    return changed_by(task, changes)
 
 
 @quickly_made

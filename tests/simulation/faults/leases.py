@@ -99,9 +99,9 @@ def memory_recorded_twice() -> AbstractContextManager[object]:
     """The record of an attempt is written twice."""
     remember = leases._remember_memory
 
-    def twice(turn: Turn, lane: Lane, task: Task, memory: Any) -> None:
-        remember(turn, lane, task, memory)
-        remember(turn, lane, task, memory)
+    def twice(turn: Turn, lane: Lane, lease: Lease, memory: Any) -> None:
+        remember(turn, lane, lease, memory)
+        remember(turn, lane, lease, memory)
 
     return patch.object(leases, "_remember_memory", twice)
 
