@@ -64,8 +64,8 @@ def _learn_time(turn: Turn, assignment: Assignment, task: Task, outcome: Outcome
 
 
 def _estimated_s(assignment: Assignment, task: Task, outcome: Outcome) -> float | None:
-    """How long a render without a result would have taken, by how far it had come when its deadline passed: the next one like it gets a longer
-    deadline, or is refused when there is none. None: nothing can be said, as of one that waited for the object store."""
+    """How long a render without a result would have taken, by how far it had come when its deadline passed: the next one like it
+    gets a longer deadline, or is refused when there is none. None: nothing can be said, as of one that waited for the object store."""
     is_overdue = outcome.failure is not None and outcome.failure.code is FailureCode.DEADLINE_EXCEEDED
     deadline_s = assignment.render_deadline_s
     if not is_overdue or assignment.is_gpu_free or task.progress < _TELLING_PROGRESS or deadline_s <= 0:

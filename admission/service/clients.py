@@ -77,7 +77,7 @@ class AdmissionService(AdmissionServiceServicer):
             raise
         annotate(names.TASK, accepted.task.task_id)
         annotate(names.DECISION, _decision(accepted))
-        return pb.SubmitTaskResponse(task=convert.task(convert.fresh(accepted.task)), is_duplicate=accepted.is_duplicate)
+        return convert.acceptance(accepted.task, is_duplicate=accepted.is_duplicate)
 
     async def SubmitTasks(self, request: pb.SubmitTasksRequest, context: object) -> pb.SubmitTasksResponse:
         """Each as SubmitTask would, as far as it can be done at once. A caller that hangs up leaves all of them."""
@@ -86,7 +86,8 @@ class AdmissionService(AdmissionServiceServicer):
 
     async def _accepted(self, submission: Submission) -> Accepted:
         annotate(names.MODEL, submission.request.model)
-        await self._check_images(submission.request)
+        if submission.request.images():
+            await self._check_images(submission.request)
         return await self._doors.hold(self._controller.submit(submission))
 
     async def GetTask(self, request: pb.GetTaskRequest, context: object) -> pb.GetTaskResponse:

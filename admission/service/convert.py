@@ -114,6 +114,22 @@ def task(view: TaskView, events: Sequence[Event] = ()) -> task_pb2.Task:
     )
 
 
+def acceptance(of: Task, *, is_duplicate: bool) -> admission_service_pb2.SubmitTaskResponse:
+    """The answer to who submitted it."""
+    if of.state is not TaskState.QUEUED or of.attempt or of.stage_detail or is_duplicate:
+        return admission_service_pb2.SubmitTaskResponse(task=task(fresh(of)), is_duplicate=is_duplicate)
+    # Of nearly every one: what has a value, and put where it belongs. A message that is part of another one is copied whole.
+    answer = admission_service_pb2.SubmitTaskResponse()
+    new = answer.task
+    new.task_id, new.state, new.stage = of.task_id, task_pb2.TASK_STATE_QUEUED, _STAGES[of.stage]
+    new.fallback_reason = _reason(of.fallback_reason)
+    new.request.MergeFrom(request(of))
+    created_at = timestamp(of.created_at)
+    new.created_at.MergeFrom(created_at)
+    new.updated_at.MergeFrom(created_at if of.updated_at is of.created_at else timestamp(of.updated_at))
+    return answer
+
+
 def task_change(of: TaskChange) -> admission_service_pb2.WatchTaskResponse:
     """What a watcher of a task is told."""
     return admission_service_pb2.WatchTaskResponse(

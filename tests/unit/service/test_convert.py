@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from warmlane.admission.v1 import task_pb2
+from warmlane.admission.v1 import admission_service_pb2, task_pb2
 from warmlane.generation.v1 import generation_pb2
 
 from admission.core.lanes import Lease
@@ -15,6 +16,7 @@ from admission.service import convert, convert_lanes
 from runtime.rules.check import check_request
 from runtime.rules.parameters import to_parameters
 from runtime.wire import request_to_message
+from tests.harness.tasks import START
 from tests.unit.service.double import TASK_ID, a_task, a_view, a_wish
 
 
@@ -41,6 +43,26 @@ def test_task_stays_readable_when_the_rules_have_changed_since() -> None:
     message = convert.task(a_view(replace(task, parameters=parameters)))
 
     assert message.request.steps == 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state": TaskState.QUEUED},
+        {"state": TaskState.QUEUED, "fallback_reason": FallbackReason.CAPACITY, "stage": Stage.QUEUED, "updated_at": START},
+        {"state": TaskState.QUEUED, "attempt": 1, "lane_id": LaneId("lane-1"), "stage_detail": "waiting to run again"},
+        {"state": TaskState.LEASED, "attempt": 1, "lane_id": LaneId("lane-1"), "lane_mode": LaneMode.DEGRADED_SHARED},
+    ],
+)
+@pytest.mark.parametrize("is_duplicate", [False, True])
+def test_who_submitted_a_task_is_told_the_same_as_who_asks_for_it_when_it_is_accepted(
+    changes: dict[str, Any], *, is_duplicate: bool
+) -> None:
+    task = replace(a_task(), **changes)
+
+    answer = convert.acceptance(task, is_duplicate=is_duplicate)
+
+    assert answer == admission_service_pb2.SubmitTaskResponse(task=convert.task(convert.fresh(task)), is_duplicate=is_duplicate)
 
 
 def test_optional_facts_are_absent_when_nothing_is_known() -> None:
