@@ -36,6 +36,10 @@ PICTURE_KEY = "inputs/" + "0" * 64
 """Of the picture in every request that has one."""
 
 
+class EnoughError(Exception):
+    """Ends a render of which all was seen that was to be measured."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is run at a size of the models.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from benchmarks.gpu.bench import PICTURE_KEY, Bench, request_of
+from benchmarks.gpu.bench import PICTURE_KEY, Bench, EnoughError, request_of
 from benchmarks.gpu.cells import OTHER_MODES, WHOLE_MODE, Cell, fitting, rows_of
 from runtime.fit.placement import BY_NAME, MemoryPhase
 from runtime.fit.predict import explain
@@ -33,10 +33,6 @@ _FASTEST = "resident"
 """Of the placements that fit; at the first size each transformer of it computes a pass."""
 
 
-class _Enough(Exception):  # noqa: N818  # not an error: all that was to be measured is
-    pass
-
-
 def measure_grid(bench: Bench, runs: Runs, keep: Callable[[], None]) -> list[dict[str, Any]]:
     """Renders what `runs` does not have yet, as long as there is time, and gives a row for each cell of the grid.
 
@@ -53,9 +49,8 @@ def measure_grid(bench: Bench, runs: Runs, keep: Callable[[], None]) -> list[dic
         needed_s = max((run["seconds"] * cell.cost / run["cost"] for run in runs if run["mode"] == cell.mode), default=0.0)
         if bench.has_time(cell.name, min(needed_s, 200.0)):
             bench.resident.ensure(cell.model, lambda _stage: None)
-            if until is None and any(_has_decoded_like(cell, run) for run in runs):
-                until = MemoryPhase.DECODE  # noqa: PLW2901  # what is known already ends there
-            runs.append(_measured(bench, cell, until, encodings))
+            is_decoded = until is None and any(_has_decoded_like(cell, run) for run in runs)
+            runs.append(_measured(bench, cell, MemoryPhase.DECODE if is_decoded else until, encodings))
             keep()
     ladders = [bench.ladders.of(model) for model in bench.catalog.models()]
     return rows_of(ladders, bench.memory.limits().budget_bytes, bench.plan.grid, runs)
@@ -85,10 +80,10 @@ def _measured(bench: Bench, cell: Cell, until: MemoryPhase | None, encodings: En
     phases: dict[str, dict[str, Any]] = {
         part.phase: {"predicted_bytes": part.peak_bytes, "weights_bytes": part.weights_bytes} for part in explain(cell.rung, cell.shape)
     }
-    phase, since_s, highest_reserved = MemoryPhase.LOAD, time.monotonic(), 0
+    phase, since_s = MemoryPhase.LOAD, time.monotonic()
 
     def on_phase(following: MemoryPhase) -> None:
-        nonlocal phase, since_s, highest_reserved
+        nonlocal phase, since_s
         memory.wait()
         figures, now_s = memory.figures(), time.monotonic()
         if phase is not MemoryPhase.LOAD and not (phase is MemoryPhase.ENCODE and is_encoded):
@@ -98,7 +93,7 @@ def _measured(bench: Bench, cell: Cell, until: MemoryPhase | None, encodings: En
         phase, since_s = following, time.monotonic()
         if following is until:
             phase = MemoryPhase.LOAD
-            raise _Enough
+            raise EnoughError
 
     key = (cell.model, cell.mode, cell.size, BY_NAME[cell.rung.placement].is_vae_tiled)
     is_encoded = key in encodings
@@ -111,7 +106,7 @@ def _measured(bench: Bench, cell: Cell, until: MemoryPhase | None, encodings: En
         with inside.last_passes_only(request.steps, is_each_computed=is_first), inside.encoding_from(encodings, key):
             bench.resident.pipeline.render(_job(request, cell, on_phase))
         on_phase(MemoryPhase.LOAD)
-    except _Enough:
+    except EnoughError:
         pass
     except Exception as error:
         failure = f"{phase}: {type(error).__name__}: {error}"[:300]

@@ -10,7 +10,7 @@ from lane_anisora.pipeline import AnisoraModel
 from lane_phr00t.pipeline import Phr00tModel, Phr00tRecipe
 from runtime.fit.ladder import TEXT_ENCODER, ModelParts, build_ladder
 from runtime.fit.traced import TRACED
-from runtime.fit.workspaces import with_workspaces
+from runtime.fit.workspaces import on_device
 from runtime.lane.wan.catalog import WanCatalog
 from runtime.lane.wan.networks import stored_types
 from runtime.lane.wan.parts import layout_of, part_of
@@ -78,9 +78,8 @@ class _RandomModel(WanCatalog):
 
     def ladder(self, model: str, settings: LoadSettings) -> ModelLadder:
         parts = tuple(part_of(name, layout) for name, layout in self._layouts().items())
-        activations = TRACED[self._subject.key].activations
-        is_gpu = torch.device(settings.memory.device).type == "cuda"
-        return build_ladder(ModelParts(model=model, parts=parts), with_workspaces(activations) if is_gpu else activations)
+        activations = on_device(settings.memory.device, TRACED[self._subject.key].activations)
+        return build_ladder(ModelParts(model=model, parts=parts), activations)
 
     def read(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> HostWeights:
         layouts = self._layouts()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.gpu.bench import Bench, request_of
+from benchmarks.gpu.bench import Bench, EnoughError, request_of
 from runtime.fit.cost import Shape
 from runtime.fit.placement import BY_NAME, MemoryPhase
 from runtime.fit.predict import peak_bytes
@@ -19,10 +19,6 @@ _STEPS = 4
 """AniSora's schedule has two for each expert then; the first of each brings the weights and does not count."""
 
 _NEEDED_S, _NEEDED_TINY_S = 120.0, 5.0
-
-
-class _Enough(Exception):  # noqa: N818  # not an error: the steps are over
-    pass
 
 
 def measure_streaming(bench: Bench) -> list[dict[str, Any]]:
@@ -69,10 +65,10 @@ def _step_seconds(bench: Bench, model: str, placement: str) -> list[float]:
 
     def on_phase(phase: MemoryPhase) -> None:
         if phase is MemoryPhase.DECODE:
-            raise _Enough
+            raise EnoughError
 
     job = RenderJob(request=request, images={}, placement=BY_NAME[placement], on_phase=on_phase, on_step=on_step, check=lambda: None)
-    with suppress(_Enough):
+    with suppress(EnoughError):
         bench.resident.pipeline.render(job)
     bench.memory.cleanup()
     steps = [after - before for before, after in pairwise(ends)]

@@ -23,6 +23,11 @@ _ROUNDING_BYTES = 2 * 1024**2
 """The allocator hands out large blocks in whole pieces of it."""
 
 
+def on_device(device: str, traced: Mapping[str, Activations]) -> Mapping[str, Activations]:
+    """What the networks need on a device of this name, torch's: on a GPU with workspaces, on a CPU as traced."""
+    return with_workspaces(traced) if device.partition(":")[0] == "cuda" else traced
+
+
 def with_workspaces(traced: Mapping[str, Activations]) -> Mapping[str, Activations]:
     """Traced activations, by the names of `runtime.fit.ladder.ACTIVATION_NAMES`, with what libraries take beside them."""
     whole = Activations(fixed=CUBLAS_BYTES + _ROUNDING_BYTES, per_pixel=CONVOLUTION_BYTES_PER_PIXEL)

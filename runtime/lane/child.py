@@ -236,8 +236,6 @@ def _catalog(dotted_name: str) -> Catalog:
     try:
         return cast("Catalog", getattr(importlib.import_module(module), name))
     finally:
-        # Nor need any later collection look at it: one follows every attempt.
-        gc.freeze()
         gc.enable()
 
 

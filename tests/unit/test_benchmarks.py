@@ -127,3 +127,35 @@ def test_ratios_are_printed_and_written_when_the_speed_of_a_lane_is_measured(tmp
     assert rows["no unconditional pass (guidance 1 instead of 3), denoising"] < 0.9
     printed = capsys.readouterr().out
     assert all(what in printed for what in rows)
+
+
+@pytest.mark.torch
+def test_a_folder_is_whole_and_can_be_read_when_it_was_made_with_random_weights(tmp_path: Path) -> None:
+    from benchmarks.gpu.prepared import write_prepared
+    from lane_phr00t.pipeline import catalog
+    from runtime.lane.memory.open import open_device
+    from runtime.lane.prepare.check import check_folder
+    from runtime.lane.renderer import LoadSettings
+    from runtime.lane.wan.manifest import open_folder
+
+    manifest = write_prepared(tmp_path / "phr00t", "phr00t", "cpu", profile="tiny")
+
+    assert open_folder(tmp_path / "phr00t", "phr00t") == manifest
+    assert check_folder(tmp_path / "phr00t", manifest, lambda _path, _count: None) == []
+    settings = LoadSettings(profile="a10g", models_dir=tmp_path, memory=open_device("cpu"))
+    assert catalog.read("phr00t", settings, lambda _stage: None).host_bytes > 0
+
+
+@pytest.mark.long
+@pytest.mark.torch
+def test_clips_of_both_models_are_made_when_the_product_is_measured_on_a_cpu(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "benchmarks.gpu_lanes", "--tiny", "--seconds", "1", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=280)
+    report = json.loads((tmp_path / "gpu_lanes.json").read_text(encoding="utf-8"))
+    assert [(clip["model"], clip["exit_code"], clip["file_frames"]) for clip in report["clips"][:2]] == [
+        ("anisora", 0, 17),
+        ("phr00t", 0, 17),
+    ]
+    assert report["up_exit_code"] == 0
+    assert (tmp_path / "degraded-pool.log").stat().st_size > 0

@@ -19,7 +19,7 @@ from runtime.fit.ladder import (
     ModelParts,
     build_ladder,
 )
-from runtime.fit.workspaces import with_workspaces
+from runtime.fit.workspaces import on_device
 from runtime.lane.wan.attention import choose_backend, offer_of, set_backend
 from runtime.lane.wan.compiling import can_compile, compile_blocks
 from runtime.lane.wan.components import compute_types, model_folder, silence_libraries
@@ -114,8 +114,7 @@ class WanCatalog:
         # What was traced holds for a text-to-video pair too: it is the same network with fewer channels going in.
         traced = {name: module for name, module in modules.items() if name not in TEXT_TO_VIDEO_TRANSFORMERS}
         activations = activations_of(model, settings.profile, settings.models_dir, traced)
-        is_gpu = torch.device(settings.memory.device).type == "cuda"
-        return build_ladder(parts, with_workspaces(activations) if is_gpu else activations)
+        return build_ladder(parts, on_device(settings.memory.device, activations))
 
     def read(self, model: str, settings: LoadSettings, on_stage: Callable[[str], None]) -> HostWeights:
         """Brings the weights to host memory, or maps them from disk on a host that is poor. Raises as `ladder`."""

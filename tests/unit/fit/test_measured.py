@@ -12,7 +12,7 @@ from runtime.fit.cost import Activations, Shape
 from runtime.fit.gpus import baseline_ladders
 from runtime.fit.ladder import ACTIVATION_NAMES
 from runtime.fit.predict import explain, peak_bytes
-from runtime.fit.workspaces import CUBLAS_BYTES, with_workspaces
+from runtime.fit.workspaces import CUBLAS_BYTES, on_device, with_workspaces
 
 _FILE = Path(__file__).parents[3] / "docs" / "measurements" / "2026-11-26-h100-peaks.json"
 _RUNS: list[dict[str, Any]] = json.loads(_FILE.read_text(encoding="utf-8"))["grid_runs"]
@@ -44,3 +44,9 @@ def test_denoising_is_left_as_it_was_traced_when_workspaces_are_added() -> None:
     assert {name for name in added if added[name] == traced[name]} == {"denoise", "denoise_lazy", "denoise_chunked"}
     assert added["text"].fixed == 1.0 + CUBLAS_BYTES
     assert all(one.per_frame_pixel == 4.0 and one.per_token == 2.0 for one in added.values())
+
+
+@pytest.mark.parametrize(("device", "is_gpu"), [("cuda", True), ("cuda:1", True), ("cpu", False)])
+def test_workspaces_are_added_when_the_device_is_a_gpu(device: str, is_gpu: bool) -> None:
+    traced = {name: Activations(fixed=1.0) for name in ACTIVATION_NAMES}
+    assert on_device(device, traced) == (with_workspaces(traced) if is_gpu else traced)
