@@ -50,6 +50,11 @@ _ACCEPTANCES_PER_S = 50
 _PAIRS = 20
 # What watching may take of acceptance throughput.
 _BOUND_PERCENT = 10.0
+WARM_S = 0.3
+"""Before each round of a measurement that alternates, not counted. The memory of a process that idles while another is measured grows cold:
+on a virtual machine whose host watches its pages, the first touch of what lay still for 1.5 s took 30 times as long as the next one
+(2 ms of plain Python took 80 ms), and acceptances began with a tenth of a second of that."""
+
 # Of the spans: a collector that is busy may leave some to the bound of what is kept.
 _MOST = 0.9
 
@@ -160,6 +165,7 @@ async def _acceptance(folder: Path, seconds: float) -> Figures:
             times: dict[str, list[float]] = {name: [] for name in calls}
             for _ in range(4):
                 for name, call in calls.items():
+                    await _rate(call, in_flight, WARM_S)
                     rate, took = await _rate(call, in_flight, seconds / 4)
                     rates[name].append(rate)
                     times[name] += took
@@ -231,7 +237,7 @@ async def _paired(
 
 
 class _Costs(NamedTuple):
-    """Acceptances a second, the server's processor seconds for each, and how many there were."""
+    """Acceptances a second, the server's processor seconds for each, and how many there were with those that warmed it."""
 
     per_s: float
     processor_s: float
@@ -240,10 +246,15 @@ class _Costs(NamedTuple):
 
 async def _costs(stub: rpc.AdmissionServiceAsyncStub, process: psutil.Process, seconds: float) -> _Costs:
     """Of a server, with 64 in flight."""
+
+    def accept() -> Awaitable[object]:
+        return stub.SubmitTask(_request(), timeout=_CALL_S)
+
+    _, warming = await _rate(accept, 64, WARM_S)
     before = process.cpu_times()
-    rate, took = await _rate(lambda: stub.SubmitTask(_request(), timeout=_CALL_S), 64, seconds)
+    rate, took = await _rate(accept, 64, seconds)
     after = process.cpu_times()
-    return _Costs(rate, (after.user + after.system - before.user - before.system) / len(took), len(took))
+    return _Costs(rate, (after.user + after.system - before.user - before.system) / len(took), len(warming) + len(took))
 
 
 async def _submit_to_done(folder: Path, seconds: float) -> Figures:

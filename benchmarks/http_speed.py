@@ -6,7 +6,7 @@
 
 One process each for the bridge, for admission (its real one, whose queues do not close at 25 tasks; the lanes are stubs that keep their
 first lease), for the bare application and for the load, which all share the cores that this is run on. Measurements are interleaved, ratios
-taken within a round, and their medians told.
+taken within a round, and their medians told. Each round begins with a third of a second that is not counted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.admission_speed import end_process, open_channel, server_process
+from benchmarks.admission_speed import WARM_S, end_process, open_channel, server_process
 from benchmarks.stub_lane import stub_lane
 
 _KEY = "benchmark-key-0123456789"
@@ -111,7 +111,9 @@ class Load:
         return answer
 
     async def measure(self, call: Call, seconds: float, into: Measured | None = None) -> None:
-        """One round of a call."""
+        """One round of a call. Without `into` nothing is kept of it; else it begins warm."""
+        if into is not None:
+            await self.measure(call, WARM_S)
         before = {name: _processor_s(process) for name, process in call.processes.items()}
         answer = await self.order(
             "rate", port=call.port, requests=list(call.requests), callers=_CALLERS, seconds=seconds, status=call.status
