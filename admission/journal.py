@@ -38,10 +38,12 @@ _FOLDED_AT = 256
 # Under load, decisions come one by one while the writer is free again after each few: a batch costs its transaction whatever is in it, and
 # answers that leave together cost the server and its callers half of those that leave one by one (benchmarks/admission_speed.py). So
 # after a batch of so many decisions the writer waits until a few more than last time have come, as callers that have their answers come
-# back together: for so long for each of them, and never for more than so many.
+# back together: for so long for each of them, and never for more than so many. A wait that is too short is worse than none: batches get
+# smaller, so that callers come back later still. Whoever comes after a pause has no crowd behind him.
 _CROWD = 4
-_EACH_S = 0.00025
+_EACH_S = 0.0004
 _ENOUGH = 48
+_PAUSE_S = 0.05
 
 _PERSISTS = (PersistTask, PersistLane, ForgetLane, PersistPolicy, PersistLearned)
 _WRITES = (*_PERSISTS, Record)
@@ -123,10 +125,11 @@ class Journal:
     async def run(self) -> None:
         """Writes until cancelled. Raises StaleEpochError when another admission rules."""
         retry_s = _FIRST_RETRY_S
-        written = 0
+        written, loop = 0, asyncio.get_running_loop()
         while True:
+            idle_since_s = loop.time()
             await self._pending.wake.wait()
-            if written >= _CROWD and not self._pending.is_gathered:
+            if written >= _CROWD and not self._pending.is_gathered and loop.time() - idle_since_s < _PAUSE_S:
                 await self._gather(written)
             self._pending.wake.clear()
             entries, self._pending.entries = self._pending.entries, []

@@ -56,6 +56,7 @@ async def test_many_acceptances_share_one_commit(rig: Rig) -> None:
 
 async def test_decisions_that_come_one_by_one_share_a_commit_when_many_came_before(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "_EACH_S", 0.05)
+    monkeypatch.setattr(journal, "_PAUSE_S", 10 * PATIENCE_S)
     await rig.lane()
     await asyncio.gather(*[rig.submit(prompt=f"boat {number}") for number in range(12)])
     rig.store.batches.clear()
@@ -64,6 +65,16 @@ async def test_decisions_that_come_one_by_one_share_a_commit_when_many_came_befo
     second = rig.submit()
     await asyncio.gather(first, second)
     assert len(rig.store.batches) == 1
+
+
+async def test_who_comes_after_a_pause_waits_for_no_crowd(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_EACH_S", 10 * PATIENCE_S)
+    # Any time without a decision is one.
+    monkeypatch.setattr(journal, "_PAUSE_S", 0.0)
+    await rig.lane()
+    await asyncio.gather(*[rig.submit(prompt=f"boat {number}") for number in range(12)])
+    await settle()
+    await asyncio.wait_for(rig.submit(), PATIENCE_S)
 
 
 async def test_lone_decision_waits_for_no_other(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
