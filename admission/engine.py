@@ -23,7 +23,6 @@ from admission.core.commands import (
     PersistLearned,
     PersistPolicy,
     PersistTask,
-    Publish,
     Record,
     ReplyAccepted,
     ReplyOverloaded,
@@ -391,7 +390,7 @@ class Engine:
             case ReplyRefused(task_id=task_id, refusal=refusal):
                 self._observer.refused(command)
                 self._submissions.answer(task_id, RefusedError(refusal))
-            case Publish(task=task):
+            case PersistTask(task=task):
                 self._publish(task)
             case SendWish():
                 self._lanes.send(command, self._epoch)
@@ -401,7 +400,7 @@ class Engine:
                 self._shown.pop(task_id, None)
                 self._watching.task_deleted(task_id)
                 self._sweeper.discard(task_prefix(task_id))
-            case PersistTask() | PersistLane() | ForgetLane() | PersistPolicy() | PersistLearned() | Record():
+            case PersistLane() | ForgetLane() | PersistPolicy() | PersistLearned() | Record():
                 msg = f"the journal passed on a write: {command!r}"
                 raise AssertionError(msg)
             case _:

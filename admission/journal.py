@@ -17,7 +17,6 @@ from admission.core.commands import (
     PersistLearned,
     PersistPolicy,
     PersistTask,
-    Publish,
     Record,
     ReplyAccepted,
     SendWish,
@@ -45,8 +44,9 @@ _EACH_S = 0.0004
 _ENOUGH = 48
 _PAUSE_S = 0.05
 
-_PERSISTS = (PersistTask, PersistLane, ForgetLane, PersistPolicy, PersistLearned)
-_WRITES = (*_PERSISTS, Record)
+# Nothing is to be done when these are on disk.
+_SILENT = (PersistLane, ForgetLane, PersistPolicy, PersistLearned)
+_WRITES = (PersistTask, *_SILENT, Record)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,8 +93,8 @@ class Journal:
         *,
         observer: CommitObserver = SILENT,
     ) -> None:
-        """`carry_out` is called for each command with an effect beside its write, `recorded` for each event that is on disk, with its
-        number, `not_stored` for acceptances that the store refused."""
+        """`carry_out` is called for each command with an effect beside or after its write, `recorded` for each event that is on disk, with
+        its number, `not_stored` for acceptances that the store refused."""
         self._store = store
         self._epoch = epoch
         self._carry_out = carry_out
@@ -204,7 +204,7 @@ class Journal:
                 if isinstance(command, Record):
                     if command.event.task_id not in gone:
                         self._recorded(command.event, next(numbers))
-                elif not isinstance(command, _PERSISTS):
+                elif not isinstance(command, _SILENT):
                     self._carry_out(command)
             for waiter in entry.waiters:
                 if not waiter.done():
@@ -264,8 +264,6 @@ def _channel(command: Command) -> tuple[str, object] | None:
             return ("policy", policy.model)
         case PersistLearned(learned=learned):
             return ("learned", learned.place)
-        case Publish(task=task):
-            return ("publish", task.task_id)
         case SendWish(session=session):
             return ("wish", session)
         case _:
@@ -274,7 +272,7 @@ def _channel(command: Command) -> tuple[str, object] | None:
 
 def _task_of(command: Command) -> TaskId | None:
     match command:
-        case PersistTask(task=task) | ReplyAccepted(task=task) | Publish(task=task):
+        case PersistTask(task=task) | ReplyAccepted(task=task):
             return task.task_id
         case Record(event=event):
             return event.task_id

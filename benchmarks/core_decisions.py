@@ -1,8 +1,9 @@
 """`python -m benchmarks.core_decisions`: what one decision of the pure core costs, with few lanes attached and with many.
 
-Every event kind of normal operation is timed on a core with 25 requests held: a lane's report with and without progress, a task that
-ends and frees its lane for the next one, an acceptance, a refusal, a caller that leaves. Lanes have said what memory they have; nearly
-every request fits at the first look, and one kind is refused because it never would. Times are microseconds of one `handle`.
+Every event kind of normal operation is timed on a core with 25 requests held and 1 to 25 tasks queued (at 25 a queue closes): a lane's
+report with and without progress, a task that ends and frees its lane for the next one, an acceptance, a refusal, a caller that leaves.
+Lanes have said what memory they have; nearly every request fits at the first look, and one kind is refused because it never would. Times
+are microseconds of one `handle`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from runtime.fit.placement import MemoryPhase
 _ANISORA, _PHR00T = Model("anisora"), Model("phr00t")
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _ROUNDS = 2_000
+_FULL = Limits().degraded_depth
 FEW, MANY = 32, 1_000
 """Lanes attached."""
 
@@ -66,10 +68,16 @@ class Bench:
             self.handle(LaneReported(report=self.report(lane_id)))
         for _ in range(lanes):
             self.handle(self.submitted(_ANISORA))
-        for _ in range(25):
+        self.handle(self.submitted(_ANISORA))
+        for _ in range(_FULL):
             self.handle(self.submitted(_PHR00T))
-        assert len(self.core.state.held) == 25
+        assert len(self.core.state.held) == _FULL
         assert all(self.core.state.lanes[lane_id].lease is not None for lane_id in self.lanes)
+
+    @property
+    def queued(self) -> int:
+        """AniSora tasks that wait for a lane."""
+        return len(self.core.state.queues[_ANISORA])
 
     def now(self) -> Now:
         """A little later every time, and never so much that a wait runs out."""
@@ -175,8 +183,12 @@ def _measure(lanes: int) -> Timed:
         timed[name] = []
         for _ in range(_ROUNDS):
             timed[name].append(bench.timed(event()))
-            while len(bench.core.state.held) < 25:
+            while len(bench.core.state.held) < _FULL:
                 bench.handle(bench.submitted(_PHR00T))
+            while not bench.queued:
+                bench.handle(bench.submitted(_ANISORA))
+            while bench.queued > _FULL:
+                bench.handle(bench.ended(lane()))
     return timed
 
 

@@ -15,8 +15,9 @@ _T = TypeVar("_T")
 
 # Past the frozen class's own `__setattr__`.
 _BECOME = vars(object)["__class__"].__set__
-# By class: a copy of a value that is of the class's twin still.
-_COPIES: dict[type, Callable[[Any], Any]] = {}
+_TWINS: dict[type, type] = {}
+# By class and the names of the fields that change, in the order in which they are given: as many as there are calls in the code.
+_CHANGERS: dict[tuple[object, ...], Callable[..., Any]] = {}
 
 
 def quickly_made(cls: type[_T]) -> type[_T]:
@@ -33,9 +34,8 @@ def quickly_made(cls: type[_T]) -> type[_T]:
         msg = f"{cls.__name__} must be frozen, and every field of it a parameter"
         raise TypeError(msg)
     twin = type(cls.__name__, (), {"__slots__": tuple(part.name for part in parts)})
-    made = _functions(cls, twin, parts)
-    setattr(cls, "__init__", made["__init__"])  # noqa: B010 - to the type checker a method is no attribute
-    _COPIES[cls] = made["copied"]
+    setattr(cls, "__init__", _filling(cls, twin, parts))  # noqa: B010 - to the type checker a method is no attribute
+    _TWINS[cls] = twin
     return cast("type[_T]", cls)
 
 
@@ -47,16 +47,30 @@ def changed(value: _T, **changes: object) -> _T:
 def changed_by(value: _T, changes: Mapping[str, object]) -> _T:
     """The same, of changes that are at hand."""
     kind = type(value)
-    new = _COPIES[kind](value)
-    for name, part in changes.items():
-        setattr(new, name, part)
-    new.__class__ = kind
-    return cast("_T", new)
+    changer = _CHANGERS.get((kind, *changes)) or _changer(kind, tuple(changes))
+    return cast("_T", changer(value, *changes.values()))
 
 
-def _functions(cls: type, twin: type, parts: tuple[Field[Any], ...]) -> dict[str, Any]:
-    """`__init__`, and `copied`, which makes a copy that is of the twin still."""
-    names: dict[str, Any] = {"become": _BECOME, "new": object.__new__, "own": cls, "twin": twin, "MISSING": MISSING}
+def _changer(kind: type, names: tuple[str, ...]) -> Callable[..., Any]:
+    """Makes a value from another and the new values of these fields."""
+    known = [part.name for part in fields(kind)]
+    if unknown := set(names).difference(known):
+        msg = f"{kind.__name__} has no {', '.join(sorted(unknown))}"
+        raise AttributeError(msg)
+    source = [
+        f"def change(value, {', '.join(f'new_{name}' for name in names)}):",
+        "    self = new(twin)",
+        *(f"    self.{name} = {f'new_{name}' if name in names else f'value.{name}'}" for name in known),
+        "    self.__class__ = own",
+        "    return self",
+    ]
+    made = _executed(source, {"new": object.__new__, "own": kind, "twin": _TWINS[kind]})
+    return _CHANGERS.setdefault((kind, *names), made["change"])
+
+
+def _filling(cls: type, twin: type, parts: tuple[Field[Any], ...]) -> Callable[..., None]:
+    """The quicker `__init__`."""
+    names: dict[str, Any] = {"become": _BECOME, "own": cls, "twin": twin, "MISSING": MISSING}
     parameters, filling, has_star = ["self"], [], False
     for part in parts:
         if part.kw_only and not has_star:
@@ -73,16 +87,11 @@ def _functions(cls: type, twin: type, parts: tuple[Field[Any], ...]) -> dict[str
         else:
             parameters.append(part.name)
         filling.append(f"    self.{part.name} = {given}")
-    source = [
-        f"def __init__({', '.join(parameters)}):",
-        "    become(self, twin)",
-        *filling,
-        "    self.__class__ = own",
-        "def copied(value):",
-        "    self = new(twin)",
-        *(f"    self.{part.name} = value.{part.name}" for part in parts),
-        "    return self",
-    ]
-    # As `dataclasses` does it, and of nothing but the names of our own fields.
+    source = [f"def __init__({', '.join(parameters)}):", "    become(self, twin)", *filling, "    self.__class__ = own"]
+    return cast("Callable[..., None]", _executed(source, names)["__init__"])
+
+
+def _executed(source: list[str], names: dict[str, Any]) -> dict[str, Any]:
+    """As `dataclasses` does it, and of nothing but the names of our own fields."""
     exec("\n".join(source), names)  # noqa: S102
     return names

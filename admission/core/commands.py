@@ -1,7 +1,7 @@
 """What the shell must do, in this order always: **persist before reply, reply before send**.
 
-The shell writes every `Persist…` and `Record` of one decision in one transaction; only when that is on disk does it carry out the
-others, in the order in which they stand. Nothing that a client or a lane is told can then be forgotten by a crash.
+The shell writes every `Persist…` and `Record` of one decision in one transaction; only when that is on disk does it show the tasks and
+events, and carry out the others, in the order in which they stand. Nothing that anyone is told can then be forgotten by a crash.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from runtime.values import quickly_made
 @quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersistTask:
-    """Write the task as it stands (insert or replace). `accepts`: this write is its acceptance; if it cannot be stored, tell the core."""
+    """Write the task as it stands (insert or replace), then show it to those who watch it; both may be merged with a later one.
+
+    `accepts`: this write is its acceptance; if it cannot be stored, tell the core.
+    """
 
     task: Task
     accepts: bool = False
@@ -133,13 +136,6 @@ class ReplyRefused:
     refusal: Refusal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publish:
-    """Show the task's newest state to those who watch it; may be merged with a later one."""
-
-    task: Task
-
-
 @quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendWish:
@@ -171,4 +167,4 @@ class DiscardTask:
 Write = PersistTask | PersistLane | ForgetLane | PersistPolicy | PersistLearned | Record
 """What goes to the store, all of one decision in one transaction."""
 
-Command = Write | ReplyAccepted | ReplyOverloaded | ReplyRefused | Publish | SendWish | DiscardAttempt | DiscardTask
+Command = Write | ReplyAccepted | ReplyOverloaded | ReplyRefused | SendWish | DiscardAttempt | DiscardTask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from admission.core.commands import Command, OverloadCause, PersistTask, Publish, Record
+from admission.core.commands import Command, OverloadCause, PersistTask, Record
 from admission.core.deadlines import Deadlines, Due
 from admission.core.fair_queue import FairQueue
 from admission.core.fit import ANYHOW, Fit, FitRules, Fits, Group, ShapeKey
@@ -333,7 +333,7 @@ class Turn:
                 self.state.withdrawn[task.task_id] = task
         else:
             self.state.put(task)
-        self.commands += (PersistTask(task=task, accepts=accepts), Publish(task=task))
+        self.commands.append(PersistTask(task=task, accepts=accepts))
 
     def watch_unserved(self, task: Task, at_s: float) -> None:
         """A queued task fails at this time unless it was started."""
