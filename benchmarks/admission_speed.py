@@ -1,6 +1,7 @@
 """`python -m benchmarks.admission_speed`: what durability, dispatch and overload cost, as ratios measured in one run on this machine.
 
-* Durable acceptance over gRPC, with 64 requests in flight and with one, against a no-op grpc.aio unary server and a bare fsync.
+* Durable acceptance over gRPC, with 64 requests in flight and with one, against a no-op grpc.aio unary server and a bare fsync: as a client
+  in Python sees it (`acceptance`), which takes half a millisecond of each call for itself, and as h2load does, a client in C (`answers`).
 * Submit to done of a job that takes no time: SubmitTask, lease, result, WatchTask, with a stub lane that answers each lease at once.
 * What counting for `/metrics` takes of it, in throughput and in processor time: pairs of measurements with
   metrics on and off, one right after the other. The same (`watched`) of metrics, log lines and traces together, which may take 10 %.
@@ -48,6 +49,7 @@ _REFUSALS_PER_S = 2_000
 _REFUSALS_AT_ONCE = 32
 _ACCEPTANCES_PER_S = 50
 _PAIRS = 20
+_ROUNDS = 4
 # What watching may take of acceptance throughput.
 _BOUND_PERCENT = 10.0
 WARM_S = 0.3
@@ -163,10 +165,10 @@ async def _acceptance(folder: Path, seconds: float) -> Figures:
             # Interleaved, so that what else the machine does falls on all alike.
             rates: dict[str, list[float]] = {name: [] for name in calls}
             times: dict[str, list[float]] = {name: [] for name in calls}
-            for _ in range(4):
+            for _ in range(_ROUNDS):
                 for name, call in calls.items():
                     await _rate(call, in_flight, WARM_S)
-                    rate, took = await _rate(call, in_flight, seconds / 4)
+                    rate, took = await _rate(call, in_flight, seconds / _ROUNDS)
                     rates[name].append(rate)
                     times[name] += took
             for name in calls:
@@ -300,23 +302,78 @@ async def _paced(per_s: float, seconds: float, call: Callable[[], Awaitable[obje
     return took
 
 
-@contextlib.asynccontextmanager
-async def _flood(port: int, folder: Path, seconds: float) -> AsyncIterator[None]:
-    """Requests at the bound's rate from h2load, a generator in C: one in Python would take a whole core for itself."""
-    message = _request(_PHR00T).SerializeToString()
+async def _h2load(port: int, model: str, folder: Path, *options: str) -> asyncio.subprocess.Process:
+    """Submits tasks of the model from h2load, a generator in C: one in Python would take a whole core for itself."""
+    message = _request(model).SerializeToString()
     body = folder / "request"
     body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
     url = f"http://127.0.0.1:{port}/warmlane.admission.v1.AdmissionService/SubmitTask"
-    amount = [f"--requests={int(_REFUSALS_PER_S * seconds)}", f"--rps={_REFUSALS_PER_S}", f"--max-concurrent-streams={_REFUSALS_AT_ONCE}"]
     headers = ["-H", "content-type: application/grpc", "-H", "te: trailers", "-d", str(body), url]
-    process = await asyncio.create_subprocess_exec("h2load", "--clients=1", *amount, *headers, stdout=asyncio.subprocess.DEVNULL)
+    return await asyncio.create_subprocess_exec("h2load", "--clients=1", *options, *headers, stdout=asyncio.subprocess.DEVNULL)
+
+
+async def _answers_s(port: int, folder: Path, in_flight: int, requests: int) -> list[float]:
+    """The seconds of each answer."""
+    log = folder / "answers"
+    log.unlink(missing_ok=True)
+    process = await _h2load(port, _ANISORA, folder, f"--requests={requests}", f"--max-concurrent-streams={in_flight}", f"--log-file={log}")
+    await _ended(process, _CALL_S)
+    # Of each its start, status and microseconds.
+    lines = [line.split() for line in log.read_text().splitlines()]
+    if len(lines) != requests or any(status != "200" for _, status, _ in lines):
+        msg = f"of {requests} requests {sum(status == '200' for _, status, _ in lines)} were answered"
+        raise RuntimeError(msg)
+    return [int(microseconds) / 1_000_000 for _, _, microseconds in lines]
+
+
+async def _ended(process: asyncio.subprocess.Process, within_s: float) -> None:
+    """Waits for its end, and brings it about if it does not come."""
     try:
-        yield
-        await asyncio.wait_for(process.wait(), seconds + 60)
+        await asyncio.wait_for(process.wait(), within_s)
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def _answers(folder: Path, seconds: float) -> Figures:
+    """As `_acceptance`, by h2load."""
+    figures: Figures = {}
+    async with contextlib.AsyncExitStack() as stack:
+        ports = {kind: stack.enter_context(_server(kind, folder / f"answers-{kind}")) for kind in ("noop", "admission")}
+        channel = await stack.enter_async_context(open_channel(ports["admission"]))
+        await stack.enter_async_context(stub_lane(channel, _ANISORA, busy=True))
+        fsyncs: list[float] = []
+        for in_flight, per_s in ((64, 2_000), (1, 500)):
+            rates: dict[str, list[float]] = {kind: [] for kind in ports}
+            times: dict[str, list[float]] = {kind: [] for kind in ports}
+            for _ in range(_ROUNDS):
+                fsyncs.append(_fsync_s(folder))
+                for kind, port in ports.items():
+                    await _answers_s(port, folder, in_flight, int(per_s * WARM_S))
+                    started_s = time.perf_counter()
+                    took = await _answers_s(port, folder, in_flight, int(per_s * seconds / _ROUNDS))
+                    rates[kind].append(len(took) / (time.perf_counter() - started_s))
+                    times[kind] += took
+            for kind in ports:
+                figures[f"answers_{kind}_{in_flight}_per_s"] = statistics.median(rates[kind])
+                figures[f"answers_{kind}_{in_flight}_p50_ms"] = statistics.median(times[kind]) * 1000
+                figures[f"answers_{kind}_{in_flight}_p99_ms"] = statistics.quantiles(times[kind], n=100)[98] * 1000
+    figures["answers_fsync_ms"] = statistics.median(fsyncs) * 1000
+    figures["answers_64_to_noop"] = figures["answers_admission_64_per_s"] / figures["answers_noop_64_per_s"]
+    figures["answers_1_over_fsync_ms"] = figures["answers_admission_1_p50_ms"] - figures["answers_fsync_ms"]
+    return figures
+
+
+@contextlib.asynccontextmanager
+async def _flood(port: int, folder: Path, seconds: float) -> AsyncIterator[None]:
+    """Requests at the bound's rate."""
+    amount = [f"--requests={int(_REFUSALS_PER_S * seconds)}", f"--rps={_REFUSALS_PER_S}", f"--max-concurrent-streams={_REFUSALS_AT_ONCE}"]
+    process = await _h2load(port, _PHR00T, folder, *amount)
+    try:
+        yield
+    finally:
+        await _ended(process, seconds + 60)
 
 
 async def _refused(operator: operator_rpc.OperatorServiceAsyncStub) -> int:
@@ -354,11 +411,15 @@ async def _overload(folder: Path, seconds: float) -> Figures:
 
 _PARTS: Mapping[str, Callable[[Path, float], Awaitable[Figures]]] = {
     "acceptance": _acceptance,
+    "answers": _answers,
     "metrics": _metrics,
     "watched": _watched,
     "done": _submit_to_done,
     "overload": _overload,
 }
+
+
+_BY_H2LOAD = frozenset({"answers", "overload"})
 
 
 async def measure(folder: Path, seconds: float, parts: frozenset[str]) -> Figures:
@@ -378,9 +439,9 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=_PARTS, help="only this; may be repeated")
     arguments = parser.parse_args()
     parts = frozenset(arguments.part or _PARTS)
-    if "overload" in parts and shutil.which("h2load") is None:
-        print("The overload is left out: it needs h2load (Debian: apt-get install nghttp2-client).", file=sys.stderr)
-        parts -= {"overload"}
+    if parts & _BY_H2LOAD and shutil.which("h2load") is None:
+        print(f"{' and '.join(sorted(parts & _BY_H2LOAD))} left out: h2load is missing (Debian: nghttp2-client).", file=sys.stderr)
+        parts -= _BY_H2LOAD
     with tempfile.TemporaryDirectory(prefix="warmlane-bench-") as folder:
         figures = asyncio.run(measure(Path(folder), arguments.seconds, parts))
     for name, value in figures.items():
