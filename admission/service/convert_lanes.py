@@ -93,7 +93,7 @@ def report(message: dispatch_service_pb2.LaneReport, session: int) -> Report:
         cold_starts=message.cold_starts,
         load=convert_loads.reported_load(message.load, spec) if message.HasField("load") else None,
         start_failure=convert_loads.reported_failure(message.start_failure) if message.HasField("start_failure") else None,
-        object_store_failure=message.object_store_failure[:_MAX_REASON],
+        object_store_failure=told(message.object_store_failure, _MAX_REASON),
     )
 
 

@@ -47,6 +47,7 @@ def memory(serialized: bytes) -> WorkerMemory:
     _require(is_name(of.gpu, _MAX_NAME), "memory.limits.gpu must be set, to something printable")
     models = [ladder.model for ladder in message.ladders]
     _require(len(set(models)) == len(models), "memory.ladders must have each model once")
+    _require(all(is_name(model, _MAX_NAME) for model in models), "memory.ladders.model must be set, to something printable")
     return WorkerMemory(limits=DeviceLimits(gpu=of.gpu, **sizes), ladders=tuple(_ladder(ladder) for ladder in message.ladders))
 
 
@@ -76,6 +77,7 @@ def _phase(message: memory_pb2.PhaseCost) -> PhaseCost:
     _require(message.phase in _PHASES, "memory.ladders.rungs.phases.phase is unknown")
     _require_sizes("memory.ladders.rungs.phases", (message.weights_bytes,))
     _require(len(message.modes) <= _MAX_MODES, "memory.ladders.rungs.phases.modes are too many")
+    _require(all(is_name(mode, _MAX_NAME) for mode in message.modes), "memory.ladders.rungs.phases.modes must be printable")
     sized = (message.per_token, message.per_pixel, message.per_frame_pixel)
     # What is negative would let a larger request need less, and what is no number nothing at all.
     _require(all(0 <= one <= _MAX_PER_UNIT_BYTES for one in sized), "memory.ladders.rungs.phases must not shrink, nor grow beyond sense")
