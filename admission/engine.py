@@ -147,14 +147,7 @@ class Engine:
         tasks, lanes, policies = await self._store.unfinished(), await self._store.lanes(), await self._store.policies()
         learned = await self._store.learned()
         self._journal = Journal(
-            self._store,
-            self._epoch,
-            self._carry_out,
-            self._recorded,
-            self._acceptances_not_stored,
-            # Held requests are owed their answer to the moment, and who comes beside them a refusal at once.
-            is_calm=lambda: not self._core.state.held,
-            observer=self._store_watch,
+            self._store, self._epoch, self._carry_out, self._recorded, self._acceptances_not_stored, observer=self._store_watch
         )
         self._shown = {task.task_id: task for task in tasks}
         self._journal.append(self._core.restore(tasks, lanes, self._now(), policies, learned))

@@ -91,17 +91,15 @@ class Journal:
         recorded: Callable[[Event, int], None],
         not_stored: Callable[[frozenset[TaskId]], None],
         *,
-        is_calm: Callable[[], bool] = lambda: False,
         observer: CommitObserver = SILENT,
     ) -> None:
         """`carry_out` is called for each command with an effect beside or after its write, `recorded` for each event that is on disk, with
-        its number, `not_stored` for acceptances that the store refused. `is_calm`: nobody minds if the loop stands still for a commit."""
+        its number, `not_stored` for acceptances that the store refused."""
         self._store = store
         self._epoch = epoch
         self._carry_out = carry_out
         self._recorded = recorded
         self._not_stored = not_stored
-        self._is_calm = is_calm
         self._observer = observer
         self._pending = _Pending()
         self._is_writing = False
@@ -163,7 +161,7 @@ class Journal:
 
     async def _write(self, entries: Sequence[_Entry]) -> Iterator[int]:
         """One transaction; the numbers of its events."""
-        batch, loop = _merged(entries, may_stop_loop=self._is_calm()), asyncio.get_running_loop()
+        batch, loop = _merged(entries), asyncio.get_running_loop()
         started_s = loop.time()
         last_sequence = await self._store.write(self._epoch, batch)
         self._observer.committed(decisions=len(entries), seconds=loop.time() - started_s)
@@ -284,7 +282,7 @@ def _task_of(command: Command) -> TaskId | None:
             return None
 
 
-def _merged(entries: Sequence[_Entry], *, may_stop_loop: bool) -> Batch:
+def _merged(entries: Sequence[_Entry]) -> Batch:
     """One transaction of many decisions: of each task, lane and policy the newest state, every event."""
     tasks: dict[TaskId, Task] = {}
     lanes: dict[LaneId, KnownLane | None] = {}
@@ -321,5 +319,4 @@ def _merged(entries: Sequence[_Entry], *, may_stop_loop: bool) -> Batch:
         events=events,
         deleted=deleted,
         forgotten_lanes=[lane_id for lane_id, lane in lanes.items() if lane is None],
-        may_stop_loop=may_stop_loop,
     )

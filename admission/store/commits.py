@@ -1,17 +1,14 @@
-"""Where a batch is written: in the database's own thread, when it is alone by the loop, when many come together in a process of its own;
-and what to do in doubt."""
+"""Where a batch is written: in the database's own thread, or, once many come together, in a process of its own; and what to do in doubt."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
 from sqlalchemy import Connection
 
-from admission.store.at_once import AtOnce
 from admission.store.batches import BatchWriter, Rows, rows_of
 from admission.store.database import Backend, CommitInDoubtError, ConflictError, Database, driver_cursor
 from admission.store.port import Batch, RequestTakenError, StaleEpochError, StoreUnavailableError
@@ -40,20 +37,12 @@ class Commits:
     Whether that is there, is lost or never starts, the answers are the same.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        backend: Backend,
-        batches: BatchWriter,
-        process: Callable[[], WriterProcess] | None,
-        at_once: AtOnce | None = None,
-    ) -> None:
-        """`process` makes one that is not started yet. Without it and without `at_once` all is written in the database's thread."""
+    def __init__(self, database: Database, backend: Backend, batches: BatchWriter, process: Callable[[], WriterProcess] | None) -> None:
+        """`process` makes one that is not started yet; None: everything is written in the database's thread."""
         self._database = database
         self._backend = backend
         self._batches = batches
         self._make = process
-        self._at_once = at_once
         # So that a batch's numbers are known before the next one is begun, and what else writes comes between two.
         self._turn = asyncio.Lock()
         self._process: WriterProcess | None = None
@@ -67,11 +56,8 @@ class Commits:
         self._newest: int | None = None
 
     async def close(self) -> None:
-        """Closes the loop's connection and ends the process, after what it was given. May be called twice."""
+        """Ends the process, after what it was given. May be called twice."""
         self._make = None
-        at_once, self._at_once = self._at_once, None
-        if at_once is not None:
-            at_once.close()
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
@@ -81,21 +67,16 @@ class Commits:
         """See `Store.write`."""
         rows = rows_of(batch, self._backend.moment)
         async with self._turn:
-            started_s = time.perf_counter()
-            newest = at_once = self._written_at_once(epoch, rows) if batch.may_stop_loop else None
-            if newest is None:
-                try:
-                    newest = await self._written(epoch, rows)
-                except ConflictError as error:
-                    raise RequestTakenError(str(error)) from None
-                except asyncio.CancelledError:
-                    # It may be stored yet, and its number is not known here.
-                    self._newest = None
-                    raise
-            if self._at_once is not None:
-                self._at_once.took(time.perf_counter() - started_s)
+            try:
+                newest = await self._written(epoch, rows)
+            except ConflictError as error:
+                raise RequestTakenError(str(error)) from None
+            except asyncio.CancelledError:
+                # It may be stored yet, and its number is not known here.
+                self._newest = None
+                raise
             self._in_doubt, self._newest = None, newest
-        if at_once is None and self._make is not None and self._process is None and self._is_much(rows):
+        if self._make is not None and self._process is None and self._is_much(rows):
             self._start_process(self._make)
         return newest
 
@@ -113,12 +94,6 @@ class Commits:
             return await self._database.write(work)
         finally:
             self._turn.release()
-
-    def _written_at_once(self, epoch: int, rows: Rows) -> int | None:
-        """None: nothing was stored. Not while a batch that nobody waits for any more may be on its way: that one comes first."""
-        if self._at_once is None or self._newest is None or not self._at_once.may_write(rows):
-            return None
-        return self._at_once.write(epoch, rows)
 
     async def _written(self, epoch: int, rows: Rows) -> int:
         process, newest = self._process, self._newest

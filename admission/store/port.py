@@ -38,7 +38,6 @@ class Batch:
         events: numbered by the store, in this order, behind every event that is stored already.
         deleted: removed with their events; what the batch says of them beside that is not stored.
         forgotten_lanes: removed; their events stay.
-        may_stop_loop: nobody minds if the event loop stands still meanwhile, for as long as a quick disk takes.
     """
 
     tasks: Sequence[Task] = ()
@@ -48,7 +47,6 @@ class Batch:
     events: Sequence[Event] = ()
     deleted: Sequence[TaskId] = ()
     forgotten_lanes: Sequence[LaneId] = ()
-    may_stop_loop: bool = False
 
 
 class TaskSort(StrEnum):

@@ -15,7 +15,6 @@ from admission.core.learned import Learned
 from admission.core.tasks import Task, TaskId
 from admission.store import migrations, postgresql, rows, sqlite
 from admission.store.access import SqlAccess
-from admission.store.at_once import AtOnce
 from admission.store.batches import BatchWriter
 from admission.store.commits import Commits
 from admission.store.database import Backend, Database
@@ -79,8 +78,7 @@ class SqlStore:
         self._batches = BatchWriter(backend)
         self._lookups = RequestLookups(backend, self._database.read)
         process = (lambda: WriterProcess(url, busy_timeout_s=busy_timeout_s)) if has_writer and isinstance(backend, SqliteBackend) else None
-        at_once = AtOnce(backend.own_connection, self._batches) if isinstance(backend, SqliteBackend) else None
-        self._commits = Commits(self._database, backend, self._batches, process, at_once)
+        self._commits = Commits(self._database, backend, self._batches, process)
         self.access = SqlAccess(self._database.read, self._commits.beside, backend, now=now)
 
     async def open(self) -> None:

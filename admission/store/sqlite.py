@@ -6,8 +6,7 @@ import os
 import time
 from datetime import datetime
 from pathlib import Path
-from sqlite3 import Connection as DriverConnection
-from sqlite3 import OperationalError, connect
+from sqlite3 import OperationalError
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -69,13 +68,6 @@ class SqliteBackend:
         begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
         event.listen(engine, "begin", lambda connection: driver_begin(connection, begin))
         return engine
-
-    def own_connection(self) -> DriverConnection:
-        """For the thread that asks, to a file that is set up. It waits for no lock, and moves the log into the file neither."""
-        connection = connect(self._path, timeout=0.0, isolation_level=None, cached_statements=_STATEMENTS)
-        for pragma in ("synchronous = FULL", "foreign_keys = ON", f"cache_size = -{_CACHE_KIB}", "wal_autocheckpoint = 0"):
-            connection.execute(f"PRAGMA {pragma}")
-        return connection
 
     def before_migration(self, connection: Connection) -> None:
         """The transaction has the whole file already."""
