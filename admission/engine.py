@@ -66,13 +66,13 @@ from admission.engine_types import (
     UnknownLaneError,
     UnknownTaskError,
 )
-from admission.event_log import log_event
 from admission.fitting import shape_key
 from admission.imports import Imports, Landing
 from admission.journal import Journal
 from admission.lane_session import EngineLaneSession, LaneSessions
 from admission.object_sweeper import ObjectSweeper
 from admission.observer import SILENT, Observer
+from admission.shown import ShownTasks
 from admission.store.port import EventPage, EventQuery, StaleEpochError, Store, StoreUnavailableError, TaskPage, TaskQuery
 from admission.store_watch import StoreWatch
 from admission.submissions import Asking, Submissions
@@ -124,10 +124,10 @@ class Engine:
         self._limits = limits or Limits()
         self._core = QueueState(self._limits, [Model(model) for model in MODELS], self._now(), fit_rules)
         self._sweeper = ObjectSweeper(objects)
-        self._shown: dict[TaskId, Task] = {}
         self._draws = Draws(clock)
         self._submissions = Submissions(store, new_id or self._draws.task_id, self._ask, self._callers_left, self._settled)
         self._watching = Watching(store, self.task, lambda model: self._core.state.queues[model])
+        self._shown = ShownTasks(store, self._watching, observer)
         self.imports = Imports(store=store, objects=objects, sweeper=self._sweeper, is_known=self._is_known, put=self._take_over)
         self._lanes = LaneSessions(self._core.state, self._handle, self._limits.report_interval_s)
         self._timer: asyncio.TimerHandle | None = None
@@ -147,9 +147,9 @@ class Engine:
         tasks, lanes, policies = await self._store.unfinished(), await self._store.lanes(), await self._store.policies()
         learned = await self._store.learned()
         self._journal = Journal(
-            self._store, self._epoch, self._carry_out, self._recorded, self._acceptances_not_stored, observer=self._store_watch
+            self._store, self._epoch, self._carry_out, self._shown.recorded, self._acceptances_not_stored, observer=self._store_watch
         )
-        self._shown = {task.task_id: task for task in tasks}
+        self._shown.restore(tasks)
         self._journal.append(self._core.restore(tasks, lanes, self._now(), policies, learned))
         self._writer = asyncio.create_task(self._journal.run(), name="admission-journal")
         self._writer.add_done_callback(self._ended)
@@ -218,7 +218,7 @@ class Engine:
 
     async def task(self, task_id: TaskId) -> TaskView | None:
         """The task as last made durable, with its newest progress."""
-        task = self._shown.get(task_id) or await self._store.task(task_id)
+        task = await self._shown.task(task_id)
         return None if task is None else views.view_task(self._core.state, task)
 
     async def task_events(self, task_id: TaskId) -> tuple[Event, ...]:
@@ -236,7 +236,7 @@ class Engine:
     async def page(self, query: TaskQuery) -> TaskPage:
         """One page of tasks as stored, running ones with their newest progress."""
         page = await self._store.page(query)
-        return TaskPage(tasks=tuple(self._shown.get(task.task_id, task) for task in page.tasks), total=page.total)
+        return TaskPage(tasks=tuple(map(self._shown.newest, page.tasks)), total=page.total)
 
     async def cancel(self, task_id: TaskId, *, only_waiting: bool = False) -> TaskView:
         """Cancels unless it ended, or (`only_waiting`) a lane has had it; returns once that is on disk."""
@@ -391,43 +391,19 @@ class Engine:
                 self._observer.refused(command)
                 self._submissions.answer(task_id, RefusedError(refusal))
             case PersistTask(task=task):
-                self._publish(task)
+                self._shown.publish(task)
             case SendWish():
                 self._lanes.send(command, self._epoch)
             case DiscardAttempt(task_id=task_id, attempt=attempt):
-                self._sweeper.discard(attempt_prefix(task_id, attempt), unless=lambda: self._is_wanted(task_id, attempt))
+                self._sweeper.discard(attempt_prefix(task_id, attempt), unless=lambda: self._shown.needs(task_id, attempt))
             case DiscardTask(task_id=task_id):
-                self._shown.pop(task_id, None)
-                self._watching.task_deleted(task_id)
+                self._shown.deleted(task_id)
                 self._sweeper.discard(task_prefix(task_id))
             case PersistLane() | ForgetLane() | PersistPolicy() | PersistLearned() | Record():
                 msg = f"the journal passed on a write: {command!r}"
                 raise AssertionError(msg)
             case _:
                 assert_never(command)
-
-    def _publish(self, task: Task) -> None:
-        before = self._shown.get(task.task_id)
-        if (before is not None and before.state is TaskState.QUEUED) != (task.state is TaskState.QUEUED):
-            self._watching.queue_moved(task.model)
-        # One that was withdrawn is over when its lane said so; until that took effect the store may know more than its watchers were told.
-        if task.state in TERMINAL and not task.is_withdrawn:
-            self._shown.pop(task.task_id, None)
-        else:
-            self._shown[task.task_id] = task
-        self._observer.shown(task)
-        self._watching.task_changed(task.task_id)
-
-    def _recorded(self, event: Event, sequence: int) -> None:
-        self._watching.recorded(event, sequence)
-        # What a decision says of a task is shown before what it records of it.
-        self._observer.recorded(event, None if event.task_id is None else self._shown.get(event.task_id))
-        log_event(event)
-
-    async def _is_wanted(self, task_id: TaskId, attempt: int) -> bool:
-        """The store, not the core, knows whether an attempt was committed: the core forgets ended tasks."""
-        task = self._shown.get(task_id) or await self._store.task(task_id)
-        return task is not None and task.attempt == attempt and task.state in (TaskState.DONE, TaskState.LEASED)
 
     def _acceptances_not_stored(self, task_ids: frozenset[TaskId]) -> None:
         for task_id in sorted(task_ids):

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from admission import engine
 from admission.core import leases, operators
 from admission.core.commands import Command
 from admission.core.lanes import Outcome
 from admission.core.queue import QueueState
 from admission.core.state import Assignment, Lane, Turn
 from admission.core.tasks import Task, TaskId, TaskState
+from admission.shown import ShownTasks
 
 
 def _restore_some(keep: Callable[[Task], bool]) -> AbstractContextManager[object]:
@@ -63,10 +63,10 @@ def cancelled_is_done_later() -> AbstractContextManager[object]:
 def committed_files_removed() -> AbstractContextManager[object]:
     """The sweeper does not ask the store whether an attempt was committed."""
 
-    async def never(self: engine.Engine, task_id: TaskId, attempt: int) -> bool:
+    async def never(self: ShownTasks, task_id: TaskId, attempt: int) -> bool:
         return False
 
-    return patch.object(engine.Engine, "_is_wanted", never)
+    return patch.object(ShownTasks, "needs", never)
 
 
 def operators_forgotten_at_restart() -> AbstractContextManager[object]:
