@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from tests.harness.light_stack import ADMISSION, HTTP_BRIDGE, LightStack
 _TASKS = 12
 _KILLS = (ADMISSION, HTTP_BRIDGE, ADMISSION, ADMISSION, HTTP_BRIDGE)
 _PAUSE_S = 2.0
+_START_S = 60.0
 # An EventSource waits as long as the stream told it to.
 _RETRY_S = 0.5
 _BODY = {"model": "anisora", "type": "video", "mode": "t2v", "prompt": "a lake at dawn", "width": 256, "height": 256, "num_frames": 17}
@@ -48,8 +50,14 @@ async def _follow(http: httpx.AsyncClient, task_id: str) -> tuple[list[str], str
 
 
 async def _told(http: httpx.AsyncClient, task_id: str) -> list[str]:
-    status = (await http.get(f"/status/{task_id}")).raise_for_status().json()
-    return [event["event_type"] for event in status["diagnostics"]["events"]]
+    """What the task's status tells, once the bridge that was killed last is there again."""
+    async with asyncio.timeout(_START_S):
+        while True:
+            with suppress(httpx.TransportError):
+                reply = await http.get(f"/status/{task_id}")
+                if reply.status_code != 503:
+                    return [event["event_type"] for event in reply.raise_for_status().json()["diagnostics"]["events"]]
+            await asyncio.sleep(_RETRY_S)
 
 
 @pytest.mark.long
