@@ -199,7 +199,8 @@ class CoreWatch:
         self._state = state
         self._epoch = epoch
         self._held: dict[TaskId, tuple[float, int, Model]] = {}
-        self._turns: dict[tuple[str, str, str], int] = {}
+        # By model, who waits and who gets the turns: how many, and which tasks waited at the last.
+        self._turns: dict[tuple[str, str, str], tuple[int, frozenset[TaskId]]] = {}
         self._events = 0
         self._boots: dict[LaneId, list[str]] = {}
 
@@ -305,14 +306,20 @@ class CoreWatch:
         # A task that the pool rescues or that runs again is a turn of its owner too, and nobody is passed over by it.
         passes_over = task.lane_mode is LaneMode.DEDICATED and task.attempt == 1
         for owner in waiting - {task.owner} if passes_over else ():
-            turn = (task.model, owner, task.owner)
-            self._turns[turn] = self._turns.get(turn, 0) + 1
-            self._expect(
-                self._turns[turn] <= MAX_TURNS, f"{task.owner} got {self._turns[turn]} turns in a row while {owner} waits for {task.model}"
-            )
+            turn, theirs = (task.model, owner, task.owner), self._waiting_of(task.model, owner)
+            turns, waited = self._turns.get(turn, (0, frozenset()))
+            # All that waited then may have left without a turn: by a cancel, or because the acceptance was not stored.
+            turns = turns + 1 if waited & theirs else 1
+            self._turns[turn] = (turns, theirs)
+            self._expect(turns <= MAX_TURNS, f"{task.owner} got {turns} turns in a row while {owner} waits for {task.model}")
         over = [turn for turn in self._turns if turn[0] == task.model and (turn[1] == task.owner or turn[1] not in waiting)]
         for ended in over:
             del self._turns[ended]
+
+    def _waiting_of(self, model: str, owner: str) -> frozenset[TaskId]:
+        """The caller's tasks that wait for their first attempt."""
+        waiting = (self._state.tasks[one] for one in self._state.queues[Model(model)])
+        return frozenset(one.task_id for one in waiting if one.owner == owner and one.attempt == 0)
 
     def _is_passed(self, task: Task, other_id: TaskId) -> bool:
         """The other waits for its first attempt, and the lane that took the task could have taken it."""
