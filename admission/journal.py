@@ -36,12 +36,14 @@ _LAST_RETRY_S = 2.0
 _FOLDED_AT = 256
 # Under load, decisions come one by one while the writer is free again after each few: a batch costs its transaction whatever is in it, and
 # answers that leave together cost the server and its callers half of those that leave one by one (benchmarks/admission_speed.py). So
-# after a batch of so many decisions the writer waits until a few more than last time have come, as callers that have their answers come
-# back together: for so long for each of them, and never for more than so many. A wait that is too short is worse than none: batches get
-# smaller, so that callers come back later still. Whoever comes after a pause has no crowd behind him.
+# after a batch of so many decisions the writer waits until as many have come, as callers that have their answers come back together: for so
+# long for each of them. A wait that is too short is worse than none: batches get smaller, so that callers come back later still. Whether
+# there are more callers is tried by waiting for a few more, up to so many: again at once where they came, else after so many batches.
+# Whoever comes after a pause has no crowd behind him.
 _CROWD = 4
 _EACH_S = 0.0004
 _ENOUGH = 48
+_TRY_AGAIN = 16
 _PAUSE_S = 0.05
 
 # Nothing is to be done when these are on disk.
@@ -68,12 +70,14 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Pending:
-    """What waits for the writer, in the order of the decisions; `enough` is set once as many as are `wanted` wait."""
+    """What waits for the writer, in the order of the decisions; `enough` is set once as many as are `wanted` wait. For the next `not_more`
+    batches it is not tried whether more come than last time."""
 
     entries: list[_Entry] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     is_gathered: bool = False
     wanted: int = 0
+    not_more: int = 0
     enough: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -168,9 +172,10 @@ class Journal:
         return count(last_sequence - len(batch.events) + 1)
 
     async def _gather(self, last: int) -> None:
-        """Waits until so many and a few more have come, not for long."""
+        """Waits until so many have come, now and then for a few more, and not for long."""
         pending = self._pending
-        pending.wanted = min(_ENOUGH, last + last // 4 + 1)
+        is_trying = pending.not_more == 0
+        pending.wanted = min(_ENOUGH, last + last // 4 + 1 if is_trying else last)
         if len(pending.entries) < pending.wanted:
             pending.enough.clear()
             timer = asyncio.get_running_loop().call_later(pending.wanted * _EACH_S, pending.enough.set)
@@ -178,6 +183,10 @@ class Journal:
                 await pending.enough.wait()
             finally:
                 timer.cancel()
+        if is_trying and len(pending.entries) < pending.wanted:
+            pending.not_more = _TRY_AGAIN
+        elif not is_trying:
+            pending.not_more -= 1
 
     def _append(self, entry: _Entry) -> None:
         if not entry.writes and not self._pending.entries and not self._is_writing:

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from http import HTTPStatus
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -312,18 +313,19 @@ async def _h2load(port: int, model: str, folder: Path, *options: str) -> asyncio
     return await asyncio.create_subprocess_exec("h2load", "--clients=1", *options, *headers, stdout=asyncio.subprocess.DEVNULL)
 
 
-async def _answers_s(port: int, folder: Path, in_flight: int, requests: int) -> list[float]:
-    """The seconds of each answer."""
+async def _answers_s(port: int, folder: Path, in_flight: int, requests: int) -> tuple[float, list[float]]:
+    """Answers a second, and the seconds of each; the generator's own start and end do not count."""
     log = folder / "answers"
     log.unlink(missing_ok=True)
     process = await _h2load(port, _ANISORA, folder, f"--requests={requests}", f"--max-concurrent-streams={in_flight}", f"--log-file={log}")
     await _ended(process, _CALL_S)
-    # Of each its start, status and microseconds.
-    lines = [line.split() for line in log.read_text().splitlines()]
-    if len(lines) != requests or any(status != "200" for _, status, _ in lines):
-        msg = f"of {requests} requests {sum(status == '200' for _, status, _ in lines)} were answered"
+    # Of each its start and how long it took, in microseconds, and its status: of HTTP, so that refusals have the same.
+    lines = [[int(value) for value in line.split()] for line in log.read_text().splitlines()]
+    if len(lines) != requests or any(status != HTTPStatus.OK for _, status, _ in lines):
+        msg = f"of {requests} requests {sum(status == HTTPStatus.OK for _, status, _ in lines)} were answered"
         raise RuntimeError(msg)
-    return [int(microseconds) / 1_000_000 for _, _, microseconds in lines]
+    lasted_us = max(start + took for start, _, took in lines) - min(start for start, _, _ in lines)
+    return requests / lasted_us * 1_000_000, [took / 1_000_000 for _, _, took in lines]
 
 
 async def _ended(process: asyncio.subprocess.Process, within_s: float) -> None:
@@ -343,6 +345,7 @@ async def _answers(folder: Path, seconds: float) -> Figures:
         ports = {kind: stack.enter_context(_server(kind, folder / f"answers-{kind}")) for kind in ("noop", "admission")}
         channel = await stack.enter_async_context(open_channel(ports["admission"]))
         await stack.enter_async_context(stub_lane(channel, _ANISORA, busy=True))
+        operator, asked = operator_rpc.OperatorServiceStub(channel), 0
         fsyncs: list[float] = []
         for in_flight, per_s in ((64, 2_000), (1, 500)):
             rates: dict[str, list[float]] = {kind: [] for kind in ports}
@@ -351,14 +354,18 @@ async def _answers(folder: Path, seconds: float) -> Figures:
                 fsyncs.append(_fsync_s(folder))
                 for kind, port in ports.items():
                     await _answers_s(port, folder, in_flight, int(per_s * WARM_S))
-                    started_s = time.perf_counter()
-                    took = await _answers_s(port, folder, in_flight, int(per_s * seconds / _ROUNDS))
-                    rates[kind].append(len(took) / (time.perf_counter() - started_s))
+                    rate, took = await _answers_s(port, folder, in_flight, int(per_s * seconds / _ROUNDS))
+                    rates[kind].append(rate)
                     times[kind] += took
+                asked += int(per_s * WARM_S) + len(took)
             for kind in ports:
                 figures[f"answers_{kind}_{in_flight}_per_s"] = statistics.median(rates[kind])
                 figures[f"answers_{kind}_{in_flight}_p50_ms"] = statistics.median(times[kind]) * 1000
                 figures[f"answers_{kind}_{in_flight}_p99_ms"] = statistics.quantiles(times[kind], n=100)[98] * 1000
+        counters = (await operator.GetSnapshot(operators.GetSnapshotRequest(), timeout=_CALL_S)).counters
+        if counters.accepted != asked:
+            msg = f"{counters.accepted} of {asked} requests were accepted: what was measured is something else"
+            raise RuntimeError(msg)
     figures["answers_fsync_ms"] = statistics.median(fsyncs) * 1000
     figures["answers_64_to_noop"] = figures["answers_admission_64_per_s"] / figures["answers_noop_64_per_s"]
     figures["answers_1_over_fsync_ms"] = figures["answers_admission_1_p50_ms"] - figures["answers_fsync_ms"]

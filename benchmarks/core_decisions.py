@@ -1,9 +1,9 @@
 """`python -m benchmarks.core_decisions`: what one decision of the pure core costs, with few lanes attached and with many.
 
-Every event kind of normal operation is timed on a core with 25 requests held and 1 to 25 tasks queued (at 25 a queue closes): a lane's
-report with and without progress, a task that ends and frees its lane for the next one, an acceptance, a refusal, a caller that leaves.
-Lanes have said what memory they have; nearly every request fits at the first look, and one kind is refused because it never would. Times
-are microseconds of one `handle`.
+Every event kind of normal operation is timed on a core with 25 requests held and few tasks queued, 25 at most (there a queue closes): a
+lane's report with and without progress, a task that ends and frees its lane for the next one, an acceptance, a refusal, a caller that
+leaves. Lanes have said what memory they have; nearly every request fits at the first look, and one kind is refused because it never
+would. Times are microseconds of one `handle`.
 """
 
 from __future__ import annotations

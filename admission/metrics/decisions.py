@@ -103,6 +103,8 @@ class DecisionMetrics:
 
     def _started(self, event: Event, task: Task | None) -> None:
         model, lane = event.model or "", event.lane_id or ""
+        # A store that was away may have merged this with other decisions: then the task may stand where it was before, or later.
+        task = task if task is not None and task.attempt == event.attempt else None
         mode = "" if task is None else task.lane_mode or ""
         self._leases.add((lane, mode, model))
         self._lost_lanes.add((lane, model), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,13 +73,14 @@ def operated(bridge: ContractBridge) -> Iterator[None]:
             bridge.advance(_TICK_S)
             asyncio.run_coroutine_threadsafe(take_back(), bridge.loop).result(_PATIENCE_S)
 
-    operating = threading.Thread(target=operate, name="operator")
-    operating.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        operating.join()
+    with ThreadPoolExecutor(1, thread_name_prefix="operator") as threads:
+        operating = threads.submit(operate)
+        try:
+            yield
+        finally:
+            ended.set()
+        # What went wrong there went wrong here: cases would have been answered by nobody.
+        operating.result(2 * _PATIENCE_S)
 
 
 @pytest.mark.filterwarnings("default")

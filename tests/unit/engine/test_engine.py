@@ -67,6 +67,23 @@ async def test_decisions_that_come_one_by_one_share_a_commit_when_many_came_befo
     assert len(rig.store.batches) == 1
 
 
+async def test_as_many_as_last_time_wait_for_no_more_when_more_did_not_come(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_PAUSE_S", 10 * PATIENCE_S)
+    await rig.lane()
+
+    async def crowd() -> None:
+        await asyncio.gather(*[rig.submit(prompt=f"boat {number}") for number in range(journal._CROWD)])
+
+    await crowd()
+    # Now it is tried whether there are more, for a moment.
+    monkeypatch.setattr(journal, "_EACH_S", 0.0001)
+    await crowd()
+    # They are as many again: whoever waited for one more would wait for long.
+    monkeypatch.setattr(journal, "_EACH_S", 10 * PATIENCE_S)
+    for _ in range(3):
+        await asyncio.wait_for(crowd(), PATIENCE_S)
+
+
 async def test_who_comes_after_a_pause_waits_for_no_crowd(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "_EACH_S", 10 * PATIENCE_S)
     # Any time without a decision is one.
