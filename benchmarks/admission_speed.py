@@ -18,14 +18,12 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from http import HTTPStatus
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +37,7 @@ from warmlane.admission.v1 import operator_service_pb2 as operators
 from warmlane.admission.v1 import operator_service_pb2_grpc as operator_rpc
 from warmlane.generation.v1 import generation_pb2 as generation
 
+from benchmarks import h2load
 from benchmarks.stub_lane import stub_lane
 from runtime.rpc import create_channel
 
@@ -303,41 +302,6 @@ async def _paced(per_s: float, seconds: float, call: Callable[[], Awaitable[obje
     return took
 
 
-async def _h2load(port: int, model: str, folder: Path, *options: str) -> asyncio.subprocess.Process:
-    """Submits tasks of the model from h2load, a generator in C: one in Python would take a whole core for itself."""
-    message = _request(model).SerializeToString()
-    body = folder / "request"
-    body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
-    url = f"http://127.0.0.1:{port}/warmlane.admission.v1.AdmissionService/SubmitTask"
-    headers = ["-H", "content-type: application/grpc", "-H", "te: trailers", "-d", str(body), url]
-    return await asyncio.create_subprocess_exec("h2load", "--clients=1", *options, *headers, stdout=asyncio.subprocess.DEVNULL)
-
-
-async def _answers_s(port: int, folder: Path, in_flight: int, requests: int) -> tuple[float, list[float]]:
-    """Answers a second, and the seconds of each; the generator's own start and end do not count."""
-    log = folder / "answers"
-    log.unlink(missing_ok=True)
-    process = await _h2load(port, _ANISORA, folder, f"--requests={requests}", f"--max-concurrent-streams={in_flight}", f"--log-file={log}")
-    await _ended(process, _CALL_S)
-    # Of each its start and how long it took, in microseconds, and its status: of HTTP, so that refusals have the same.
-    lines = [[int(value) for value in line.split()] for line in log.read_text().splitlines()]
-    if len(lines) != requests or any(status != HTTPStatus.OK for _, status, _ in lines):
-        msg = f"of {requests} requests {sum(status == HTTPStatus.OK for _, status, _ in lines)} were answered"
-        raise RuntimeError(msg)
-    lasted_us = max(start + took for start, _, took in lines) - min(start for start, _, _ in lines)
-    return requests / lasted_us * 1_000_000, [took / 1_000_000 for _, _, took in lines]
-
-
-async def _ended(process: asyncio.subprocess.Process, within_s: float) -> None:
-    """Waits for its end, and brings it about if it does not come."""
-    try:
-        await asyncio.wait_for(process.wait(), within_s)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
 async def _answers(folder: Path, seconds: float) -> Figures:
     """As `_acceptance`, by h2load."""
     figures: Figures = {}
@@ -345,7 +309,7 @@ async def _answers(folder: Path, seconds: float) -> Figures:
         ports = {kind: stack.enter_context(_server(kind, folder / f"answers-{kind}")) for kind in ("noop", "admission")}
         channel = await stack.enter_async_context(open_channel(ports["admission"]))
         await stack.enter_async_context(stub_lane(channel, _ANISORA, busy=True))
-        operator, asked = operator_rpc.OperatorServiceStub(channel), 0
+        operator, request, asked = operator_rpc.OperatorServiceStub(channel), _request(), 0
         fsyncs: list[float] = []
         for in_flight, per_s in ((64, 2_000), (1, 500)):
             rates: dict[str, list[float]] = {kind: [] for kind in ports}
@@ -353,11 +317,12 @@ async def _answers(folder: Path, seconds: float) -> Figures:
             for _ in range(_ROUNDS):
                 fsyncs.append(_fsync_s(folder))
                 for kind, port in ports.items():
-                    await _answers_s(port, folder, in_flight, int(per_s * WARM_S))
-                    rate, took = await _answers_s(port, folder, in_flight, int(per_s * seconds / _ROUNDS))
+                    await h2load.answers(port, request, folder, in_flight=in_flight, amount=int(per_s * WARM_S))
+                    amount = int(per_s * seconds / _ROUNDS)
+                    rate, took = await h2load.answers(port, request, folder, in_flight=in_flight, amount=amount)
                     rates[kind].append(rate)
                     times[kind] += took
-                asked += int(per_s * WARM_S) + len(took)
+                asked += int(per_s * WARM_S) + amount
             for kind in ports:
                 figures[f"answers_{kind}_{in_flight}_per_s"] = statistics.median(rates[kind])
                 figures[f"answers_{kind}_{in_flight}_p50_ms"] = statistics.median(times[kind]) * 1000
@@ -370,17 +335,6 @@ async def _answers(folder: Path, seconds: float) -> Figures:
     figures["answers_64_to_noop"] = figures["answers_admission_64_per_s"] / figures["answers_noop_64_per_s"]
     figures["answers_1_over_fsync_ms"] = figures["answers_admission_1_p50_ms"] - figures["answers_fsync_ms"]
     return figures
-
-
-@contextlib.asynccontextmanager
-async def _flood(port: int, folder: Path, seconds: float) -> AsyncIterator[None]:
-    """Requests at the bound's rate."""
-    amount = [f"--requests={int(_REFUSALS_PER_S * seconds)}", f"--rps={_REFUSALS_PER_S}", f"--max-concurrent-streams={_REFUSALS_AT_ONCE}"]
-    process = await _h2load(port, _PHR00T, folder, *amount)
-    try:
-        yield
-    finally:
-        await _ended(process, seconds + 60)
 
 
 async def _refused(operator: operator_rpc.OperatorServiceAsyncStub) -> int:
@@ -402,7 +356,7 @@ async def _overload(folder: Path, seconds: float) -> Figures:
             await _paced(_ACCEPTANCES_PER_S, 0.5, acceptance)
             alone = await _paced(_ACCEPTANCES_PER_S, seconds, acceptance)
             before, started_s = await _refused(operator), time.perf_counter()
-            async with _flood(port, folder, seconds):
+            async with h2load.flood(port, _request(_PHR00T), folder, per_s=_REFUSALS_PER_S, in_flight=_REFUSALS_AT_ONCE, seconds=seconds):
                 accepted = await _paced(_ACCEPTANCES_PER_S, seconds, acceptance)
             refused, lasted_s = await _refused(operator) - before, time.perf_counter() - started_s
             for call in held:
@@ -446,7 +400,7 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=_PARTS, help="only this; may be repeated")
     arguments = parser.parse_args()
     parts = frozenset(arguments.part or _PARTS)
-    if parts & _BY_H2LOAD and shutil.which("h2load") is None:
+    if parts & _BY_H2LOAD and not h2load.is_here():
         print(f"{' and '.join(sorted(parts & _BY_H2LOAD))} left out: h2load is missing (Debian: nghttp2-client).", file=sys.stderr)
         parts -= _BY_H2LOAD
     with tempfile.TemporaryDirectory(prefix="warmlane-bench-") as folder:
