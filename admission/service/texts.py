@@ -5,12 +5,14 @@ from __future__ import annotations
 import unicodedata
 
 _KEPT = frozenset("\n\t")
+# They turn around what follows, on a terminal beyond the text too. Direction marks and joiners, which scripts need, are none of them.
+_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def told(text: str, longest: int) -> str:
-    """At most so many characters, without control characters: a database may refuse some (no engine but SQLite takes a NUL), and terminals
-    obey others. A call is not refused, or left out of the log, for one."""
+    """At most so many characters, without control characters and those that reorder text: a database may refuse some (no engine but SQLite
+    takes a NUL), and terminals obey others. A call is not refused, or left out of the log, for one."""
     text = text[:longest]
     if text.isprintable():
         # Nearly all are.
@@ -24,4 +26,4 @@ def is_name(text: str, longest: int) -> bool:
 
 
 def _is_control(character: str) -> bool:
-    return character not in _KEPT and unicodedata.category(character) == "Cc"
+    return character not in _KEPT and (character in _REORDERING or unicodedata.category(character) == "Cc")

@@ -59,7 +59,7 @@ def texts_of(kind: Descriptor, path: str = "") -> Iterator[str]:
             yield f"{path}{field.name}"
 
 
-@pytest.mark.parametrize("character", ["\0", "\x1b", "\x9b", "\x7f"], ids=repr)
+@pytest.mark.parametrize("character", ["\0", "\x1b", "\x9b", "\x7f", "\u202e"], ids=repr)
 @pytest.mark.parametrize("seed", _SEEDS)
 def test_no_text_of_a_report_keeps_a_control_character(seed: int, character: str) -> None:
     message = whole_report(seed)
