@@ -126,7 +126,7 @@ class Engine:
         self._sweeper = ObjectSweeper(objects)
         self._draws = Draws(clock)
         self._submissions = Submissions(store, new_id or self._draws.task_id, self._ask, self._callers_left, self._settled)
-        self._watching = Watching(store, self.task, lambda model: self._core.state.queues[model])
+        self._watching = Watching(store, self.task, lambda model: self._core.state.queues[model], self._check_that_it_rules)
         self._shown = ShownTasks(store, self._watching, observer)
         self.imports = Imports(store=store, objects=objects, sweeper=self._sweeper, is_known=self._is_known, put=self._take_over)
         self._lanes = LaneSessions(self._core.state, self._handle, self._limits.report_interval_s)
@@ -226,7 +226,12 @@ class Engine:
         return await self._watching.task_events(task_id)
 
     def watch(self, task_id: TaskId, after_sequence: int = 0) -> AsyncGenerator[TaskChange, None]:
-        """The newest state now and after every change with the events after this one; ends after the last or when it is deleted."""
+        """The newest state now and after every change with the events after this one; ends after the last or when it is deleted.
+
+        Raises:
+            UnknownTaskError: there is none.
+            StaleEpochError: another admission rules, who may have told its watcher more than is known here.
+        """
         return self._watching.watch_task(task_id, after_sequence)
 
     def watch_events(self, query: EventQuery, *, only_new: bool, follow: bool) -> AsyncGenerator[EventPage, None]:
@@ -436,10 +441,14 @@ class Engine:
         while True:
             await asyncio.sleep(_EPOCH_LOOK_S)
             with suppress(StoreUnavailableError):
-                newest = await self._store.epoch()
-                if newest != self._epoch:
-                    msg = f"epoch {self._epoch} rules no more: the newest is {newest}"
-                    raise StaleEpochError(msg)
+                await self._check_that_it_rules()
+
+    async def _check_that_it_rules(self) -> None:
+        """Raises StaleEpochError when another admission has replaced this one."""
+        newest = await self._store.epoch()
+        if newest != self._epoch:
+            msg = f"epoch {self._epoch} rules no more: the newest is {newest}"
+            raise StaleEpochError(msg)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():

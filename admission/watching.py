@@ -32,12 +32,18 @@ class Watching:
     """Owns nothing but the bells that it rings; each watcher owns its own generator."""
 
     def __init__(
-        self, store: Store, view: Callable[[TaskId], Awaitable[TaskView | None]], queue: Callable[[Model], Iterable[TaskId]]
+        self,
+        store: Store,
+        view: Callable[[TaskId], Awaitable[TaskView | None]],
+        queue: Callable[[Model], Iterable[TaskId]],
+        check_that_it_rules: Callable[[], Awaitable[None]],
     ) -> None:
-        """`view` shows a task as last made durable, `queue` which tasks of a model wait, in their order."""
+        """`view` shows a task as last made durable, `queue` which tasks of a model wait, in their order; `check_that_it_rules` raises when
+        another admission has taken over."""
         self._store = store
         self._view = view
         self._queue = queue
+        self._check_that_it_rules = check_that_it_rules
         # Queues that moved since their watchers were told; a timer runs while there are any.
         self._moved: set[Model] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -83,6 +89,10 @@ class Watching:
 
     async def watch_task(self, task_id: TaskId, after_sequence: int) -> AsyncGenerator[TaskChange, None]:
         """See `Controller.watch`."""
+        if after_sequence:
+            # Who goes on after a break may have been told more by an admission that replaced this one. Shown from memory here, a task that
+            # has ended would be in work again.
+            await self._check_that_it_rules()
         watcher = _Watcher()
         watchers = self._watchers.setdefault(task_id, {})
         watchers[watcher] = None

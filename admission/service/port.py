@@ -47,7 +47,8 @@ class Controller(Protocol):
     def watch(self, task_id: TaskId, after_sequence: int = 0) -> AsyncGenerator[TaskChange, None]:
         """The newest state now and after every change, merged when the reader is slow, with every event after `after_sequence`.
 
-        Events are never merged or skipped. Ends after the terminal state and the last memory record. Raises UnknownTaskError.
+        Events are never merged or skipped. Ends after the terminal state and the last memory record. Raises UnknownTaskError; when it goes
+        on from a sequence, StaleEpochError if another admission rules by now.
         """
         ...
 

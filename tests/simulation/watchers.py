@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from admission.core.tasks import TERMINAL, Event, Task, TaskId
 from admission.engine_types import UnknownTaskError
-from admission.store.port import EventQuery, StoreUnavailableError
+from admission.store.port import EventQuery, StaleEpochError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from admission.engine import Engine
@@ -73,7 +73,7 @@ class Watcher:
             there = self.task_id in self._world.disk.tasks
             self._world.checker.expect(not there, f"{self._world.name_of(self.task_id)} is unknown to a watcher and on disk")
             end = "unknown"
-        except StoreUnavailableError:
+        except (StoreUnavailableError, StaleEpochError):
             end = "unavailable"
         self._send(self._ended, connection, end)
 

@@ -10,7 +10,7 @@ import pytest
 from admission.core.lanes import Outcome, Work
 from admission.core.tasks import Failure, FailureCode, MemoryRecord, Stage, TaskId, TaskState
 from admission.engine_types import TaskChange, UnknownTaskError
-from admission.store.port import EventPage, EventQuery
+from admission.store.port import EventPage, EventQuery, StaleEpochError
 from tests.harness.engine import PATIENCE_S, Rig, settle
 
 
@@ -56,6 +56,17 @@ async def test_watcher_goes_on_from_a_sequence_without_a_gap_or_a_repetition(rig
     await lane.finish(await lane.leased())
     later = await asyncio.wait_for(_to_the_end(rig, task.task_id, first.last_sequence), PATIENCE_S)
     assert _events([first, *later]) == ["accepted", "attempt_started", "memory_record", "attempt_ended", "ended"]
+
+
+async def test_watcher_that_goes_on_is_not_shown_the_past_by_an_admission_that_was_replaced(rig: Rig) -> None:
+    await rig.lane()
+    task = await rig.submit()
+    async with aclosing(rig.engine.watch(task.task_id)) as watching:
+        told = await anext(watching)
+    # Its successor may have ended the task since, and told this watcher.
+    await rig.store.claim_epoch()
+    with pytest.raises(StaleEpochError, match="rules no more"):
+        await _to_the_end(rig, task.task_id, told.last_sequence)
 
 
 async def test_slow_watcher_gets_progress_merged_and_holds_up_nobody(rig: Rig) -> None:
