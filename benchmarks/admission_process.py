@@ -1,10 +1,11 @@
 """`python -m benchmarks.admission_process KIND FOLDER`: a server to measure, in a process of its own; prints its port.
 
-`noop` is a plain grpc.aio server whose SubmitTask answers the same small message at once; `noop-tuned` is the same one with the event loop
-and the collector's thresholds that admission uses. `admission` is the product's own process, its database and objects in FOLDER, with one
-difference: its model queues do not close at 25 tasks, so that many acceptances can be measured. `admission-uncounted` is that with its
-metrics off, `admission-watched` with metrics and traces on, its spans sent to a collector that takes them (`collector`), and
-`admission-unwatched` with neither metrics nor traces, and no log line but errors.
+`noop` is a plain grpc.aio server whose SubmitTask answers the same small message at once; `noop-fsync` is the same one that before appends
+4 KiB to a file in FOLDER and waits for its fsync: as little as a durable answer can cost here, without a decision and without a database.
+`noop-tuned` is `noop` with the event loop and the collector's thresholds that admission uses. `admission` is the product's own process, its
+database and objects in FOLDER, with one difference: its model queues do not close at 25 tasks, so that many acceptances can be measured.
+`admission-uncounted` is that with its metrics off, `admission-watched` with metrics and traces on, its spans sent to a collector that takes
+them (`collector`), and `admission-unwatched` with neither metrics nor traces, and no log line but errors.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import gc
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,17 +32,30 @@ from runtime.process import GC_THRESHOLDS, stop_event
 
 _ANSWER = pb.SubmitTaskResponse()
 _ANSWER.task.task_id = "0" * 32
+_PAGE = b"x" * 4096
 
 
 async def _answer(request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:
     return _ANSWER
 
 
-async def _noop() -> None:
+def _answer_after_fsync(folder: Path) -> Callable[[pb.SubmitTaskRequest, object], Awaitable[pb.SubmitTaskResponse]]:
+    descriptor = os.open(folder / "appended", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    async def answer(request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:
+        # In the loop itself: a thread would cost more, and nobody else waits.
+        os.write(descriptor, _PAGE)
+        os.fsync(descriptor)
+        return _ANSWER
+
+    return answer
+
+
+async def _noop(answer: Callable[[pb.SubmitTaskRequest, object], Awaitable[pb.SubmitTaskResponse]] = _answer) -> None:
     stop = stop_event()
     server = grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(
-        _answer, request_deserializer=pb.SubmitTaskRequest.FromString, response_serializer=pb.SubmitTaskResponse.SerializeToString
+        answer, request_deserializer=pb.SubmitTaskRequest.FromString, response_serializer=pb.SubmitTaskResponse.SerializeToString
     )
     service = "warmlane.admission.v1.AdmissionService"
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"SubmitTask": handler}),))
@@ -116,6 +131,8 @@ if __name__ == "__main__":
     configure_logging(LogSettings(log_level="error" if kind == "admission-unwatched" else "info"), process="benchmark")
     if kind == "noop":
         asyncio.run(_noop())
+    elif kind == "noop-fsync":
+        asyncio.run(_noop(_answer_after_fsync(folder)))
     elif kind == "collector":
         _collect()
     else:

@@ -2,6 +2,7 @@
 
 * Durable acceptance over gRPC, with 64 requests in flight and with one, against a no-op grpc.aio unary server and a bare fsync: as a client
   in Python sees it (`acceptance`), which takes half a millisecond of each call for itself, and as h2load does, a client in C (`answers`).
+  And a server that does nothing but one fsync before each answer: less than that no durable answer takes with one in flight.
 * Submit to done of a job that takes no time: SubmitTask, lease, result, WatchTask, with a stub lane that answers each lease at once.
 * What counting for `/metrics` takes of it, in throughput and in processor time: pairs of measurements with
   metrics on and off, one right after the other. The same (`watched`) of metrics, log lines and traces together, which may take 10 %.
@@ -147,14 +148,15 @@ async def _acceptance(folder: Path, seconds: float) -> Figures:
     figures: Figures = {"fsync_ms": _fsync_s(folder) * 1000}
     async with contextlib.AsyncExitStack() as stack:
         stubs = {}
-        for kind in ("noop", "noop-tuned", "admission"):
+        for kind in ("noop", "noop-fsync", "noop-tuned", "admission"):
             port = stack.enter_context(_server(kind, folder / kind))
             channel = await stack.enter_async_context(open_channel(port))
             stubs[kind] = rpc.AdmissionServiceStub(channel)
         await stack.enter_async_context(stub_lane(channel, _ANISORA, busy=True))
-        noop, tuned, admission = stubs.values()
+        noop, synced, tuned, admission = stubs.values()
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "noop": lambda: noop.SubmitTask(_request(keyed=True), timeout=_CALL_S),
+            "noop_fsync": lambda: synced.SubmitTask(_request(keyed=True), timeout=_CALL_S),
             "noop_tuned": lambda: tuned.SubmitTask(_request(keyed=True), timeout=_CALL_S),
             "accept": lambda: admission.SubmitTask(_request(), timeout=_CALL_S),
             "accept_keyed": lambda: admission.SubmitTask(_request(keyed=True), timeout=_CALL_S),
@@ -179,6 +181,8 @@ async def _acceptance(folder: Path, seconds: float) -> Figures:
         figures[f"{name}_64_to_noop"] = figures[f"{name}_64_per_s"] / figures["noop_64_per_s"]
         figures[f"{name}_64_to_noop_tuned"] = figures[f"{name}_64_per_s"] / figures["noop_tuned_64_per_s"]
         figures[f"{name}_1_over_fsync_ms"] = figures[f"{name}_1_p50_ms"] - figures["fsync_ms"]
+        figures[f"{name}_1_over_noop_fsync_ms"] = figures[f"{name}_1_p50_ms"] - figures["noop_fsync_1_p50_ms"]
+    figures["noop_fsync_1_over_fsync_ms"] = figures["noop_fsync_1_p50_ms"] - figures["fsync_ms"]
     return figures
 
 
@@ -306,7 +310,7 @@ async def _answers(folder: Path, seconds: float) -> Figures:
     """As `_acceptance`, by h2load."""
     figures: Figures = {}
     async with contextlib.AsyncExitStack() as stack:
-        ports = {kind: stack.enter_context(_server(kind, folder / f"answers-{kind}")) for kind in ("noop", "admission")}
+        ports = {kind: stack.enter_context(_server(kind, folder / f"answers-{kind}")) for kind in ("noop", "noop-fsync", "admission")}
         channel = await stack.enter_async_context(open_channel(ports["admission"]))
         await stack.enter_async_context(stub_lane(channel, _ANISORA, busy=True))
         operator, request, asked = operator_rpc.OperatorServiceStub(channel), _request(), 0
@@ -333,7 +337,8 @@ async def _answers(folder: Path, seconds: float) -> Figures:
             raise RuntimeError(msg)
     figures["answers_fsync_ms"] = statistics.median(fsyncs) * 1000
     figures["answers_64_to_noop"] = figures["answers_admission_64_per_s"] / figures["answers_noop_64_per_s"]
-    figures["answers_1_over_fsync_ms"] = figures["answers_admission_1_p50_ms"] - figures["answers_fsync_ms"]
+    for kind in ("noop-fsync", "admission"):
+        figures[f"answers_{kind}_1_over_fsync_ms"] = figures[f"answers_{kind}_1_p50_ms"] - figures["answers_fsync_ms"]
     return figures
 
 

@@ -11,9 +11,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -61,6 +62,27 @@ class PostgresqlServer:
             self._process.send_signal(how)
             self._process.wait(_STOP_S)
             self._process = None
+
+    def kill(self) -> None:
+        """kill -9 of the server and of all that serve a connection."""
+        killed = self.processes()
+        for one in killed:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(killed[1:], _STOP_S)
+        if self._process is not None:
+            self._process.wait(_STOP_S)
+            self._process = None
+
+    def processes(self) -> list[psutil.Process]:
+        """The server's own first, then its children; none while it does not run."""
+        if self._process is None:
+            return []
+        try:
+            main = psutil.Process(self._process.pid)
+            return [main, *main.children()]
+        except psutil.NoSuchProcess:
+            return []
 
     def url(self, database: str) -> str:
         """The address of a database."""
