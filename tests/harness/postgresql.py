@@ -46,11 +46,10 @@ class PostgresqlServer:
             options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
             self._run([str(binaries / "initdb"), f"--pgdata={data}", *options])
         settings = [option for setting in _SETTINGS for option in ("-c", setting)]
-        user, group = self._user or (None, None)
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(binaries / "postgres"), "-D", str(data), "-k", str(self._folder), *settings],
-                stdout=log, stderr=log, user=user, group=group, extra_groups=None if user is None else [], cwd=self._folder,
+                [*self._as_user(), str(binaries / "postgres"), "-D", str(data), "-k", str(self._folder), *settings],
+                stdout=log, stderr=log, cwd=self._folder,
                 # Ctrl-C in the terminal is for the tests, which then stop the server.
                 start_new_session=True,
             )  # fmt: skip
@@ -124,22 +123,19 @@ class PostgresqlServer:
                 return
 
     def _run(self, command: list[str]) -> None:
-        user, group = self._user or (None, None)
-        extra: list[str | int] | None = None if user is None else []
-        done = subprocess.run(
-            command,
-            user=user,
-            group=group,
-            extra_groups=extra,
-            cwd=self._folder,
-            capture_output=True,
-            text=True,
-            timeout=_START_S,
-            check=False,
-        )
+        whole = [*self._as_user(), *command]
+        done = subprocess.run(whole, cwd=self._folder, capture_output=True, text=True, timeout=_START_S, check=False)
         if done.returncode != 0:
             msg = f"{command[0]} failed:\n{done.stdout}{done.stderr}"
             raise RuntimeError(msg)
+
+    def _as_user(self) -> list[str]:
+        """Begins a command. Another program changes the user: the subprocess module would fork for it, and what gRPC does in a process that
+        was forked beside its threads can end in a segmentation fault."""
+        if self._user is None:
+            return []
+        user, group = self._user
+        return ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"]
 
 
 @contextmanager
