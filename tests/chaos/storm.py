@@ -27,6 +27,8 @@ class Storm:
         pause_s: least and most time between rounds.
         stop_s: for each kind of stop, how often of 100 times, the least and the most time.
         sweep_s: objects that nothing references are gone by then.
+        callers: how many ask at a time.
+        caller_pause_s: mean time between two requests of a caller.
     """
 
     kills: int
@@ -34,6 +36,8 @@ class Storm:
     pause_s: tuple[float, float]
     stop_s: tuple[tuple[int, float, float], ...]
     sweep_s: float
+    callers: int = 6
+    caller_pause_s: float = 1.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +70,7 @@ async def storm(
 ) -> None:
     """Strikes, waits until the stack is idle, and fails with everything that is wrong then. `may_end`: of a process that nobody killed."""
     rounds: Counter[str] = Counter()
-    async with Load(stack, rng) as load:
+    async with Load(stack, rng, clients=of.callers, pause_s=of.caller_pause_s) as load:
         await asyncio.sleep(1.0)
         for target, is_kill in _plan(targets, of, rng):
             rounds["kills" if is_kill else "stops"] += 1

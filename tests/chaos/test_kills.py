@@ -16,8 +16,10 @@ from tests.harness.postgresql import PostgresqlServer, running_server
 SHORT = Storm(kills=6, stops=2, pause_s=(1.0, 2.0), stop_s=((100, 1.0, 2.0),), sweep_s=15.0)
 # One stop in ten is longer than a lease.
 LONG = Storm(kills=200, stops=40, pause_s=(1.5, 3.5), stop_s=((70, 1.0, 4.0), (20, 8.0, 14.0), (10, 31.0, 40.0)), sweep_s=60.0)
-# A server that stands still for longer than a write is waited for, and one that is back before.
-ON_POSTGRESQL = Storm(kills=70, stops=14, pause_s=(1.5, 3.5), stop_s=((70, 1.0, 4.0), (30, 8.0, 14.0)), sweep_s=60.0)
+# Many callers, so that the server is often killed in the middle of a commit.
+ON_POSTGRESQL = Storm(
+    kills=70, stops=14, pause_s=(1.5, 3.5), stop_s=((70, 1.0, 4.0), (30, 8.0, 14.0)), sweep_s=60.0, callers=16, caller_pause_s=0.3
+)
 _MOST_AWAY_S = 4.0
 
 Report = Callable[[str], None]
