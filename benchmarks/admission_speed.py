@@ -50,7 +50,7 @@ _REFUSALS_PER_S = 2_000
 _REFUSALS_AT_ONCE = 32
 _ACCEPTANCES_PER_S = 50
 _PAIRS = 20
-_ROUNDS = 4
+_ROUNDS = 10
 # What watching may take of acceptance throughput.
 _BOUND_PERCENT = 10.0
 WARM_S = 0.3
