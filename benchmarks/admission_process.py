@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 
 import grpc.aio
 import uvloop
@@ -34,24 +35,24 @@ _ANSWER = pb.SubmitTaskResponse()
 _ANSWER.task.task_id = "0" * 32
 _PAGE = b"x" * 4096
 
+_Handler = Callable[[pb.SubmitTaskRequest, object], Awaitable[pb.SubmitTaskResponse]]
+
 
 async def _answer(request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:
     return _ANSWER
 
 
-def _answer_after_fsync(folder: Path) -> Callable[[pb.SubmitTaskRequest, object], Awaitable[pb.SubmitTaskResponse]]:
-    descriptor = os.open(folder / "appended", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
+def _answer_after_fsync(appended: BinaryIO) -> _Handler:
     async def answer(request: pb.SubmitTaskRequest, context: object) -> pb.SubmitTaskResponse:
         # In the loop itself: a thread would cost more, and nobody else waits.
-        os.write(descriptor, _PAGE)
-        os.fsync(descriptor)
+        appended.write(_PAGE)
+        os.fsync(appended.fileno())
         return _ANSWER
 
     return answer
 
 
-async def _noop(answer: Callable[[pb.SubmitTaskRequest, object], Awaitable[pb.SubmitTaskResponse]] = _answer) -> None:
+async def _noop(answer: _Handler = _answer) -> None:
     stop = stop_event()
     server = grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(
@@ -132,7 +133,8 @@ if __name__ == "__main__":
     if kind == "noop":
         asyncio.run(_noop())
     elif kind == "noop-fsync":
-        asyncio.run(_noop(_answer_after_fsync(folder)))
+        with (folder / "appended").open("ab", buffering=0) as appended:
+            asyncio.run(_noop(_answer_after_fsync(appended)))
     elif kind == "collector":
         _collect()
     else:

@@ -17,7 +17,7 @@ def told(text: str, longest: int) -> str:
     if text.isprintable():
         # Nearly all are.
         return text
-    return "".join(_REPLACEMENT if _is_control(character) else character for character in text)
+    return "".join(_REPLACEMENT if _must_go(character) else character for character in text)
 
 
 def is_name(text: str, longest: int) -> bool:
@@ -25,5 +25,5 @@ def is_name(text: str, longest: int) -> bool:
     return 0 < len(text) <= longest and text.isprintable()
 
 
-def _is_control(character: str) -> bool:
+def _must_go(character: str) -> bool:
     return character not in _KEPT and (character in _REORDERING or unicodedata.category(character) == "Cc")
