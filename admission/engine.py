@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 import structlog
 
@@ -194,8 +194,8 @@ class Engine:
         """Input images of every task that has not ended, held requests among them."""
         return frozenset(key for task in self._core.state.tasks.values() for key in input_keys(task.parameters))
 
-    async def submit(self, submission: Submission) -> Accepted:
-        """Accepts a checked request: returns once that is on disk.
+    def submit(self, submission: Submission) -> Coroutine[Any, Any, Accepted]:
+        """Accepts a checked request: returns once that is on disk. No coroutine of its own: each is passed through twice by every request.
 
         Raises:
             OverloadedError: the degraded queue is full, or the wait reached its limit.
@@ -203,7 +203,7 @@ class Engine:
             RequestReusedError: the owner used the idempotency key for another request.
             StoreUnavailableError: nothing was stored.
         """
-        return await self._submissions.submit(submission)
+        return self._submissions.submit(submission)
 
     async def submit_together(self, submissions: Sequence[Submission]) -> list[Accepted | Exception | None]:
         """Accepts or refuses what can be decided at once: of each its acceptance, once that is on disk, or what `submit` would raise. None:

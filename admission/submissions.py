@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from admission.core.tasks import Task, TaskId
@@ -75,7 +76,7 @@ class Submissions:
             return await self._submit_keyed(submission)
         asking = Asking(submission=submission)
         try:
-            return Accepted(task=await self._accepted(asking))
+            return await self._accepted(asking)
         except asyncio.CancelledError:
             if asking.task_id is not None:
                 self._leave(asking, asking.task_id)
@@ -200,7 +201,7 @@ class Submissions:
         submission = asking.submission
         task = None if _is_new(submission) else await self._store.task_of_request(submission.owner, submission.request_id)
         if task is None:
-            return Accepted(task=await self._accepted(asking))
+            return await self._accepted(asking)
         if task.fingerprint != asking.fingerprint:
             raise RequestReusedError
         # A client's own key is never cancelled for it, and is told without a write.
@@ -210,7 +211,7 @@ class Submissions:
         """Of one whose callers may have gone: it is cancelled then, and whoever comes back must not take it for accepted."""
         return await self._settled(task.task_id) or task
 
-    async def answered(self, task_id: TaskId, ask: Callable[[], None]) -> Task:
+    async def answered(self, task_id: TaskId, ask: Callable[[], None]) -> Accepted:
         """Runs `ask`, which puts a task of this id before the core, and returns or raises what the engine answers."""
         if self._is_closed:
             msg = "admission stops"
@@ -219,18 +220,14 @@ class Submissions:
         self._answers[task_id] = answer
         try:
             ask()
-            return (await answer).task
+            return await answer
         finally:
             del self._answers[task_id]
 
-    async def _accepted(self, asking: Asking) -> Task:
-        task_id = TaskId(self._new_id())
-
-        def ask() -> None:
-            asking.task_id = task_id
-            self._ask(asking, task_id)
-
-        return await self.answered(task_id, ask)
+    def _accepted(self, asking: Asking) -> Awaitable[Accepted]:
+        """To be awaited at once: the asking has its task's id."""
+        asking.task_id = task_id = TaskId(self._new_id())
+        return self.answered(task_id, partial(self._ask, asking, task_id))
 
 
 def _outcome(answer: asyncio.Future[Accepted]) -> Accepted | Exception:

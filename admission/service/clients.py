@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from admission.core.tasks import TaskId
-    from admission.engine_types import Accepted, Submission, TaskView
+    from admission.engine_types import Accepted, TaskView
     from admission.service.doors import Doors
     from admission.service.files import Files
     from admission.service.port import Controller
@@ -71,7 +71,11 @@ class AdmissionService(AdmissionServiceServicer):
         """Routing step 1 here, all others in the engine. A caller that hangs up cancels this, which frees its place."""
         self._doors.check()
         try:
-            accepted = await self._accepted(submission_of(request))
+            submission = submission_of(request)
+            annotate(names.MODEL, submission.request.model)
+            if submission.request.images():
+                await self._check_images(submission.request)
+            accepted = await self._doors.hold(self._controller.submit(submission))
         except Exception:
             annotate(names.DECISION, "refused")
             raise
@@ -83,12 +87,6 @@ class AdmissionService(AdmissionServiceServicer):
         """Each as SubmitTask would, as far as it can be done at once. A caller that hangs up leaves all of them."""
         self._doors.check()
         return await self._doors.hold(self._together.submit(request))
-
-    async def _accepted(self, submission: Submission) -> Accepted:
-        annotate(names.MODEL, submission.request.model)
-        if submission.request.images():
-            await self._check_images(submission.request)
-        return await self._doors.hold(self._controller.submit(submission))
 
     async def GetTask(self, request: pb.GetTaskRequest, context: object) -> pb.GetTaskResponse:
         """The task with its events."""

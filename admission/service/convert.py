@@ -118,16 +118,23 @@ def acceptance(of: Task, *, is_duplicate: bool) -> admission_service_pb2.SubmitT
     """The answer to who submitted it."""
     if of.state is not TaskState.QUEUED or of.attempt or of.stage_detail or is_duplicate:
         return admission_service_pb2.SubmitTaskResponse(task=task(fresh(of)), is_duplicate=is_duplicate)
-    # Of nearly every one: what has a value, and put where it belongs. A message that is part of another one is copied whole.
-    answer = admission_service_pb2.SubmitTaskResponse()
-    new = answer.task
-    new.task_id, new.state, new.stage = of.task_id, task_pb2.TASK_STATE_QUEUED, _STAGES[of.stage]
-    new.fallback_reason = _reason(of.fallback_reason)
-    new.request.MergeFrom(request(of))
-    created_at = timestamp(of.created_at)
-    new.created_at.MergeFrom(created_at)
-    new.updated_at.MergeFrom(created_at if of.updated_at is of.created_at else timestamp(of.updated_at))
-    return answer
+    # Of nearly every one: what has a value, and made in its place. A message that is put into another one is copied whole.
+    created_at, updated_at = _seconds_and_nanos(of.created_at), _seconds_and_nanos(of.updated_at)
+    try:
+        return admission_service_pb2.SubmitTaskResponse(
+            task={  # type: ignore[arg-type]
+                "task_id": of.task_id,
+                "state": task_pb2.TASK_STATE_QUEUED,
+                "stage": _STAGES[of.stage],
+                "fallback_reason": _reason(of.fallback_reason),
+                "request": of.parameters,
+                "created_at": created_at,
+                "updated_at": updated_at,
+            }
+        )
+    except (TypeError, ValueError):
+        # See `request`.
+        return admission_service_pb2.SubmitTaskResponse(task=task(fresh(of)))
 
 
 def task_change(of: TaskChange) -> admission_service_pb2.WatchTaskResponse:
@@ -364,9 +371,13 @@ def _store(of: StoreView) -> operator_service_pb2.StoreSnapshot:
 
 def timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
     """From aware UTC time."""
+    return timestamp_pb2.Timestamp(**_seconds_and_nanos(moment))
+
+
+def _seconds_and_nanos(moment: datetime) -> dict[str, int]:
     # Exact, and a tenth of the time that the message's own way takes.
     since = moment - _EPOCH
-    return timestamp_pb2.Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
+    return {"seconds": since.days * 86_400 + since.seconds, "nanos": since.microseconds * 1_000}
 
 
 def duration(seconds: float) -> duration_pb2.Duration:

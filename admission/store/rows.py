@@ -11,6 +11,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from admission.core.lanes import KnownLane, LaneSpec, ModelPolicy
 from admission.core.learned import Learned, Place, Rate
 from admission.core.tasks import (
@@ -100,7 +102,7 @@ def task_row(task: Task, moment: Moment) -> Row:
         task.fingerprint,
         task.model,
         task.mode,
-        _to_json(task.parameters),
+        json_of(task.parameters),
         _extent(task.parameters, "width"),
         _extent(task.parameters, "height"),
         task.tokens,
@@ -120,8 +122,8 @@ def task_row(task: Task, moment: Moment) -> Row:
         task.progress,
         task.stage.value,
         task.stage_detail,
-        None if task.failure is None else _to_json(asdict(task.failure)),
-        None if task.result is None else _to_json(asdict(task.result)),
+        None if task.failure is None else json_of(asdict(task.failure)),
+        None if task.result is None else json_of(asdict(task.result)),
     )
 
 
@@ -137,7 +139,7 @@ def task_of(row: Sequence[Any]) -> Task:
         owner=owner,
         model=model,
         mode=mode,
-        parameters=_of_json(parameters),
+        parameters=value_of(parameters),
         tokens=tokens,
         state=_STATES[state],
         created_at=created_at,
@@ -156,8 +158,8 @@ def task_of(row: Sequence[Any]) -> Task:
         progress=progress,
         stage=_STAGES[stage],
         stage_detail=stage_detail,
-        failure=None if failure is None else _failure_of(_of_json(failure)),
-        result=None if result is None else Result(**_of_json(result)),
+        failure=None if failure is None else _failure_of(value_of(failure)),
+        result=None if result is None else Result(**value_of(result)),
         trace=trace or "",
     )
 
@@ -166,17 +168,17 @@ def input_keys_of(row: Row) -> frozenset[str]:
     """The object keys of the input images of a task's row."""
     parameters = row[_PARAMETERS]
     # Most have none, and searching the text is far cheaper than walking through the values.
-    return input_keys(_of_json(parameters)) if f'"{INPUT_PREFIX}' in parameters else frozenset()
+    return input_keys(value_of(parameters)) if f'"{INPUT_PREFIX}' in parameters else frozenset()
 
 
 def lane_row(lane: KnownLane) -> Row:
     """The row of a lane."""
     spec = lane.spec
-    memory = None if spec.memory is None else _to_json(fits.memory_json(spec.memory))
+    memory = None if spec.memory is None else json_of(fits.memory_json(spec.memory))
     retired = {"boot": lane.retired_boot, "placements": lane.retired} if lane.retired else None
     return (
-        spec.lane_id, spec.mode.value, _to_json(spec.models), spec.device, lane.is_drained, memory,
-        None if retired is None else _to_json(retired),
+        spec.lane_id, spec.mode.value, json_of(spec.models), spec.device, lane.is_drained, memory,
+        None if retired is None else json_of(retired),
     )  # fmt: skip
 
 
@@ -186,13 +188,13 @@ def lane_of(row: Sequence[Any]) -> KnownLane:
     spec = LaneSpec(
         lane_id=LaneId(lane_id),
         mode=LaneMode(mode),
-        models=tuple(Model(model) for model in _of_json(models)),
+        models=tuple(Model(model) for model in value_of(models)),
         device=device,
-        memory=None if memory is None else fits.memory_of(_of_json(memory)),
+        memory=None if memory is None else fits.memory_of(value_of(memory)),
     )
     if retired is None:
         return KnownLane(spec=spec, is_drained=bool(is_drained))
-    known = _of_json(retired)
+    known = value_of(retired)
     placements = tuple((Model(model), placement) for model, placement in known["placements"])
     return KnownLane(spec=spec, is_drained=bool(is_drained), retired=placements, retired_boot=known["boot"])
 
@@ -200,13 +202,13 @@ def lane_of(row: Sequence[Any]) -> KnownLane:
 def learned_row(learned: Learned) -> Row:
     """The row of what was learned about one place."""
     rate = None if learned.rate is None else asdict(learned.rate)
-    return (*learned.place, _to_json({"excesses": learned.excesses, "rate": rate}))
+    return (*learned.place, json_of({"excesses": learned.excesses, "rate": rate}))
 
 
 def learned_of(row: Sequence[Any]) -> Learned:
     """What the row holds."""
     gpu, model, placement, figures = row
-    values = _of_json(figures)
+    values = value_of(figures)
     rate = None if values["rate"] is None else Rate(**values["rate"])
     # Factors, which were kept before, say nothing about sizes.
     excesses = {phase: {int(size): over_bytes for size, over_bytes in known.items()} for phase, known in values.get("excesses", {}).items()}
@@ -243,7 +245,7 @@ def event_row(event: Event, moment: Moment) -> Row:
         event.attempt,
         event.lane_id,
         event.model,
-        None if event.memory is None else _to_json(asdict(event.memory)),
+        None if event.memory is None else json_of(asdict(event.memory)),
         False,
     )
 
@@ -265,7 +267,7 @@ def event_of(row: Sequence[Any]) -> Event:
         attempt=attempt,
         lane_id=None if lane_id is None else LaneId(lane_id),
         model=None if model is None else Model(model),
-        memory=None if memory is None else MemoryRecord(**_of_json(memory)),
+        memory=None if memory is None else MemoryRecord(**value_of(memory)),
         sequence=sequence,
     )
 
@@ -308,12 +310,28 @@ def _failure_of(value: Mapping[str, str]) -> Failure:
     return Failure(code=FailureCode(value["code"]), message=value["message"])
 
 
-def _of_json(text: str) -> Any:
-    return _DECODE(text)[0]
+def value_of(text: str) -> Any:
+    """The value of a text that `json_of` wrote, in whatever release."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        # What only the standard library reads, such as half of a surrogate pair, it wrote.
+        return json.loads(text)
 
 
-def _to_json(value: object) -> str:
-    return _JSON.encode(value)
+def json_of(value: object) -> str:
+    """The value as JSON text.
+
+    Raises:
+        ValueError, TypeError: it holds what JSON does not have.
+    """
+    try:
+        quick = orjson.dumps(value, default=_plain, option=_NOTHING_SILENTLY)
+    except TypeError:
+        # A number of over 64 bits, half of a surrogate pair, or a value that is refused there too.
+        return _JSON.encode(value)
+    # It writes null for a number that is none or infinite; that is to be refused.
+    return _JSON.encode(value) if b"null" in quick else quick.decode()
 
 
 def _plain(value: object) -> object:
@@ -326,8 +344,7 @@ def _plain(value: object) -> object:
 
 # One for all rows: `json.dumps` with options makes a new one at every call.
 _JSON = json.JSONEncoder(default=_plain, allow_nan=False, separators=(",", ":"))
-# Without the search for space around the value, as nothing but `_JSON` wrote it.
-_DECODE = json.JSONDecoder().raw_decode
+_NOTHING_SILENTLY = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 # Looking up is a third of the cost of calling the enum, and a restart does it for every unfinished task.

@@ -65,6 +65,15 @@ def test_who_submitted_a_task_is_told_the_same_as_who_asks_for_it_when_it_is_acc
     assert answer == admission_service_pb2.SubmitTaskResponse(task=convert.task(convert.fresh(task)), is_duplicate=is_duplicate)
 
 
+def test_acceptance_is_told_when_the_message_does_not_have_a_parameter_any_more() -> None:
+    task = a_task()
+    task = replace(task, parameters=dict(task.parameters) | {"no_longer_known": True})
+
+    answer = convert.acceptance(task, is_duplicate=False)
+
+    assert answer.task == convert.task(convert.fresh(task))
+
+
 def test_optional_facts_are_absent_when_nothing_is_known() -> None:
     message = convert.task(a_view(a_task()))
 
