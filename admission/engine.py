@@ -72,8 +72,9 @@ from admission.journal import Journal
 from admission.lane_session import EngineLaneSession, LaneSessions
 from admission.object_sweeper import ObjectSweeper
 from admission.observer import SILENT, Observer
+from admission.reign import Reign
 from admission.shown import ShownTasks
-from admission.store.port import EventPage, EventQuery, StaleEpochError, Store, StoreUnavailableError, TaskPage, TaskQuery
+from admission.store.port import EventPage, EventQuery, Store, StoreUnavailableError, TaskPage, TaskQuery
 from admission.store_watch import StoreWatch
 from admission.submissions import Asking, Submissions
 from admission.watching import Watching
@@ -94,8 +95,6 @@ _DRAIN_S = 5.0
 _STORE_PATIENCE_S = 10.0
 # Refusals come from memory: they wait for no write.
 _AT_ONCE = (ReplyOverloaded, ReplyRefused)
-# How long an admission that another one replaced may go on answering reads.
-_EPOCH_LOOK_S = 5.0
 
 
 class Engine:
@@ -125,8 +124,9 @@ class Engine:
         self._core = QueueState(self._limits, [Model(model) for model in MODELS], self._now(), fit_rules)
         self._sweeper = ObjectSweeper(objects)
         self._draws = Draws(clock)
+        self._reign = Reign(store)
         self._submissions = Submissions(store, new_id or self._draws.task_id, self._ask, self._callers_left, self._settled)
-        self._watching = Watching(store, self.task, lambda model: self._core.state.queues[model], self._check_that_it_rules)
+        self._watching = Watching(store, self.task, lambda model: self._core.state.queues[model], self._reign.check)
         self._shown = ShownTasks(store, self._watching, observer)
         self.imports = Imports(store=store, objects=objects, sweeper=self._sweeper, is_known=self._is_known, put=self._take_over)
         self._lanes = LaneSessions(self._core.state, self._handle, self._limits.report_interval_s)
@@ -134,7 +134,6 @@ class Engine:
         # What the timer brings about belongs to no call, whichever call set it.
         self._own_context = contextvars.Context()
         self._armed_s = 0.0
-        self._epoch = 0
         self._journal: Journal
         self._writer: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -143,21 +142,21 @@ class Engine:
     async def start(self) -> None:
         """Claims the epoch and takes over what the store holds; from then on it serves."""
         self._failure = asyncio.get_running_loop().create_future()
-        self._epoch = await self._store.claim_epoch()
+        epoch = await self._reign.claim()
         tasks, lanes, policies = await self._store.unfinished(), await self._store.lanes(), await self._store.policies()
         learned = await self._store.learned()
         self._journal = Journal(
-            self._store, self._epoch, self._carry_out, self._shown.recorded, self._acceptances_not_stored, observer=self._store_watch
+            self._store, epoch, self._carry_out, self._shown.recorded, self._acceptances_not_stored, observer=self._store_watch
         )
         self._shown.restore(tasks)
         self._journal.append(self._core.restore(tasks, lanes, self._now(), policies, learned))
         self._writer = asyncio.create_task(self._journal.run(), name="admission-journal")
         self._writer.add_done_callback(self._ended)
-        self._watch = asyncio.create_task(self._watch_epoch(), name="admission-epoch")
+        self._watch = asyncio.create_task(self._reign.watch(), name="admission-epoch")
         self._watch.add_done_callback(self._ended)
         self._started_at = self._now().utc
-        self._handle(AdmissionStarted(epoch=self._epoch))
-        _log.info("engine_started", epoch=self._epoch, unfinished=len(tasks), lanes=len(lanes))
+        self._handle(AdmissionStarted(epoch=epoch))
+        _log.info("engine_started", epoch=epoch, unfinished=len(tasks), lanes=len(lanes))
 
     async def stop(self) -> None:
         """Ends every stream and waiter, lets the journal reach the disk, and stops. May be called twice."""
@@ -188,7 +187,7 @@ class Engine:
     @property
     def epoch(self) -> int:
         """Of this admission; 0 before `start`."""
-        return self._epoch
+        return self._reign.epoch
 
     def inputs_in_use(self) -> frozenset[str]:
         """Input images of every task that has not ended, held requests among them."""
@@ -296,7 +295,7 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """Everything at one instant."""
-        seen = views.view_all(self._core.state, self._epoch, self._now().monotonic_s)
+        seen = views.view_all(self._core.state, self.epoch, self._now().monotonic_s)
         return replace(seen, store=self._store_watch.view(), started_at=self._started_at)
 
     def model_limits(self, model: Model) -> ModelLimits:
@@ -398,7 +397,7 @@ class Engine:
             case PersistTask(task=task):
                 self._shown.publish(task)
             case SendWish():
-                self._lanes.send(command, self._epoch)
+                self._lanes.send(command, self._reign.epoch)
             case DiscardAttempt(task_id=task_id, attempt=attempt):
                 self._sweeper.discard(attempt_prefix(task_id, attempt), unless=lambda: self._shown.needs(task_id, attempt))
             case DiscardTask(task_id=task_id):
@@ -435,20 +434,6 @@ class Engine:
     def _timer_fired(self) -> None:
         self._timer = None
         self.tick()
-
-    async def _watch_epoch(self) -> None:
-        """Ends an admission that another one replaced while it had nothing to write: it would go on showing what is long past."""
-        while True:
-            await asyncio.sleep(_EPOCH_LOOK_S)
-            with suppress(StoreUnavailableError):
-                await self._check_that_it_rules()
-
-    async def _check_that_it_rules(self) -> None:
-        """Raises StaleEpochError when another admission has replaced this one."""
-        newest = await self._store.epoch()
-        if newest != self._epoch:
-            msg = f"epoch {self._epoch} rules no more: the newest is {newest}"
-            raise StaleEpochError(msg)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import obstore
 import pytest
 
-from admission import engine, journal
+from admission import journal, reign
 from admission.core.lanes import Report, Work
 from admission.core.tasks import Stage, TaskId, TaskState
 from admission.engine import Engine
@@ -329,7 +329,7 @@ async def test_older_process_of_a_lane_is_sent_away_when_a_newer_one_took_over(r
 
 
 async def test_admission_that_was_replaced_ends_although_it_has_nothing_to_write(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_EPOCH_LOOK_S", 0.0)
+    monkeypatch.setattr(reign, "_LOOK_S", 0.0)
     await rig.restart()
     await rig.store.claim_epoch()
     with pytest.raises(StaleEpochError):
