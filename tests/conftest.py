@@ -52,11 +52,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 _THINNED = {
     "tests/acceptance/test_kills.py": 2,
     "tests/acceptance/test_renders.py": 2,
-    "tests/contract_http/": 2,
+    "tests/contract_http/": 3,
+    "tests/integration/test_lane": 2,
+    "tests/integration/test_smoke.py": 2,
     "tests/simulation/test_planted_faults.py": 3,
     "tests/unit/memory/": 2,
-    "tests/unit/pipelines/": 3,
-    "tests/unit/prepare/": 3,
+    "tests/unit/pipelines/": 4,
+    "tests/unit/prepare/": 4,
     "tests/unit/wan/": 2,
 }
 
