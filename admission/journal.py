@@ -24,6 +24,7 @@ from admission.core.commands import (
 from admission.core.lanes import KnownLane, ModelPolicy
 from admission.core.learned import Learned, Place
 from admission.core.tasks import Event, LaneId, Model, Task, TaskId
+from admission.crowd import Crowd
 from admission.observer import SILENT, CommitObserver
 from admission.store.port import Batch, RequestTakenError, Store, StoreUnavailableError
 
@@ -34,17 +35,6 @@ _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 2.0
 # More decisions than a busy admission makes during one commit: the store stalls, and what a later decision overtakes need not be kept.
 _FOLDED_AT = 256
-# Under load, decisions come one by one while the writer is free again after each few: a batch costs its transaction whatever is in it, and
-# answers that leave together cost the server and its callers half of those that leave one by one (benchmarks/admission_speed.py). So
-# after a batch of so many decisions the writer waits until as many have come, as callers that have their answers come back together: for so
-# long for each of them. A wait that is too short is worse than none: batches get smaller, so that callers come back later still. Whether
-# there are more callers is tried by waiting for a few more, up to so many: again at once where they came, else after so many batches.
-# Whoever comes after a pause has no crowd behind him.
-_CROWD = 4
-_EACH_S = 0.0004
-_ENOUGH = 48
-_TRY_AGAIN = 16
-_PAUSE_S = 0.05
 
 # Nothing is to be done when these are on disk.
 _SILENT = (PersistLane, ForgetLane, PersistPolicy, PersistLearned)
@@ -70,15 +60,10 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Pending:
-    """What waits for the writer, in the order of the decisions; `enough` is set once as many as are `wanted` wait. For the next `not_more`
-    batches it is not tried whether more come than last time."""
+    """What waits for the writer, in the order of the decisions."""
 
     entries: list[_Entry] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    is_gathered: bool = False
-    wanted: int = 0
-    not_more: int = 0
-    enough: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Journal:
@@ -106,6 +91,7 @@ class Journal:
         self._not_stored = not_stored
         self._observer = observer
         self._pending = _Pending()
+        self._crowd = Crowd()
         self._is_writing = False
 
     def append(self, commands: Sequence[Command]) -> None:
@@ -114,8 +100,8 @@ class Journal:
 
     def gathered(self) -> None:
         """Their caller has gathered what was appended in this turn of the loop: it is written without a wait for more."""
-        self._pending.is_gathered = bool(self._pending.entries)
-        self._pending.enough.set()
+        if self._pending.entries:
+            self._crowd.all_here()
 
     async def delete(self, task_id: TaskId) -> None:
         """Removes a task; returns when that is on disk. Its files are removed after that, whether someone still waits here or not."""
@@ -133,11 +119,9 @@ class Journal:
         while True:
             idle_since_s = loop.time()
             await self._pending.wake.wait()
-            if written >= _CROWD and not self._pending.is_gathered and loop.time() - idle_since_s < _PAUSE_S:
-                await self._gather(written)
+            await self._crowd.gathered(written, loop.time() - idle_since_s, lambda: len(self._pending.entries))
             self._pending.wake.clear()
             entries, self._pending.entries = self._pending.entries, []
-            self._pending.is_gathered = False
             written = len(entries)
             numbers: Iterator[int] = repeat(0)
             self._is_writing = True
@@ -171,23 +155,6 @@ class Journal:
         self._observer.committed(decisions=len(entries), seconds=loop.time() - started_s)
         return count(last_sequence - len(batch.events) + 1)
 
-    async def _gather(self, last: int) -> None:
-        """Waits until so many have come, now and then for a few more, and not for long."""
-        pending = self._pending
-        is_trying = pending.not_more == 0
-        pending.wanted = min(_ENOUGH, last + last // 4 + 1 if is_trying else last)
-        if len(pending.entries) < pending.wanted:
-            pending.enough.clear()
-            timer = asyncio.get_running_loop().call_later(pending.wanted * _EACH_S, pending.enough.set)
-            try:
-                await pending.enough.wait()
-            finally:
-                timer.cancel()
-        if is_trying and len(pending.entries) < pending.wanted:
-            pending.not_more = _TRY_AGAIN
-        elif not is_trying:
-            pending.not_more -= 1
-
     def _append(self, entry: _Entry) -> None:
         if not entry.writes and not self._pending.entries and not self._is_writing:
             self._take_effect([entry], repeat(0))
@@ -196,8 +163,7 @@ class Journal:
         if len(self._pending.entries) > _FOLDED_AT:
             self._pending.entries = [_folded(self._pending.entries)]
         self._pending.wake.set()
-        if len(self._pending.entries) >= self._pending.wanted:
-            self._pending.enough.set()
+        self._crowd.came(len(self._pending.entries))
 
     async def _append_and_wait(self, entry: _Entry) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

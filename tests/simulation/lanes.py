@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
+from admission.core.fit import shape_of
 from admission.core.lanes import LaneSpec, Lease, Outcome, Report, Work
-from admission.core.tasks import Failure, FailureCode, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, TaskId
+from admission.core.tasks import Failure, FailureCode, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, Task, TaskId
+from runtime.fit.predict import peak_bytes
 from runtime.lane import state as machine
 from runtime.lane.outcome import Phase
 from runtime.lane.state import (
@@ -26,6 +28,7 @@ from runtime.lane.state import (
 )
 from runtime.objects import attempt_prefix
 from tests.harness.memory import STREAMED, record, worker
+from tests.simulation.fitting import asked
 from tests.simulation.loop import Handle, Process
 from tests.simulation.objects import Writer
 from tests.simulation.stream import Stream
@@ -180,7 +183,8 @@ class LaneProcess:
         before = self.state.activities
         self.state, actions = machine.wished(self.state, asked)
         if lease is not None and desired.lease is not None:
-            self._placements = {lease: (desired.lease.placement, desired.lease.predicted_peak_bytes)}
+            placement = desired.lease.placement
+            self._placements = {lease: (placement, 0 if wish.task is None else self._by_ladder(wish.task, placement))}
         self._carry_out(actions, desired.render_deadline_s, None if wish.task is None else wish.task.model)
         self._nudge(urgent=before != self.state.activities)
 
@@ -404,6 +408,12 @@ class LaneProcess:
             fps=16,
         )
         return Outcome(result=result, memory=self._rendered(placement, predicted), render_s=render_s)
+
+    def _by_ladder(self, task: Task, placement: str) -> int:
+        """The peak of the ladder, not of the lease: what earlier renders taught admission changes nothing of what this one takes."""
+        ladders = () if self._spec.memory is None else self._spec.memory.ladders
+        rungs = [rung for ladder in ladders if ladder.model == task.model for rung in ladder.rungs if rung.placement == placement]
+        return peak_bytes(rungs[0], shape_of(asked(task))) if rungs else 0
 
     def _rendered(self, placement: str, predicted: int) -> MemoryRecord:
         """Of a render that ended well: now and then it took more than predicted, or the first placement did not hold."""

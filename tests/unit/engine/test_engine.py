@@ -8,7 +8,7 @@ from dataclasses import replace
 import obstore
 import pytest
 
-from admission import journal, reign
+from admission import crowd, reign
 from admission.core.lanes import Report, Work
 from admission.core.tasks import Stage, TaskId, TaskState
 from admission.engine import Engine
@@ -55,8 +55,8 @@ async def test_many_acceptances_share_one_commit(rig: Rig) -> None:
 
 
 async def test_decisions_that_come_one_by_one_share_a_commit_when_many_came_before(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "_EACH_S", 0.05)
-    monkeypatch.setattr(journal, "_PAUSE_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(crowd, "_EACH_S", 0.05)
+    monkeypatch.setattr(crowd, "_PAUSE_S", 10 * PATIENCE_S)
     await rig.lane()
     await asyncio.gather(*[rig.submit(prompt=f"boat {number}") for number in range(12)])
     rig.store.batches.clear()
@@ -68,26 +68,26 @@ async def test_decisions_that_come_one_by_one_share_a_commit_when_many_came_befo
 
 
 async def test_as_many_as_last_time_wait_for_no_more_when_more_did_not_come(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "_PAUSE_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(crowd, "_PAUSE_S", 10 * PATIENCE_S)
     await rig.lane()
 
-    async def crowd() -> None:
-        await asyncio.gather(*[rig.submit(prompt=f"boat {number}") for number in range(journal._CROWD)])
+    async def all_of_them() -> None:
+        await asyncio.gather(*[rig.submit(prompt=f"boat {number}") for number in range(crowd.CROWD)])
 
-    await crowd()
+    await all_of_them()
     # Now it is tried whether there are more, for a moment.
-    monkeypatch.setattr(journal, "_EACH_S", 0.0001)
-    await crowd()
+    monkeypatch.setattr(crowd, "_EACH_S", 0.0001)
+    await all_of_them()
     # They are as many again: whoever waited for one more would wait for long.
-    monkeypatch.setattr(journal, "_EACH_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(crowd, "_EACH_S", 10 * PATIENCE_S)
     for _ in range(3):
-        await asyncio.wait_for(crowd(), PATIENCE_S)
+        await asyncio.wait_for(all_of_them(), PATIENCE_S)
 
 
 async def test_who_comes_after_a_pause_waits_for_no_crowd(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "_EACH_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(crowd, "_EACH_S", 10 * PATIENCE_S)
     # Any time without a decision is one.
-    monkeypatch.setattr(journal, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(crowd, "_PAUSE_S", 0.0)
     await rig.lane()
     await asyncio.gather(*[rig.submit(prompt=f"boat {number}") for number in range(12)])
     await settle()
@@ -95,7 +95,7 @@ async def test_who_comes_after_a_pause_waits_for_no_crowd(rig: Rig, monkeypatch:
 
 
 async def test_lone_decision_waits_for_no_other(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "_EACH_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(crowd, "_EACH_S", 10 * PATIENCE_S)
     await rig.lane()
     for _ in range(3):
         await asyncio.wait_for(rig.submit(), PATIENCE_S)

@@ -53,7 +53,7 @@ async def test_all_are_accepted_in_one_commit_and_in_their_order(rig: Rig) -> No
 async def test_nobody_waits_for_more_when_a_crowd_was_written_before(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_EACH_S", "_PAUSE_S"):
         # Longer than the test may last: whoever waits for others to come, fails.
-        monkeypatch.setattr(f"admission.journal.{name}", 60.0)
+        monkeypatch.setattr(f"admission.crowd.{name}", 60.0)
     await rig.lane()
     await settle()
     for turn in range(3):
