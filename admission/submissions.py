@@ -27,7 +27,7 @@ class Asking:
         fingerprint: of the request; empty without an idempotency key.
         may_return: some caller can ask again, so that what was accepted goes on when all of them are gone.
         callers: how many wait.
-        task_id: set once it was put before the core.
+        task_id: set just before it is put before the core.
         is_left: it was accepted when its last caller went, so that it may be cancelled by now; that is not on disk yet.
     """
 

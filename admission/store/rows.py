@@ -202,7 +202,8 @@ def lane_of(row: Sequence[Any]) -> KnownLane:
 def learned_row(learned: Learned) -> Row:
     """The row of what was learned about one place."""
     rate = None if learned.rate is None else asdict(learned.rate)
-    return (*learned.place, json_of({"excesses": learned.excesses, "rate": rate}))
+    # Its keys are numbers, which the quick way does not take.
+    return (*learned.place, _JSON.encode({"excesses": learned.excesses, "rate": rate}))
 
 
 def learned_of(row: Sequence[Any]) -> Learned:
@@ -312,26 +313,22 @@ def _failure_of(value: Mapping[str, str]) -> Failure:
 
 def value_of(text: str) -> Any:
     """The value of a text that `json_of` wrote, in whatever release."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        # What only the standard library reads, such as half of a surrogate pair, it wrote.
-        return json.loads(text)
+    return _DECODE(text)[0]
 
 
 def json_of(value: object) -> str:
-    """The value as JSON text.
+    """The value as JSON text, in ASCII: a database may have any encoding.
 
     Raises:
         ValueError, TypeError: it holds what JSON does not have.
     """
     try:
-        quick = orjson.dumps(value, default=_plain, option=_NOTHING_SILENTLY)
+        quick = orjson.dumps(value, default=_plain, option=_STRICT)
     except TypeError:
-        # A number of over 64 bits, half of a surrogate pair, or a value that is refused there too.
+        # A number of over 64 bits, a key that is no text, half of a surrogate pair, or a value that is refused there too.
         return _JSON.encode(value)
-    # It writes null for a number that is none or infinite; that is to be refused.
-    return _JSON.encode(value) if b"null" in quick else quick.decode()
+    # It leaves other letters as they are, and writes null for a number that is none or infinite, which is to be refused.
+    return quick.decode() if quick.isascii() and b"null" not in quick else _JSON.encode(value)
 
 
 def _plain(value: object) -> object:
@@ -344,7 +341,10 @@ def _plain(value: object) -> object:
 
 # One for all rows: `json.dumps` with options makes a new one at every call.
 _JSON = json.JSONEncoder(default=_plain, allow_nan=False, separators=(",", ":"))
-_NOTHING_SILENTLY = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+# Without the search for space around the value, as nothing but `json_of` wrote it.
+_DECODE = json.JSONDecoder().raw_decode
+# What orjson would take beyond JSON, it hands to `_plain`; but for UUIDs and members of plain enums, which no row has.
+_STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 # Looking up is a third of the cost of calling the enum, and a restart does it for every unfinished task.

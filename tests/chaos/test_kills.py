@@ -13,7 +13,7 @@ from tests.chaos.storm import Storm, Target, how_to_repeat, seed, storm, targets
 from tests.harness.light_stack import ADMISSION, Exit, LightStack
 from tests.harness.postgresql import PostgresqlServer, running_server
 
-SHORT = Storm(kills=5, stops=1, pause_s=(1.0, 2.0), stop_s=((100, 1.0, 2.0),), sweep_s=15.0)
+SHORT = Storm(kills=6, stops=2, pause_s=(1.0, 2.0), stop_s=((100, 1.0, 2.0),), sweep_s=15.0)
 # One stop in ten is longer than a lease.
 LONG = Storm(kills=200, stops=40, pause_s=(1.5, 3.5), stop_s=((70, 1.0, 4.0), (20, 8.0, 14.0), (10, 31.0, 40.0)), sweep_s=60.0)
 # Many callers, so that the server is often killed in the middle of a commit.

@@ -415,6 +415,11 @@ class LaneProcess:
         rungs = [rung for ladder in ladders if ladder.model == task.model for rung in ladder.rungs if rung.placement == placement]
         return peak_bytes(rungs[0], shape_of(asked(task))) if rungs else 0
 
+    def _free_bytes(self) -> int:
+        """What the GPU has for the lane: whatever takes more fails."""
+        limits = None if self._spec.memory is None else self._spec.memory.limits
+        return 0 if limits is None else limits.total_bytes - limits.other_bytes
+
     def _rendered(self, placement: str, predicted: int) -> MemoryRecord:
         """Of a render that ended well: now and then it took more than predicted, or the first placement did not hold."""
         dice, random = self._random.random(), self._random
@@ -425,7 +430,8 @@ class LaneProcess:
         off = random.choice((0.9, 1.0, 1.0, 1.05, 1.2))
         self._drift = max(0, self._drift + random.randrange(-(2**23), 2**25))
         change = {"loaded_model": self.resident, "load_duration": "0.5s"} if random.random() < 0.1 else None
-        return record(placement, peaks={"denoise": int(predicted * off)}, drift_bytes=self._drift, residency_change=change)
+        peak_bytes = min(int(predicted * off), self._free_bytes())
+        return record(placement, peaks={"denoise": peak_bytes}, drift_bytes=self._drift, residency_change=change)
 
     def _failed(self, code: FailureCode, message: str, *, measured: bool = True, memory: MemoryRecord | None = None) -> Outcome:
         found = (memory or self._memory()) if measured else MemoryRecord(unmeasured_reason="its process died")

@@ -65,6 +65,12 @@ def test_who_submitted_a_task_is_told_the_same_as_who_asks_for_it_when_it_is_acc
     assert answer == admission_service_pb2.SubmitTaskResponse(task=convert.task(convert.fresh(task)), is_duplicate=is_duplicate)
 
 
+def test_acceptance_of_a_queued_task_goes_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(convert, "task")
+
+    assert convert.acceptance(a_task(), is_duplicate=False).task.task_id == a_task().task_id
+
+
 def test_acceptance_is_told_when_the_message_does_not_have_a_parameter_any_more() -> None:
     task = a_task()
     task = replace(task, parameters=dict(task.parameters) | {"no_longer_known": True})
