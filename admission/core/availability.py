@@ -48,10 +48,9 @@ def refresh(turn: Turn, lane: Lane) -> None:
     state = turn.state
     status, reason = availability(state, lane, turn.now_s)
     ready = status is Availability.READY
-    spec = lane.spec
-    key = None if spec.mode is LaneMode.DEGRADED_SHARED else spec.models[0]
+    key = _list_of(lane)
     serves = ready and (key is None or not state.policies[key].is_fallback_manual)
-    lane_id, lanes = spec.lane_id, state.ready[key]
+    lane_id, lanes = lane.spec.lane_id, state.ready[key]
     has_changed = (lane_id in lanes) is not serves
     if has_changed:
         _put(lanes, lane_id, present=serves)
@@ -67,6 +66,17 @@ def refresh(turn: Turn, lane: Lane) -> None:
     if has_changed and key is not None:
         note_service(turn, key)
         rescues.note_fits(turn, key)
+
+
+def note_taken(turn: Turn, lane: Lane) -> None:
+    """The lane was idle and has work now: nothing else about it changed."""
+    del turn.state.idle[_list_of(lane)][lane.spec.lane_id]
+
+
+def _list_of(lane: Lane) -> Model | None:
+    """The key of the lists on which it may be."""
+    spec = lane.spec
+    return None if spec.mode is LaneMode.DEGRADED_SHARED else spec.models[0]
 
 
 def note_fits_of(turn: Turn, lane: Lane) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from admission.core import learning, rescues
-from admission.core.availability import refresh
+from admission.core.availability import note_taken, refresh
 from admission.core.commands import DiscardAttempt, ReplyAccepted, SendWish
 from admission.core.deadlines import Due
 from admission.core.fit import ANYHOW, shape_key
@@ -56,7 +56,7 @@ def assign(turn: Turn, lane: Lane, task: Task) -> None:
     watch(turn, lane)
     set_render_deadline(turn, lane, lane.rendering, leased)
     send_new_wish(turn, lane)
-    refresh(turn, lane)
+    note_taken(turn, lane)
 
 
 def lease_on(lane: Lane, task: Task) -> Lease:

@@ -147,7 +147,10 @@ class Lane:
     def has_acknowledged(self, work: Work) -> bool:
         """Whether the end of this attempt is settled."""
         # No lease is made for the question: it is asked at every report of a lane that ended something.
-        return any(work.is_of(lease) for lease in self.acknowledged)
+        for lease in self.acknowledged:  # noqa: SIM110 - a generator takes three times as long
+            if work.is_of(lease):
+                return True
+        return False
 
     def assignment_of(self, task_id: TaskId) -> Assignment | None:
         """The one of this task. It never has two."""
