@@ -194,7 +194,9 @@ class LoadedWanPipeline:
         if missing:
             job.on_phase(MemoryPhase.TEXT)
             with self._placer.passing((TEXT_ENCODER,) * len(missing)), _checked(blocks_of_text_encoder(pipe), job.check):
-                made |= {text: _encoded(pipe, text) for text in missing}
+                # No comprehension: its function would have the pipeline in its closure, and a kept exception keeps that, cleared or not.
+                for text in missing:
+                    made[text] = _encoded(pipe, text)
             for text in missing:
                 self._embeddings.put(text, made[text])
         prompt, *negative = preparation.texts
