@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-CROWD = 4
-"""Decisions of a batch after which others are waited for."""
+LEAST = 4
+"""Decisions of a batch that were a crowd: after fewer nobody is waited for."""
 _EACH_S = 0.0004
 _ENOUGH = 48
 _TRY_AGAIN = 16
@@ -50,7 +50,7 @@ class Crowd:
             idle_s: how long after it the first one of this batch came.
             waiting: says how many decisions wait.
         """
-        if last >= CROWD and not self._are_all_here and idle_s < _PAUSE_S:
+        if last >= LEAST and not self._are_all_here and idle_s < _PAUSE_S:
             await self._gather(last, waiting)
         self._are_all_here = False
 

@@ -194,7 +194,7 @@ class Engine:
         return frozenset(key for task in self._core.state.tasks.values() for key in input_keys(task.parameters))
 
     def submit(self, submission: Submission) -> Coroutine[Any, Any, Accepted]:
-        """Accepts a checked request: returns once that is on disk. No coroutine of its own: each is passed through twice by every request.
+        """Accepts a checked request: returns once that is on disk.
 
         Raises:
             OverloadedError: the degraded queue is full, or the wait reached its limit.
@@ -202,6 +202,7 @@ class Engine:
             RequestReusedError: the owner used the idempotency key for another request.
             StoreUnavailableError: nothing was stored.
         """
+        # Passed on, not awaited: every request goes through each coroutine on its way twice.
         return self._submissions.submit(submission)
 
     async def submit_together(self, submissions: Sequence[Submission]) -> list[Accepted | Exception | None]:
@@ -397,7 +398,7 @@ class Engine:
             case PersistTask(task=task):
                 self._shown.publish(task)
             case SendWish():
-                self._lanes.send(command, self._reign.epoch)
+                self._lanes.send(command, self.epoch)
             case DiscardAttempt(task_id=task_id, attempt=attempt):
                 self._sweeper.discard(attempt_prefix(task_id, attempt), unless=lambda: self._shown.needs(task_id, attempt))
             case DiscardTask(task_id=task_id):

@@ -122,7 +122,7 @@ def acceptance(of: Task, *, is_duplicate: bool) -> admission_service_pb2.SubmitT
     created_at, updated_at = _seconds_and_nanos(of.created_at), _seconds_and_nanos(of.updated_at)
     try:
         return admission_service_pb2.SubmitTaskResponse(
-            task={  # type: ignore[arg-type]
+            task={  # type: ignore[arg-type]  # the stubs name no dict, which protobuf takes for any message
                 "task_id": of.task_id,
                 "state": task_pb2.TASK_STATE_QUEUED,
                 "stage": _STAGES[of.stage],

@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from admission.core.fit import shape_of
 from admission.core.lanes import LaneSpec, Lease, Outcome, Report, Work
 from admission.core.tasks import Failure, FailureCode, LaneId, LaneMode, MemoryRecord, Model, Result, Stage, Task, TaskId
-from runtime.fit.predict import peak_bytes
 from runtime.lane import state as machine
 from runtime.lane.outcome import Phase
 from runtime.lane.state import (
@@ -28,7 +26,7 @@ from runtime.lane.state import (
 )
 from runtime.objects import attempt_prefix
 from tests.harness.memory import STREAMED, record, worker
-from tests.simulation.fitting import asked
+from tests.simulation.gpu import taken_bytes
 from tests.simulation.loop import Handle, Process
 from tests.simulation.objects import Writer
 from tests.simulation.stream import Stream
@@ -101,7 +99,7 @@ class LaneProcess:
         self._world = world
         self._spec = identity.spec(boot)
         self._drift = 0
-        self._placements: dict[Attempt, tuple[str, int]] = {}
+        self._leased: dict[Attempt, tuple[str, Task]] = {}
         self._random = random
         self._streams_opened = 0
         self._tries = 0
@@ -182,9 +180,8 @@ class LaneProcess:
         self._interval_s = max(0.1, wish.report_interval_s)
         before = self.state.activities
         self.state, actions = machine.wished(self.state, asked)
-        if lease is not None and desired.lease is not None:
-            placement = desired.lease.placement
-            self._placements = {lease: (placement, 0 if wish.task is None else self._by_ladder(wish.task, placement))}
+        if lease is not None and desired.lease is not None and wish.task is not None:
+            self._leased = {lease: (desired.lease.placement, wish.task)}
         self._carry_out(actions, desired.render_deadline_s, None if wish.task is None else wish.task.model)
         self._nudge(urgent=before != self.state.activities)
 
@@ -389,7 +386,7 @@ class LaneProcess:
         nature, dice = self._world.nature, self._random.random()
         if dice < nature.fails:
             return self._failed(FailureCode.RENDER_FAILED, "The pipeline failed.")
-        placement, predicted = self._placements.get(attempt, ("", 0))
+        placement, task = self._leased.get(attempt, ("", None))
         if dice < nature.fails + nature.out_of_memory:
             ran_out = record(placement, out_of_memory=[placement, placement])
             return self._failed(FailureCode.GPU_MEMORY_EXCEEDED, "The GPU's memory ran out.", memory=ran_out)
@@ -407,30 +404,19 @@ class LaneProcess:
             num_frames=9,
             fps=16,
         )
-        return Outcome(result=result, memory=self._rendered(placement, predicted), render_s=render_s)
+        return Outcome(result=result, memory=self._rendered(placement, task), render_s=render_s)
 
-    def _by_ladder(self, task: Task, placement: str) -> int:
-        """The peak of the ladder, not of the lease: what earlier renders taught admission changes nothing of what this one takes."""
-        ladders = () if self._spec.memory is None else self._spec.memory.ladders
-        rungs = [rung for ladder in ladders if ladder.model == task.model for rung in ladder.rungs if rung.placement == placement]
-        return peak_bytes(rungs[0], shape_of(asked(task))) if rungs else 0
-
-    def _free_bytes(self) -> int:
-        """What the GPU has for the lane: whatever takes more fails."""
-        limits = None if self._spec.memory is None else self._spec.memory.limits
-        return 0 if limits is None else limits.total_bytes - limits.other_bytes
-
-    def _rendered(self, placement: str, predicted: int) -> MemoryRecord:
+    def _rendered(self, placement: str, task: Task | None) -> MemoryRecord:
         """Of a render that ended well: now and then it took more than predicted, or the first placement did not hold."""
         dice, random = self._random.random(), self._random
-        if dice < self._world.nature.unmeasured or not placement:
+        if dice < self._world.nature.unmeasured or not placement or task is None:
             return self._memory()
         if dice < self._world.nature.unmeasured + self._world.nature.out_of_memory:
             return record(STREAMED, out_of_memory=[placement])
         off = random.choice((0.9, 1.0, 1.0, 1.05, 1.2))
         self._drift = max(0, self._drift + random.randrange(-(2**23), 2**25))
         change = {"loaded_model": self.resident, "load_duration": "0.5s"} if random.random() < 0.1 else None
-        peak_bytes = min(int(predicted * off), self._free_bytes())
+        peak_bytes = taken_bytes(self._spec.memory, task, placement, off)
         return record(placement, peaks={"denoise": peak_bytes}, drift_bytes=self._drift, residency_change=change)
 
     def _failed(self, code: FailureCode, message: str, *, measured: bool = True, memory: MemoryRecord | None = None) -> Outcome:

@@ -72,7 +72,7 @@ async def test_as_many_as_last_time_wait_for_no_more_when_more_did_not_come(rig:
     await rig.lane()
 
     async def all_of_them() -> None:
-        await asyncio.gather(*[rig.submit(prompt=f"boat {number}") for number in range(crowd.CROWD)])
+        await asyncio.gather(*[rig.submit(prompt=f"boat {number}") for number in range(crowd.LEAST)])
 
     await all_of_them()
     # Now it is tried whether there are more, for a moment.
